@@ -1,0 +1,275 @@
+"""From YAML and `key=value` to a checked `Config`. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rehead.configs.base import Options
+from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.readers import READERS, SplitOptions
+from rehead.configs.schema import Config
+from rehead.errors import ConfigError, did_you_mean
+from rehead.registry import Registry
+
+SPLITS = ("train", "val", "test")
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes, by name."""
+    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Reads, overrides and checks a configuration.
+
+    Args:
+        source: a YAML file (`configs/x.yaml`), the name of a shipped recipe (`x`), or a mapping.
+        overrides: values by dotted key, such as `{"train.epochs": 1}`.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    if isinstance(source, Mapping):
+        raw, name = deepcopy(dict(source)), "configuration"
+    else:
+        path = find(source)
+        raw, name = read_yaml(path), str(path)
+    return check(override(raw, overrides or {}), name)
+
+
+def find(source: str | Path) -> Path:
+    """The file of a configuration given by path or by a recipe's name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    known = recipes()
+    if str(source) in known:
+        return known[str(source)]
+    # In an installed copy the recipes lie inside the package: `configs/x.yaml` still means recipe x.
+    if path.parts[:1] == ("configs",) and len(path.parts) == 2 and path.stem in known:
+        return known[path.stem]
+    hint = did_you_mean(path.stem, known) or f"; recipes: {', '.join(known)}"
+    raise ConfigError([f"no such file or recipe{hint}"], str(source))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"not YAML: {error}"], str(path)) from error
+    if not isinstance(raw, dict):
+        raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
+    return raw
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """`key.sub=value` arguments of the command line; values are YAML."""
+    parsed = {}
+    problems = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key or key.startswith("-"):
+            problems.append(f"'{argument}' should read key=value, such as train.epochs=1")
+            continue
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed[key] = value
+    if problems:
+        raise ConfigError(problems, "command line")
+    return parsed
+
+
+def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Sets dotted keys in a nested mapping; `head` becomes `heads.main` on both sides."""
+    raw = _spell_out_head(raw)
+    problems = []
+    for dotted, value in overrides.items():
+        parts = dotted.split(".")
+        if parts[:2] == ["model", "head"]:
+            parts[1:2] = ["heads", "main"]
+        here = raw
+        for depth, part in enumerate(parts[:-1]):
+            child = here.get(part)
+            if child is None:
+                child = here[part] = {}
+            if not isinstance(child, dict):
+                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
+                break
+            here = child
+        else:
+            here[parts[-1]] = value
+    if problems:
+        raise ConfigError(problems, "command line")
+    return raw
+
+
+def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:
+    model = raw.get("model")
+    if not isinstance(model, dict) or "head" not in model:
+        return raw
+    if "heads" in model:
+        raise ConfigError(["model: give head (short for heads: {main: ...}) or heads, not both"])
+    model = {("heads" if key == "head" else key): value for key, value in model.items()}
+    model["heads"] = {"main": model["heads"]}
+    return {**raw, "model": model}
+
+
+def check(raw: dict[str, Any], source: str) -> Config:
+    """Validates a mapping whole, so that every problem is reported in one go."""
+    raw = _spell_out_head(deepcopy(raw))
+    _import_plugins(raw.get("plugins"), source)
+    problems: list[str] = []
+    _check_heads(raw, problems)
+    _check_splits(raw, problems)
+    config = _validated(Config, raw, "", problems)
+    if config is not None:
+        problems += _misfits(config)
+    if problems or config is None:
+        raise ConfigError(problems, source)
+    return config
+
+
+def _import_plugins(plugins: object, source: str) -> None:
+    if not isinstance(plugins, list):
+        return
+    for plugin in plugins:
+        try:
+            importlib.import_module(str(plugin))
+        except ImportError as error:
+            raise ConfigError([f"plugins: cannot import '{plugin}': {error}"], source) from error
+
+
+def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
+    """Replaces each head's mapping by its own options; a bad one by a stand-in, its problems noted."""
+    heads = raw.get("model", {}).get("heads") if isinstance(raw.get("model"), dict) else None
+    if not isinstance(heads, dict):
+        return
+    for key, head in heads.items():
+        where = f"model.heads.{key}"
+        heads[key] = _registered(HEADS, head, where, problems) or HeadOptions(name="unknown")
+        if not str(key).isidentifier():
+            problems.append(f"{where}: a head's key must be a plain word, since tensors are named after it")
+
+
+def _check_splits(raw: dict[str, Any], problems: list[str]) -> None:
+    """The same for the splits, whose options depend on `data.format`."""
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        return
+    given = [split for split in SPLITS if data.get(split) is not None]
+    name = data.get("format")
+    if name is None and given:
+        problems.append(f"data.format: missing; one of {', '.join(entry.name for entry in READERS)}")
+    elif name is not None and name not in READERS:
+        problems.append(f"data.format: {READERS.unknown(str(name))}")
+    for split in given:
+        where = f"data.{split}"
+        options = None
+        if isinstance(name, str) and name in READERS:
+            options = _validated(READERS.get(name).options, data[split], where, problems)
+        data[split] = options or SplitOptions(images="")
+
+
+def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
+    if isinstance(raw, str):
+        raw = {"name": raw}
+    if not isinstance(raw, dict) or "name" not in raw:
+        problems.append(f"{where}: should name a {registry.kind}, such as {{name: {next(iter(registry)).name}}}")
+        return None
+    if raw["name"] not in registry:
+        problems.append(f"{where}.name: {registry.unknown(str(raw['name']))}")
+        return None
+    return _validated(registry.get(raw["name"]).options, raw, where, problems)
+
+
+def _misfits(config: Config) -> list[str]:
+    """What each part allows but the parts together do not."""
+    problems = []
+    for key, head in config.model.heads.items():
+        task = HEADS.get(head.name).about["task"] if head.name in HEADS else config.task
+        if task != config.task:
+            fitting = [entry.name for entry in HEADS if entry.about["task"] == config.task]
+            problems.append(
+                f"model.heads.{key}.name: '{head.name}' is a {task} head but task is {config.task}; "
+                f"set task={task}, or use {' or '.join(fitting)}"
+            )
+    if config.data.format in READERS:
+        task = READERS.get(str(config.data.format)).about["task"]
+        if task != config.task:
+            fitting = [entry.name for entry in READERS if entry.about["task"] == config.task]
+            problems.append(
+                f"data.format: '{config.data.format}' gives {task} but task is {config.task}; use {' or '.join(fitting)}"
+            )
+    if config.data.format == "masks" and not config.data.classes:
+        problems.append("data.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
+    if config.task != "classification" and config.data.resize is not None and config.data.resize.crop is not None:
+        problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
+    if config.task == "classification" and config.data.resize is not None:
+        if config.data.resize.shorter is not None and config.data.resize.crop is None:
+            problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
+    return problems
+
+
+Validated = typing.TypeVar("Validated", bound=BaseModel)
+
+
+def _validated(model: type[Validated], raw: object, where: str, problems: list[str]) -> Validated | None:
+    """A model instance, or None with each problem noted under its dotted key."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            location = detail["loc"]
+            dotted = ".".join(str(part) for part in ((where,) if where else ()) + tuple(location)) or "configuration"
+            if detail["type"] == "extra_forbidden":
+                known = _keys_at(model, location[:-1])
+                hint = did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
+                problems.append(f"{dotted}: unknown key{hint}")
+            elif detail["type"] == "missing":
+                problems.append(f"{dotted}: missing")
+            else:
+                message = detail["msg"].removeprefix("Value error, ")
+                found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
+                problems.append(f"{dotted}: {message}{found}")
+        return None
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys known at a place inside a model, for did-you-mean."""
+    for part in location:
+        found = _models_in(model.model_fields[str(part)].annotation) if str(part) in model.model_fields else []
+        if not found:
+            return []
+        model = found[0]
+    # `head` is spelt out before validation, but it is what people write.
+    return [*model.model_fields, "head"] if "heads" in model.model_fields else list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[Options]]:
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+    return []
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The configuration, fully resolved, as plain values that `load_config` reads back to an equal one."""
+    return config.model_dump(mode="json")
+
+
+def to_yaml(config: Config) -> str:
+    """The same as YAML text."""
+    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,36 @@
+"""The data formats by name: what a split needs, and where the reader is. Imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rehead.configs.base import Options
+from rehead.registry import Registry
+
+
+class SplitOptions(Options):
+    """What every split has. Paths are relative to `data.root`."""
+
+    images: str = Field(description="folder of the images")
+
+
+class FoldersSplit(SplitOptions):
+    """One folder per class inside `images`."""
+
+
+class CocoSplit(SplitOptions):
+    """COCO JSON; `images` is the folder that its file names start from."""
+
+    annotations: str = Field(description="the JSON file")
+
+
+class MasksSplit(SplitOptions):
+    """A mask with the same stem for every image; its pixel values are class ids."""
+
+    masks: str = Field(description="folder of the masks")
+
+
+READERS: Registry[SplitOptions] = Registry("data format")
+READERS.add("folders", FoldersSplit, "rehead.data.readers.folders:FoldersReader", task="classification")
+READERS.add("coco", CocoSplit, "rehead.data.readers.coco:CocoReader", task="detection")
+READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")

@@ -1,0 +1,163 @@
+"""The typed configuration of a run. Imports no torch.
+
+Relative paths start from the current directory; those inside a split start from `data.root`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from rehead.configs.base import Options
+from rehead.configs.heads import HeadOptions
+from rehead.configs.readers import SplitOptions
+
+TaskName = Literal["classification", "detection", "segmentation"]
+Split = Literal["train", "val", "test"]
+
+
+class ResizeOptions(Options):
+    """How an image reaches its network size, the same way in training, evaluation and prediction.
+
+    Either `shorter` (with `longer` as a limit, or with `crop`), which keeps the aspect ratio, or
+    `height` and `width`, which need not.
+    """
+
+    shorter: int | None = Field(None, ge=1, description="length of the shorter side, in pixels")
+    longer: int | None = Field(None, ge=1, description="limit for the longer side")
+    crop: int | None = Field(None, ge=1, description="central square cut out afterwards (classification)")
+    height: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ResizeOptions:
+        exact = self.height is not None or self.width is not None
+        if exact and (self.height is None or self.width is None):
+            raise ValueError("height and width go together")
+        if exact == (self.shorter is not None):
+            raise ValueError("give either shorter (with longer or crop), or height and width")
+        if exact and (self.longer is not None or self.crop is not None):
+            raise ValueError("longer and crop go with shorter, not with height and width")
+        if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
+            raise ValueError(f"longer ({self.longer}) is less than shorter ({self.shorter})")
+        if self.shorter is not None and self.crop is not None and self.crop > self.shorter:
+            raise ValueError(f"crop ({self.crop}) is more than shorter ({self.shorter})")
+        return self
+
+
+class DataOptions(Options):
+    """Where the images and their annotations are, and how they become batches."""
+
+    format: str | None = Field(None, description="folders, coco or masks")
+    root: str = "."
+    train: SerializeAsAny[SplitOptions] | None = None
+    val: SerializeAsAny[SplitOptions] | None = None
+    test: SerializeAsAny[SplitOptions] | None = None
+    split: Split = Field("val", description="the split that `rehead evaluate` reads")
+    classes: list[str] | None = Field(None, description="names in order; required for masks, else those of the data")
+    ignore_index: list[int] = Field([], description="mask values that do not count, such as void")
+    resize: ResizeOptions | None = Field(None, description="the task's usual size unless given")
+    augment: Literal["none", "light"] = "light"
+    workers: int = Field(2, ge=0, description="processes that read images")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_value_is_a_list(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("ignore_index"), int):
+            return {**data, "ignore_index": [data["ignore_index"]]}
+        return data
+
+
+class BackboneOptions(Options):
+    """The residual body: which one, which weights, and what of it learns."""
+
+    name: str = "resnet50"
+    weights: str = Field("imagenet", description="imagenet, a timm tag such as a1_in1k, a file, or none")
+    freeze: int | Literal["all"] = Field(0, description="entries of feature_specs that do not learn")
+    norm: Literal["train", "frozen", "sync", "group"] = "train"
+    in_channels: int = Field(3, ge=1)
+    mean: list[float] | None = Field(None, description="per channel, for pixels in 0..1; the weights' own unless given")
+    std: list[float] | None = None
+    output_stride: Literal[8, 16, 32] = Field(32, description="below 32, the last stages dilate")
+    width: int = Field(64, ge=1, description="channels of the stem (ResNets of rehead only)")
+    zero_init_residual: bool = Field(True, description="last norm of every block starts at 0 (ResNets of rehead only)")
+
+    @model_validator(mode="after")
+    def _fits(self) -> BackboneOptions:
+        if isinstance(self.freeze, int) and self.freeze < 0:
+            raise ValueError(f"freeze counts entries from the stem: 0, 1, ... or all, not {self.freeze}")
+        if self.in_channels != 3 and (self.mean is None or self.std is None):
+            raise ValueError(f"mean and std must be given for {self.in_channels} channels")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.in_channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")
+        return self
+
+
+class ModelOptions(Options):
+    """A backbone and its heads by key. `head: {...}` is short for `heads: {main: {...}}`."""
+
+    backbone: BackboneOptions = BackboneOptions()
+    heads: dict[str, SerializeAsAny[HeadOptions]] = Field(min_length=1)
+    init: str | None = Field(None, description="a rehead checkpoint to start from: backbone, and heads that fit")
+
+
+class OptimizerOptions(Options):
+    """SGD (with momentum) or AdamW (where `momentum` has no meaning)."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+
+
+class ScheduleOptions(Options):
+    """How the learning rate moves: a linear warm-up, then cosine to 0, steps, or constant."""
+
+    name: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: list[int] = Field([], description="epochs at which multistep multiplies by gamma")
+    gamma: float = Field(0.1, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    warmup_factor: float = Field(0.001, ge=0, le=1, description="of the learning rate at step 0")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ScheduleOptions:
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("multistep needs milestones, the epochs at which the rate drops")
+        if self.name != "multistep" and self.milestones:
+            raise ValueError(f"milestones belong to multistep, not to {self.name}")
+        if self.milestones != sorted(self.milestones):
+            raise ValueError(f"milestones must rise: {self.milestones}")
+        return self
+
+
+class TrainOptions(Options):
+    """The training loop. It ends after `epochs` or `max_steps`, whichever comes first."""
+
+    epochs: int = Field(12, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(16, ge=1, description="per process")
+    seed: int = Field(0, ge=0)
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    clip_norm: float | None = Field(None, gt=0, description="limit of the gradients' total norm")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPU, fp32 on CPU")
+    channels_last: bool = True
+    deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
+    evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps, besides after every evaluation")
+    log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")
+    pictures: int = Field(8, ge=0, description="validation images drawn with predictions at the end")
+
+
+class Config(Options):
+    """Everything one run needs."""
+
+    task: TaskName
+    plugins: list[str] = Field([], description="modules imported first: heads and readers of one's own")
+    data: DataOptions = DataOptions()
+    model: ModelOptions
+    train: TrainOptions = TrainOptions()
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    out: str = "runs/run"

@@ -1,0 +1,49 @@
+"""Errors a user can act on. The command line prints them without a traceback and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ReheadError(Exception):
+    """Something the user can put right: the message names what was found and what to do."""
+
+
+class ConfigError(ReheadError):
+    """One or more things wrong with a configuration, reported together.
+
+    Args:
+        problems: one line each, `where: what`.
+        source: the file or command the configuration came from.
+    """
+
+    def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
+        self.problems = list(problems)
+        self.source = source
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{source}:\n{lines}")
+
+
+class DataError(ReheadError):
+    """A data set, an image or an annotation that cannot be used; the message names the file."""
+
+
+class WeightsError(ReheadError):
+    """Weights or a checkpoint that cannot be found, read or fitted to the model."""
+
+
+class BuildError(ReheadError):
+    """Parts that do not fit together, such as a head on a backbone; the message names both sides."""
+
+
+class TrainingError(ReheadError):
+    """A training run that had to stop; its last good checkpoint is kept."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of the known words, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if not close:
+        return ""
+    return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"

@@ -1,0 +1,193 @@
+"""The types every room speaks. torch is imported for type checkers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rehead.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+IGNORE = 255
+"""The value of a pixel that counts neither in a semantic loss nor in IoU (Cityscapes' convention)."""
+
+Moved = TypeVar("Moved", "Target", "Prediction")
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is known of a feature map before an image is seen: `channels`, and `stride` in input pixels."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies inside its batch, and how to get back to the original.
+
+    The image is at the top left; padding is at the right and the bottom. Sizes are (height, width).
+
+    Attributes:
+        size: of the image after resizing, before padding, in pixels.
+        original: of the image as stored, in pixels.
+        padding: rows and columns added to reach the batch's size.
+        image_id: the image's id in the user's files, for messages and results.
+    """
+
+    size: tuple[int, int]
+    original: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    image_id: int | str = ""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Resized over original, (vertical, horizontal): the two differ by the rounding to whole pixels."""
+        return self.size[0] / self.original[0], self.size[1] / self.original[1]
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the batch."""
+        return self.size[0] + self.padding[0], self.size[1] + self.padding[1]
+
+    def boxes_to_original(self, boxes: Tensor) -> Tensor:
+        """Maps (N, 4) xyxy boxes from batch pixels to original pixels, clipped to the image."""
+        y, x = self.scale
+        height, width = self.original
+        boxes = boxes / boxes.new_tensor([x, y, x, y])
+        return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+
+@dataclass
+class ImageBatch:
+    """Images of one step.
+
+    Attributes:
+        pixels: (B, C, H, W), uint8 in 0..255, or float32 on the scale that the backbone's mean and std
+            have times 255 (16-bit and multispectral data, parity tests). Not normalised: the model does it.
+        frames: one per image.
+    """
+
+    pixels: Tensor
+    frames: list[Frame]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> ImageBatch:
+        """Moves the pixels; without waiting where the memory is pinned."""
+        pixels = self.pixels.to(device, non_blocking=True)
+        if memory_format is not None:
+            pixels = pixels.to(memory_format=memory_format)
+        return ImageBatch(pixels, self.frames)
+
+
+def _moved(item: Moved, device: torch.device) -> Moved:
+    import torch
+
+    tensors = {
+        name: value.to(device, non_blocking=True) for name, value in vars(item).items() if isinstance(value, torch.Tensor)
+    }
+    return replace(item, **tensors)
+
+
+@dataclass
+class Target:
+    """What is true of one image, in batch pixels. What a task lacks is None.
+
+    Attributes:
+        image_id: the image's id in the user's files.
+        boxes: (N, 4) float32 xyxy; crowds are left out.
+        labels: (N,) int64 in 0..K-1.
+        semantic: (H, W) uint8 class map of the padded batch size, `IGNORE` where nothing counts.
+        label: () int64 class of the whole image.
+    """
+
+    image_id: int | str
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    semantic: Tensor | None = None
+    label: Tensor | None = None
+
+    def to(self, device: torch.device) -> Target:
+        """Moves every tensor."""
+        return _moved(self, device)
+
+
+@dataclass
+class Prediction:
+    """What a head says of one image, in ORIGINAL image pixels. What a head does not predict is None.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, best first.
+        scores: (N,) float32 in 0..1.
+        labels: (N,) int64 in 0..K-1.
+        semantic: (H, W) uint8 class map.
+        probabilities: (K,) float32, of the whole image.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+    semantic: Tensor | None = None
+    probabilities: Tensor | None = None
+
+    def to(self, device: torch.device) -> Prediction:
+        """Moves every tensor."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a head, and the ids that they have in the user's files.
+
+    Inside, labels are 0..K-1 in the order of `names`; background is nobody's label and never counted.
+
+    Attributes:
+        names: unique, K of them.
+        ids: unique; the class's id (or pixel value) in the user's files. 0..K-1 unless given.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids) or tuple(range(len(self.names))))
+        problems = []
+        if not self.names:
+            problems.append("there must be at least one class")
+        if len(self.ids) != len(self.names):
+            problems.append(f"{len(self.names)} names but {len(self.ids)} ids")
+        for what, values in (("name", self.names), ("id", self.ids)):
+            twice = sorted({str(value) for value in values if list(values).count(value) > 1})
+            if twice:
+                problems.append(f"class {what} given twice: {', '.join(twice)}")
+        if problems:
+            raise ConfigError(problems, "classes")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def label_of(self) -> dict[int, int]:
+        """From the user's id to the label 0..K-1."""
+        return {user_id: label for label, user_id in enumerate(self.ids)}
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return {"names": list(self.names), "ids": list(self.ids)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Classes:
+        """The inverse of `to_json`."""
+        return cls(tuple(data["names"]), tuple(data["ids"]))
+
+    @classmethod
+    def of(cls, classes: Classes | Sequence[str]) -> Classes:
+        """Takes names where someone has no ids to give."""
+        return classes if isinstance(classes, Classes) else cls(tuple(classes))
