@@ -204,20 +204,21 @@ def _misfits(config: Config) -> list[str]:
                 f"model.heads.{key}.name: '{head.name}' is a {task} head but task is {config.task}; "
                 f"set task={task}, or use {' or '.join(fitting)}"
             )
-    if config.data.format in READERS:
-        task = READERS.get(str(config.data.format)).about["task"]
+    if config.data.format is not None and config.data.format in READERS:
+        task = READERS.get(config.data.format).about["task"]
         if task != config.task:
             fitting = [entry.name for entry in READERS if entry.about["task"] == config.task]
             problems.append(
-                f"data.format: '{config.data.format}' gives {task} but task is {config.task}; use {' or '.join(fitting)}"
+                f"data.format: '{config.data.format}' gives {task} but task is {config.task}; "
+                f"use {' or '.join(fitting)}"
             )
     if config.data.format == "masks" and not config.data.classes:
         problems.append("data.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
-    if config.task != "classification" and config.data.resize is not None and config.data.resize.crop is not None:
+    resize = config.data.resize
+    if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
-    if config.task == "classification" and config.data.resize is not None:
-        if config.data.resize.shorter is not None and config.data.resize.crop is None:
-            problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
+    if resize is not None and config.task == "classification" and resize.shorter is not None and resize.crop is None:
+        problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
     return problems
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from rehead.configs.load import load_config
     from rehead.errors import ReheadError
     from rehead.heads.base import Head
+    from rehead.tasks.evaluate import evaluate
     from rehead.tasks.model import Model, build_model, load
-    from rehead.tasks.run import evaluate, predict, train
+    from rehead.tasks.predict import predict
+    from rehead.tasks.train import train
     from rehead.types import Classes, FeatureSpec, Frame, ImageBatch, Prediction, Target
 
 __version__ = "0.1.0"
@@ -34,12 +36,12 @@ _HOMES = {
     "Target": "rehead.types",
     "build_backbone": "rehead.backbones",
     "build_model": "rehead.tasks.model",
-    "evaluate": "rehead.tasks.run",
+    "evaluate": "rehead.tasks.evaluate",
     "load": "rehead.tasks.model",
     "load_config": "rehead.configs.load",
-    "predict": "rehead.tasks.run",
+    "predict": "rehead.tasks.predict",
     "register_head": "rehead.configs.heads",
-    "train": "rehead.tasks.run",
+    "train": "rehead.tasks.train",
 }
 
 __all__ = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rehead.errors import ConfigError
@@ -87,12 +88,11 @@ class ImageBatch:
 
 
 def _moved(item: Moved, device: torch.device) -> Moved:
-    import torch
-
-    tensors = {
-        name: value.to(device, non_blocking=True) for name, value in vars(item).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(item, **tensors)
+    moved = copy(item)
+    for name, value in vars(item).items():
+        if hasattr(value, "to"):
+            setattr(moved, name, value.to(device, non_blocking=True))
+    return moved
 
 
 @dataclass

@@ -1,1 +1,11 @@
+"""One file per task, `Model`, and the runners that train, evaluate and predict."""
 
+from __future__ import annotations
+
+from rehead.tasks.base import Task
+from rehead.tasks.classification import Classification
+from rehead.tasks.detection import Detection
+from rehead.tasks.segmentation import Segmentation
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Detection(), Segmentation())}
+"""Every task by its name in a configuration."""

@@ -1,0 +1,34 @@
+"""`rehead configs`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rehead.configs.load import load_config, recipes, to_yaml
+
+
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe, fully resolved, as YAML.")] = None,
+) -> None:
+    """List the shipped recipes, or print one.
+
+    Example: rehead configs coco_faster_rcnn_r50_fpn > mine.yaml
+    """
+    if name is not None:
+        print(to_yaml(load_config(name)), end="")
+        return
+    table = Table("recipe", "task", "backbone", "heads", "epochs")
+    for recipe in recipes():
+        config = load_config(recipe)
+        table.add_row(
+            recipe,
+            config.task,
+            config.model.backbone.name,
+            ", ".join(head.name for head in config.model.heads.values()),
+            str(config.train.epochs),
+        )
+    Console().print(table)

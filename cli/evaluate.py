@@ -1,0 +1,55 @@
+"""`rehead evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rehead.configs.load import parse_overrides
+from rehead.files import write_text
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the checkpoint's config: key=value ...", metavar="key=value")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Figures of a checkpoint: COCO AP, IoU, or accuracy.
+
+    Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json figures.json
+    """
+    parsed = parse_overrides(overrides or [])
+
+    from rehead.tasks.evaluate import evaluate as run
+
+    figures = run(checkpoint, parsed)
+    if json_file is not None:
+        write_text(json_file, json.dumps(figures, indent=2) + "\n")
+    for key, own in figures.items():
+        Console().print(_table(f"{checkpoint} head '{key}'", own))
+
+
+def _table(title: str, figures: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        if not isinstance(value, dict):
+            table.add_row(name, _shown(value))
+    for name, group in figures.items():
+        if isinstance(group, dict):
+            for part, value in group.items():
+                table.add_row(f"{name} {part}", _shown(value))
+    return table
+
+
+def _shown(value: float | None) -> str:
+    """A figure in 0..1 with four digits; a dash where nothing could be measured (COCO says -1)."""
+    return "-" if value is None or value < 0 else f"{value:.4f}"

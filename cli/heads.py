@@ -1,0 +1,19 @@
+"""`rehead heads`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from rehead.configs.heads import HEADS
+
+
+def heads() -> None:
+    """List the heads: their task, the features they want, and their paper.
+
+    Example: rehead heads
+    """
+    table = Table("head", "task", "wants", "paper")
+    for entry in HEADS:
+        table.add_row(entry.name, entry.about["task"], entry.about["wants"], entry.about["paper"])
+    Console().print(table)

@@ -1,0 +1,31 @@
+"""`rehead predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehead.errors import DataError
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="PATH...")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Predict images: pictures, and one predictions.json.
+
+    Boxes are written in COCO results form, class maps as PNG masks with your own ids.
+
+    Example: rehead predict runs/coco_faster_rcnn/best.safetensors street.jpg --out predicted
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"no such image or folder: {', '.join(missing)}")
+
+    from rehead.tasks.predict import predict as run
+
+    run(checkpoint, paths, out, device)

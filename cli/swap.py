@@ -1,0 +1,41 @@
+"""`rehead swap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehead.configs.heads import HEADS
+from rehead.errors import ConfigError
+from rehead.progress import say
+
+
+def swap(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
+    head: Annotated[str, typer.Option(help="The new head (see: rehead heads).")],
+    classes: Annotated[str, typer.Option(help="What the new head tells apart: a,b,c")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint, a .safetensors file.")],
+) -> None:
+    """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
+
+    Example: rehead swap runs/camvid_unet/best.safetensors --head faster_rcnn --classes cat,dog --out cats.safetensors
+    """
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    problems = [] if head in HEADS else [f"--head: {HEADS.unknown(head)}"]
+    if not names:
+        problems.append("--classes: name at least one, such as cat,dog")
+    if out.suffix != ".safetensors":
+        problems.append(f"--out: '{out}' should end with .safetensors")
+    if problems:
+        raise ConfigError(problems, "rehead swap")
+
+    from rehead.tasks.model import load
+
+    model = load(checkpoint).swap_head(head, names)
+    model.save(out)
+    say(
+        f"{out}: the backbone of {checkpoint} ({model.backbone.options.name}) with a new {head} head for "
+        f"{len(names)} classes. Train it with model.init={out}"
+    )

@@ -1,0 +1,42 @@
+"""`rehead train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehead.configs.load import load_config, parse_overrides
+from rehead.errors import ConfigError
+
+
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a recipe (see: rehead configs).", metavar="CONFIG")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key: key=value ...", metavar="key=value")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder; needs no CONFIG.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+) -> None:
+    """Fine-tune a model on your data.
+
+    Example: rehead train camvid_unet_r18 data.root=data/camvid train.epochs=5
+    """
+    given = list(overrides or [])
+    if resume is not None and config is not None and "=" in config:
+        given.insert(0, config)
+        config = None
+    if config is None and resume is None:
+        raise ConfigError(["name a CONFIG, or a run with --resume; `rehead configs` lists the recipes"], "rehead train")
+    parsed = parse_overrides(given)
+    if resume is not None:
+        parsed["out"] = str(resume)
+        config = config or str(resume / "config.yaml")
+    load_config(str(config), parsed)  # says what is wrong before torch takes its seconds to import
+
+    from rehead.tasks.train import train as run
+
+    run(str(config), parsed, resume=resume is not None, overwrite=overwrite)

@@ -1,0 +1,122 @@
+"""Faster R-CNN (Ren et al., 1506.01497) on a feature pyramid, from torchvision's parts.
+
+Parameter names inside `rpn` and `roi_heads` are torchvision's. Inside torchvision label 0 is the
+background; nobody else sees that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from rehead.configs.heads import FasterRCNNOptions
+from rehead.errors import BuildError
+from rehead.heads.base import Features, Head, level
+from rehead.heads.fpn import FPN
+from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
+
+
+class FasterRCNN(Head):
+    """FPN, region proposals and box classification; equal to torchvision's with the same weights."""
+
+    divisor = 32
+
+    def __init__(self, options: FasterRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(options, classes, specs)
+        self.neck = FPN(specs, options.channels)
+        anchors = anchor_generator(options, self.neck.feature_specs)
+        self.rpn = RegionProposalNetwork(
+            anchors,
+            RPNHead(options.channels, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=options.rpn_positive_iou,
+            bg_iou_thresh=options.rpn_negative_iou,
+            batch_size_per_image=options.rpn_sampled,
+            positive_fraction=options.rpn_positive_fraction,
+            pre_nms_top_n={"training": options.rpn_pre_nms_train, "testing": options.rpn_pre_nms_test},
+            post_nms_top_n={"training": options.rpn_post_nms_train, "testing": options.rpn_post_nms_test},
+            nms_thresh=options.rpn_nms,
+        )
+        pooled = 7
+        self.roi_heads = RoIHeads(
+            roi_align(self.neck.feature_specs, pooled),
+            TwoMLPHead(options.channels * pooled**2, options.representation),
+            FastRCNNPredictor(options.representation, len(classes) + 1),
+            fg_iou_thresh=options.box_positive_iou,
+            # Between the two thresholds a proposal would count for nothing; the recipe leaves no such gap.
+            bg_iou_thresh=options.box_positive_iou,
+            batch_size_per_image=options.box_sampled,
+            positive_fraction=options.box_positive_fraction,
+            bbox_reg_weights=None,
+            score_thresh=options.score_threshold,
+            nms_thresh=options.nms,
+            detections_per_img=options.detections,
+        )
+
+    def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`."""
+        truth = [_truth(target, frame) for target, frame in zip(targets, frames, strict=True)]
+        pyramid = self.neck(features)
+        proposals, rpn_losses = self.rpn(_images(frames), pyramid, truth)
+        _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], truth)
+        return {**rpn_losses, **roi_losses}
+
+    def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
+        """Boxes, scores and labels, best first, at most `detections` per image."""
+        pyramid = self.neck(features)
+        proposals, _ = self.rpn(_images(frames), pyramid)
+        found, _ = self.roi_heads(pyramid, proposals, [frame.size for frame in frames])
+        return [
+            Prediction(
+                boxes=frame.boxes_to_original(one["boxes"].float()),
+                scores=one["scores"].float(),
+                labels=one["labels"] - 1,
+            )
+            for one, frame in zip(found, frames, strict=True)
+        ]
+
+
+def anchor_generator(options: FasterRCNNOptions, specs: Mapping[str, FeatureSpec]) -> AnchorGenerator:
+    """Anchors of one size per level: 8 x stride, which is FPN's 32..512 on strides 4..64."""
+    sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in specs.values()]
+    if len(sizes) != len(specs):
+        raise BuildError(
+            f"anchor_sizes has {len(sizes)} lists but the pyramid has {len(specs)} levels: {', '.join(specs)}"
+        )
+    if len({len(size) for size in sizes}) != 1:
+        raise BuildError(
+            "anchor_sizes: every level needs the same number of sizes, since the levels share one RPN head"
+        )
+    ratios = (tuple(options.aspect_ratios),) * len(sizes)
+    return AnchorGenerator(tuple(tuple(size) for size in sizes), ratios)
+
+
+def roi_align(specs: Mapping[str, FeatureSpec], size: int) -> MultiScaleRoIAlign:
+    """RoIAlign over every level but the last, which only makes proposals (1612.03144, section 4.2)."""
+    pooled = dict(list(specs.items())[:-1])
+    align = MultiScaleRoIAlign(list(pooled), output_size=size, sampling_ratio=2)
+    # torchvision infers the scales from the first image it sees and keeps them; the specs know them.
+    strides = [spec.stride for spec in pooled.values()]
+    align.scales = [1 / stride for stride in strides]  # type: ignore[assignment]
+    align.map_levels = initLevelMapper(level(strides[0]), level(strides[-1]))
+    return align
+
+
+def _images(frames: Sequence[Frame]) -> ImageList:
+    """torchvision's image list: only the batch's size is read from the tensor, so it holds nothing."""
+    height, width = frames[0].padded
+    return ImageList(torch.empty(len(frames), 0, height, width), [frame.size for frame in frames])
+
+
+def _truth(target: Target, frame: Frame) -> dict[str, Tensor]:
+    if target.boxes is None or target.labels is None:
+        raise BuildError(f"image {frame.image_id!r} has no boxes to learn from; detection needs data with boxes")
+    return {"boxes": target.boxes, "labels": target.labels + 1}

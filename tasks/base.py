@@ -1,0 +1,65 @@
+"""What a task adds to a model: how it is judged, what its predictions look like, how they are written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
+from rehead.types import Classes, Prediction
+
+Figures = dict[str, Any]
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Evaluator(ABC):
+    """Collects predictions image by image, then gives the figures."""
+
+    @abstractmethod
+    def update(self, truth: Sample, prediction: Prediction) -> None:
+        """Adds one image: its annotation in original pixels, and a prediction on the CPU."""
+
+    @abstractmethod
+    def figures(self) -> Figures:
+        """What `evaluate --json` writes for a head."""
+
+
+class Task(ABC):
+    """One task, without state."""
+
+    name: ClassVar[str]
+    score: ClassVar[str]
+    """The dotted name of the figure that decides which checkpoint is the best."""
+
+    @abstractmethod
+    def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
+        """An empty evaluator for a reader's images."""
+
+    @abstractmethod
+    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
+        """The image with what was predicted."""
+
+    @abstractmethod
+    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
+        """The image with its annotation."""
+
+    @abstractmethod
+    def records(
+        self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
+    ) -> list[Figures]:
+        """What `predictions.json` says of an image; files that belong to it are written under `out`."""
+
+
+def flat(figures: Figures, prefix: str = "") -> dict[str, float | None]:
+    """Nested figures by dotted name, in order."""
+    named: dict[str, float | None] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            named |= flat(value, f"{prefix}{name}.")
+        else:
+            named[f"{prefix}{name}"] = value
+    return named

@@ -1,0 +1,65 @@
+"""Classification: one class per image, judged by top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rehead.data.draw import draw_label
+from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
+from rehead.errors import DataError
+from rehead.evaluation.classification import Accuracy
+from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.types import Classes, Prediction
+
+
+class Classification(Task):
+    """One class per image."""
+
+    name = "classification"
+    score = "top1"
+
+    def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
+        """Accuracy of the best guess and of the best five."""
+        return LabelEvaluator()
+
+    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
+        """The best guess and its probability."""
+        assert prediction.probabilities is not None
+        probability, label = prediction.probabilities.max(0)
+        return draw_label(image, f"{classes.names[int(label)]} {float(probability):.2f}", None)
+
+    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
+        """The true class."""
+        assert truth.label is not None
+        return draw_label(image, classes.names[truth.label], None)
+
+    def records(
+        self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
+    ) -> list[Figures]:
+        """The five best classes with their probabilities, best first."""
+        assert prediction.probabilities is not None
+        top = prediction.probabilities.topk(min(5, len(classes)))
+        guesses = [
+            {"class": classes.names[label], "score": score}
+            for score, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+        return [{"image_id": image_id, **guesses[0], "top": guesses}]
+
+
+class LabelEvaluator(Evaluator):
+    """Counts right guesses."""
+
+    def __init__(self) -> None:
+        self.accuracy = Accuracy()
+
+    def update(self, truth: Sample, prediction: Prediction) -> None:
+        """Adds an image."""
+        assert prediction.probabilities is not None
+        if truth.label is None:
+            raise DataError(f"image {truth.image_id!r} has no class to judge by")
+        self.accuracy.update(prediction.probabilities.numpy(), truth.label)
+
+    def figures(self) -> Figures:
+        """`top1` and `top5`, 0..1."""
+        return self.accuracy.figures()

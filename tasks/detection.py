@@ -1,0 +1,84 @@
+"""Detection: boxes judged by the twelve COCO figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rehead.data.coco_format import ground_truth
+from rehead.data.draw import draw_boxes
+from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
+from rehead.evaluation.coco import coco_figures
+from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.types import Classes, Prediction
+
+DRAWN_FROM = 0.5
+"""Boxes below this score are left out of pictures (never out of figures and files)."""
+
+
+class Detection(Task):
+    """One class and one box per object."""
+
+    name = "detection"
+    score = "bbox.AP"
+
+    def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
+        """COCO AP through pycocotools."""
+        return BoxEvaluator(reader)
+
+    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
+        """The boxes that are more likely than not."""
+        assert prediction.boxes is not None
+        assert prediction.labels is not None
+        assert prediction.scores is not None
+        keep = prediction.scores >= DRAWN_FROM
+        boxes, labels, scores = (
+            value[keep].numpy() for value in (prediction.boxes, prediction.labels, prediction.scores)
+        )
+        return draw_boxes(image, boxes, labels, classes.names, scores)
+
+    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
+        """Every annotated box."""
+        assert truth.boxes is not None
+        assert truth.labels is not None
+        return draw_boxes(image, truth.boxes, truth.labels, classes.names)
+
+    def records(
+        self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
+    ) -> list[Figures]:
+        """COCO results form, with the user's own category ids."""
+        return coco_results(prediction, classes, image_id)
+
+
+class BoxEvaluator(Evaluator):
+    """Collects COCO results."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.results: list[Figures] = []
+
+    def update(self, truth: Sample, prediction: Prediction) -> None:
+        """Adds an image's boxes, under the ids of the data's own files."""
+        self.results += coco_results(prediction, self.reader.classes, truth.image_id)
+
+    def figures(self) -> Figures:
+        """The twelve COCO figures under `bbox`."""
+        return {"bbox": coco_figures(ground_truth(self.reader), self.results)}
+
+
+def coco_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+    """Boxes as xywh with the user's category ids, best first."""
+    assert prediction.boxes is not None
+    assert prediction.labels is not None
+    assert prediction.scores is not None
+    return [
+        {
+            "image_id": image_id,
+            "category_id": classes.ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), label, score in zip(
+            prediction.boxes.tolist(), prediction.labels.tolist(), prediction.scores.tolist(), strict=True
+        )
+    ]

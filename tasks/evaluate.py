@@ -1,0 +1,130 @@
+"""Runs a model over a split: figures by head key, and a few pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rehead.configs.load import check, override
+from rehead.configs.schema import Config
+from rehead.data.draw import save, sheet
+from rehead.data.loader import evaluation_loader
+from rehead.data.pixels import read_image
+from rehead.data.readers import open_reader
+from rehead.data.readers.base import Reader
+from rehead.errors import ConfigError
+from rehead.progress import Progress
+from rehead.tasks import TASKS
+from rehead.tasks.base import Figures
+from rehead.tasks.images import divisor_for, resize_for
+from rehead.tasks.model import Model, from_config, load_tensors
+from rehead.training.checkpoints import read_metadata
+from rehead.training.engine import autocast, choose_device
+from rehead.types import Classes, Prediction
+
+
+def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
+    """Figures of a checkpoint on a split of its data, or of other data of the same classes.
+
+    Args:
+        checkpoint: a `.safetensors` file of rehead.
+        overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
+
+    Returns:
+        By head key, such as `{"main": {"bbox": {"AP": ...}}}`.
+    """
+    path = Path(checkpoint)
+    metadata = read_metadata(path)
+    classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
+    names = list(next(iter(classes.values())).names)
+    # The checkpoint's class names, in its order, are the only ones that its labels can mean.
+    raw = metadata["config"]
+    raw["data"]["classes"] = names
+    config = check(override(raw, overrides or {}), f"{path} with the command line" if overrides else str(path))
+    if config.data.classes != names:
+        raise ConfigError(
+            [f"data.classes: {_listed(config.data.classes or [])}, but this checkpoint tells apart {_listed(names)}"],
+            str(path),
+        )
+    device = choose_device(config.device)
+    reader = reader_for(config, config.data.split)
+    model = from_config(config, classes, load_weights=False)
+    load_tensors(model, path)
+    return run_evaluation(model.to(device), reader, batch_size=config.train.batch_size)
+
+
+def reader_for(config: Config, split: str) -> Reader:
+    """The reader of a split.
+
+    Raises:
+        ConfigError: if the config does not say where the split is.
+    """
+    if config.data.format is None or getattr(config.data, split) is None:
+        given = [name for name in ("train", "val", "test") if getattr(config.data, name) is not None]
+        found = f"only {', '.join(given)}" if given else "no split at all"
+        raise ConfigError(
+            [f"data.{split}: missing, the config has {found}; give data.format, data.root and data.{split}.images=..."]
+        )
+    return open_reader(config.data, split, config.data.classes)
+
+
+def run_evaluation(
+    model: Model, reader: Reader, *, batch_size: int, pictures: int = 0, folder: Path | None = None
+) -> dict[str, Figures]:
+    """Predicts every image once, in eval mode, and judges.
+
+    Args:
+        model: on its device.
+        reader: the split.
+        batch_size: images at a time.
+        pictures: how many of the first images are drawn.
+        folder: where the pictures go.
+
+    Returns:
+        Figures by head key.
+    """
+    config = model.config
+    device = next(model.parameters()).device
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    task = TASKS[config.task]
+    evaluators = {key: task.evaluator(reader, model.head(key).classes) for key in model.heads}
+    loader = evaluation_loader(
+        reader,
+        resize=resize_for(model),
+        batch_size=batch_size,
+        channels=model.backbone.options.in_channels,
+        divisor=divisor_for(model),
+        workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+    )
+    was_training = model.training
+    model.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
+    drawn = 0
+    try:
+        with torch.inference_mode(), autocast(device, config.train.precision), Progress("evaluating", len(reader)) as bar:
+            for batch, truths in loader:
+                found: dict[str, list[Prediction]] = model(batch.to(device, memory_format))
+                for key, predictions in found.items():
+                    for truth, prediction in zip(truths, predictions, strict=True):
+                        local = prediction.to(torch.device("cpu"))
+                        evaluators[key].update(truth, local)
+                        if folder is not None and drawn < pictures:
+                            drawn += 1
+                            image = read_image(truth.path, model.backbone.options.in_channels, truth.size)
+                            names = model.head(key).classes
+                            tiles = [task.draw(image, local, names), task.draw_truth(image, truth, names)]
+                            picture = sheet(tiles, columns=2, captions=["predicted", "annotated"])
+                            save(folder / f"{drawn:03d}_{truth.path.stem}.png", picture)
+                bar.advance(steps=len(truths))
+    finally:
+        model.train(was_training)
+    return {key: evaluator.figures() for key, evaluator in evaluators.items()}
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+
+

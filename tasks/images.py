@@ -1,0 +1,44 @@
+"""From an image to a batch, the same way for prediction as for training and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rehead.data.batch import collate
+from rehead.data.pixels import read_image
+from rehead.data.resize import DEFAULTS, Resize
+from rehead.data.sample import Sample
+from rehead.types import ImageBatch
+
+if TYPE_CHECKING:
+    from rehead.tasks.model import Model
+
+
+def resize_for(model: Model) -> Resize:
+    """The one resize function of a model: its config's size, its weights' interpolation."""
+    options = model.config.data.resize or DEFAULTS[model.config.task]
+    return Resize(options, model.backbone.interpolation)
+
+
+def divisor_for(model: Model) -> int:
+    """What a batch's height and width must be multiples of, for every head."""
+    return max(model.head(key).divisor for key in model.heads)
+
+
+def batch_of(model: Model, image: str | Path | np.ndarray[Any, Any]) -> ImageBatch:
+    """One image as a batch.
+
+    Args:
+        model: says how large images are and how many channels they have.
+        image: a file, or (H, W, C) uint8 RGB.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    path = Path() if isinstance(image, np.ndarray) else Path(image)
+    pixels = image if isinstance(image, np.ndarray) else read_image(path, model.backbone.options.in_channels)
+    sample = Sample(image_id=str(path), path=path, image=pixels)
+    return collate([resize_for(model)(sample)], divisor_for(model))[0]

@@ -1,0 +1,75 @@
+"""`model.init`: start a model from any checkpoint of rehead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from rehead.errors import WeightsError
+from rehead.heads import Head
+from rehead.progress import say
+from rehead.training.checkpoints import read_metadata, read_tensors
+from rehead.types import Classes
+
+if TYPE_CHECKING:
+    from rehead.tasks.model import Model
+
+
+def start_from(model: Model, path: Path) -> None:
+    """Copies the checkpoint's backbone, and each head whose kind, classes and tensors are the same.
+
+    Says of each part whether it was taken.
+
+    Raises:
+        WeightsError: if the backbone's tensors differ in name or shape: nothing is taken by halves.
+    """
+    metadata = read_metadata(path)
+    tensors = read_tensors(path)
+    body = _inside(tensors, "backbone.")
+    different = _different(model.backbone.state_dict(), body)
+    if different:
+        raise WeightsError(
+            f"model.init={path}: its backbone is '{metadata['config']['model']['backbone']['name']}', this model's is "
+            f"'{model.backbone.options.name}', and {len(different)} tensors differ in name or shape "
+            f"({', '.join(different[:4])}{', ...' if len(different) > 4 else ''}); use the same model.backbone options"
+        )
+    model.backbone.load_state_dict(body)
+    parts = [f"backbone taken ({len(body)} tensors)"]
+    for key in model.heads:
+        head = model.head(key)
+        weights = _inside(tensors, f"heads.{key}.")
+        reason = _why_not(head, weights, key, metadata)
+        if reason is None:
+            head.load_state_dict(weights)
+            parts.append(f"head '{key}' ({head.options.name}) taken")
+        else:
+            parts.append(f"head '{key}' ({head.options.name}) starts afresh: {reason}")
+    say(f"model.init={path}: " + "; ".join(parts))
+
+
+def _inside(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _different(own: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """Names that only one side has, or whose shapes differ."""
+    same = {name for name in own if name in theirs and own[name].shape == theirs[name].shape}
+    return sorted({*own, *theirs} - same)
+
+
+def _why_not(head: Head, weights: dict[str, Tensor], key: str, metadata: dict[str, Any]) -> str | None:
+    """Why a head cannot take the checkpoint's weights, or None if it can."""
+    heads = metadata["config"]["model"]["heads"]
+    if key not in heads:
+        return f"the checkpoint has no head '{key}'"
+    if heads[key]["name"] != head.options.name:
+        return f"the checkpoint's is {heads[key]['name']}"
+    there = Classes.from_json(metadata["classes"][key])
+    if there.names != head.classes.names:
+        return f"the checkpoint's classes are {', '.join(there.names[:5])}{', ...' if len(there) > 5 else ''}"
+    different = _different(head.state_dict(), weights)
+    if different:
+        return f"other options: {len(different)} tensors differ in name or shape, such as {different[0]}"
+    return None

@@ -1,0 +1,239 @@
+"""`Model`: a backbone with its heads, how it is built, saved, loaded, and given another head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import rehead
+from rehead.backbones import Backbone, build_backbone
+from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.load import check, dump, load_config
+from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
+from rehead.errors import BuildError, WeightsError
+from rehead.heads import Head, build_head
+from rehead.tasks.images import batch_of
+from rehead.tasks.init import start_from
+from rehead.training.checkpoints import read_metadata, read_tensors, save_model, tensors_of
+from rehead.types import Classes, ImageBatch, Prediction, Target
+
+Targets = Sequence[Target] | Mapping[str, Sequence[Target]]
+
+
+class Model(nn.Module):
+    """One backbone pass feeds every head; tensors are named `backbone.*` and `heads.<key>.*`.
+
+    Args:
+        backbone: gives features.
+        heads: by key; each was built from this backbone's specs.
+        config: what it was built from; saved in every checkpoint.
+    """
+
+    def __init__(self, backbone: Backbone, heads: Mapping[str, Head], config: Config) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(dict(heads))
+        self.config = config
+
+    def head(self, key: str) -> Head:
+        """The head of a key."""
+        head = self.heads[key]
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def classes(self) -> dict[str, Classes]:
+        """What each head tells apart."""
+        return {key: self.head(key).classes for key in self.heads}
+
+    def normalise(self, batch: ImageBatch) -> Tensor:
+        """Pixels 0..255 -> (B, C, H, W) float32 with the weights' mean and std, zero outside each frame.
+
+        Zero after normalising is what torchvision pads with; a zero byte would become -mean/std.
+        """
+        scale = 1 / (255 * self.backbone.std)
+        shift = -self.backbone.mean / self.backbone.std
+        pixels = batch.pixels.float().mul(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
+        for image, frame in zip(pixels, batch.frames, strict=True):
+            height, width = frame.size
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return pixels
+
+    def forward(self, batch: ImageBatch, targets: Targets | None = None) -> Any:
+        """Losses by name in training mode; predictions by head key in eval mode.
+
+        Args:
+            batch: the images.
+            targets: one per image, or by head key; needed in training mode.
+
+        Returns:
+            `dict[str, Tensor]` (the names start with the head's key if there are several heads), or
+            `dict[str, list[Prediction]]`.
+        """
+        features = self.backbone(self.normalise(batch))
+        if not self.training:
+            return {key: self.head(key).predict(features, batch.frames) for key in self.heads}
+        if targets is None:
+            raise BuildError("a model in training mode needs targets; call .eval() for predictions")
+        losses: dict[str, Tensor] = {}
+        for key in self.heads:
+            own = targets[key] if isinstance(targets, Mapping) else targets
+            prefix = f"{key}." if len(self.heads) > 1 else ""
+            losses |= {prefix + name: loss for name, loss in self.head(key).loss(features, batch.frames, own).items()}
+        return losses
+
+    def predict(self, image: str | Path | np.ndarray[Any, Any], head: str | None = None) -> Prediction:
+        """What a head says of one image.
+
+        Args:
+            image: a file, or (H, W, C) uint8 RGB.
+            head: its key; may be left out where there is one head.
+
+        Returns:
+            A prediction in the image's own pixels, on the CPU.
+        """
+        key = self._key(head)
+        was_training = self.training
+        self.eval()
+        try:
+            device = next(self.parameters()).device
+            with torch.inference_mode():
+                predictions: dict[str, list[Prediction]] = self(batch_of(self, image).to(device))
+        finally:
+            self.train(was_training)
+        return predictions[key][0].to(torch.device("cpu"))
+
+    def swap_head(
+        self, head: str | HeadOptions | Mapping[str, Any], classes: Classes | Sequence[str], key: str = "main"
+    ) -> Model:
+        """A new model with the same backbone, bit for bit, and a new head with random weights.
+
+        Args:
+            head: a name, a mapping with `name` and options, or checked options.
+            classes: what the new head tells apart.
+            key: the new head's key; every other head goes.
+        """
+        options = head_options(head)
+        config = self.config.model_copy(
+            update={
+                "task": HEADS.get(options.name).about["task"],
+                # Where the data was, and how it was resized, belongs to the old task.
+                "data": DataOptions(),
+                "model": self.config.model.model_copy(update={"heads": {key: options}, "init": None}),
+            }
+        )
+        backbone = deepcopy(self.backbone)
+        return Model(backbone, {key: build_head(options, Classes.of(classes), backbone.feature_specs)}, config)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a checkpoint that `rehead.load` rebuilds the model from."""
+        save_model(Path(path), tensors_of(self), self.metadata())
+
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of itself: enough to rebuild the model without network."""
+        return {
+            "config": dump(self.config),
+            "classes": {key: classes.to_json() for key, classes in self.classes.items()},
+            "versions": {"rehead": rehead.__version__, "torch": torch.__version__},
+        }
+
+    def _key(self, head: str | None) -> str:
+        if head is None and len(self.heads) == 1:
+            return next(iter(self.heads))
+        if head is None or head not in self.heads:
+            raise BuildError(f"no head '{head}'; this model has {', '.join(self.heads)}")
+        return head
+
+
+def head_options(head: str | HeadOptions | Mapping[str, Any]) -> HeadOptions:
+    """Checked options of a head given by name, mapping or options.
+
+    Raises:
+        ConfigError: for an unknown head or option.
+    """
+    if isinstance(head, HeadOptions):
+        return head
+    raw = {"name": head} if isinstance(head, str) else dict(head)
+    task = HEADS.get(str(raw.get("name"))).about["task"]
+    return load_config({"task": task, "model": {"head": raw}}).model.heads["main"]
+
+
+def build_model(
+    backbone: str | BackboneOptions,
+    head: str | HeadOptions | Mapping[str, Any],
+    classes: Classes | Sequence[str],
+    weights: str | None = None,
+) -> Model:
+    """A model from names.
+
+    Args:
+        backbone: `resnet18`..`resnet152`, any timm model, or options.
+        head: a name, a mapping with `name` and options, or checked options.
+        classes: what the head tells apart.
+        weights: of the backbone: `imagenet`, a timm tag, a file, or `none`; the options' own unless given.
+    """
+    body = BackboneOptions(name=backbone) if isinstance(backbone, str) else backbone
+    if weights is not None:
+        body = body.model_copy(update={"weights": weights})
+    options = head_options(head)
+    config = Config(
+        task=HEADS.get(options.name).about["task"],  # type: ignore[arg-type]
+        model=ModelOptions(backbone=body, heads={"main": options}),
+    )
+    return from_config(config, {"main": Classes.of(classes)})
+
+
+def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights: bool = True) -> Model:
+    """A model from a configuration.
+
+    Args:
+        config: its model part says which backbone and heads.
+        classes: of each head, by key.
+        load_weights: load the backbone's pre-trained weights; not needed where a checkpoint follows.
+    """
+    options = config.model
+    # What is frozen depends on whether the weights have learned something, wherever they come from.
+    trained = options.backbone.weights != "none" or options.init is not None
+    load_backbone = load_weights and options.init is None
+    backbone = build_backbone(options.backbone, load_weights=load_backbone, trained=trained)
+    heads = {key: build_head(head, classes[key], backbone.feature_specs) for key, head in options.heads.items()}
+    # With mean and std filled in, a checkpoint says all about itself.
+    resolved = config.model_copy(update={"model": options.model_copy(update={"backbone": backbone.options})})
+    model = Model(backbone, heads, resolved)
+    if load_weights and options.init is not None:
+        start_from(model, Path(options.init))
+    return model
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """The model of a checkpoint, in eval mode.
+
+    Raises:
+        WeightsError: if the file is no checkpoint of rehead, or its tensors do not fit its config.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    config = check(metadata["config"], str(path))
+    classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
+    model = from_config(config, classes, load_weights=False)
+    load_tensors(model, path)
+    return model.eval().to(device)
+
+
+def load_tensors(model: Model, path: Path) -> None:
+    """Loads every tensor of a checkpoint into a model of the same shape.
+
+    Raises:
+        WeightsError: if names or shapes differ.
+    """
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its tensors do not fit the config: {error}") from error

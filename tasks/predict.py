@@ -1,0 +1,91 @@
+"""Predicts image files: pictures, and one `predictions.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rehead.data.draw import save
+from rehead.data.pixels import SUFFIXES, read_image
+from rehead.errors import DataError
+from rehead.files import write_text
+from rehead.progress import Progress, say
+from rehead.tasks import TASKS
+from rehead.tasks.base import Figures
+from rehead.tasks.model import load
+from rehead.training.engine import choose_device
+
+
+def predict(
+    checkpoint: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto"
+) -> dict[Path, str]:
+    """Writes what a checkpoint says of images.
+
+    Args:
+        checkpoint: a `.safetensors` file of rehead.
+        paths: image files, and folders of which every image is taken.
+        out: a folder: `predictions.json`, `pictures/`, and `masks/` for segmentation.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Returns:
+        The images that could not be read, with the reason; the others are done.
+
+    Raises:
+        DataError: for a path that does not exist, or if no image could be read.
+    """
+    images = find_images(paths)
+    model = load(checkpoint, choose_device(device))
+    task = TASKS[model.config.task]
+    key = next(iter(model.heads))
+    classes = model.head(key).classes
+    folder = Path(out)
+    unreadable: dict[Path, str] = {}
+    records: list[Figures] = []
+    stems: dict[str, int] = {}
+    with torch.inference_mode(), Progress("predicting", len(images)) as progress:
+        for path in images:
+            progress.advance(path.name)
+            try:
+                image = read_image(path, model.backbone.options.in_channels)
+            except DataError as error:
+                unreadable[path] = str(error)
+                continue
+            prediction = model.predict(image, key)
+            # Two folders may hold an image of the same name.
+            stems[path.stem] = stems.get(path.stem, 0) + 1
+            stem = path.stem if stems[path.stem] == 1 else f"{path.stem}_{stems[path.stem]}"
+            save(folder / "pictures" / f"{stem}.png", task.draw(image, prediction, classes))
+            # COCO names its files by image id.
+            image_id = int(stem) if stem.isascii() and stem.isdigit() else stem
+            found = task.records(prediction, classes, image_id, stem, folder)
+            records += [{**record, "file_name": str(path)} for record in found]
+    if len(unreadable) == len(images):
+        reasons = "\n".join(f"  - {reason}" for reason in unreadable.values())
+        raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
+    write_text(folder / "predictions.json", json.dumps(records, indent=1) + "\n")
+    say(f"{len(images) - len(unreadable)} images predicted: {folder}/predictions.json, {folder}/pictures/")
+    for reason in unreadable.values():
+        say(f"skipped: {reason}")
+    return unreadable
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files of a list of files and folders, in order.
+
+    Raises:
+        DataError: for a path that does not exist, or if there is no image at all.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such image or folder")
+    if not found:
+        raise DataError(f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})")
+    return found

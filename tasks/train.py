@@ -1,0 +1,147 @@
+"""Trains what a configuration describes, into a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rehead.configs.load import load_config, to_yaml
+from rehead.configs.schema import Config
+from rehead.data.augment import Augment
+from rehead.data.loader import BatchSampler, make_loader
+from rehead.data.readers.base import Reader
+from rehead.errors import TrainingError
+from rehead.files import write_text
+from rehead.progress import say
+from rehead.tasks import TASKS
+from rehead.tasks.base import flat
+from rehead.tasks.evaluate import reader_for, run_evaluation
+from rehead.tasks.images import divisor_for, resize_for
+from rehead.tasks.model import Model, from_config
+from rehead.training.engine import build_accelerator, choose_device, seed_step
+from rehead.training.loop import Batch, fit
+from rehead.training.checkpoints import read_resume
+
+
+def train(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Fine-tunes a model.
+
+    Args:
+        source: a YAML file, the name of a shipped recipe, or a mapping.
+        overrides: values by dotted key, such as `{"train.epochs": 1}`.
+        resume: go on with the run in the config's `out` folder.
+        overwrite: start anew even where the folder holds a run.
+
+    Returns:
+        The run folder, with `config.yaml`, `metrics.csv`, `metrics.jsonl`, `best.safetensors`,
+        `last.safetensors`, `resume.pt` and `pictures/`.
+
+    Raises:
+        ConfigError: for a wrong configuration, all problems at once.
+        DataError: for data that cannot be used.
+        TrainingError: for a run that had to stop.
+    """
+    config = load_config(source, overrides)
+    folder = Path(config.out)
+    device = choose_device(config.device)
+    _check_folder(folder, resume, overwrite)
+    readers = {split: reader_for(config, split) for split in ("train", "val")}
+    classes = readers["train"].classes
+    # Validation uses the training classes in the training order, whatever order its own files have.
+    config = config.model_copy(update={"data": config.data.model_copy(update={"classes": list(classes.names)})})
+    readers["val"] = reader_for(config, "val")
+
+    accelerator = build_accelerator(device, config.train.precision)
+    seed_step(config.train.seed, 0, 0)  # the heads' random weights
+    model = from_config(config, dict.fromkeys(config.model.heads, classes), load_weights=not resume)
+    if accelerator.is_main_process:
+        if not resume:
+            _clear(folder)
+        write_text(folder / "config.yaml", to_yaml(model.config))
+        learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        say(
+            f"{config.task}: {len(readers['train'])} training and {len(readers['val'])} validation images, "
+            f"{len(classes)} classes; {config.model.backbone.name} with "
+            f"{', '.join(head.name for head in config.model.heads.values())}, {learning / 1e6:.1f} M parameters learn "
+            f"on {accelerator.device}; run folder {folder}"
+        )
+    fit(TrainingJob(model, readers, folder), config.train, folder, accelerator, resume)
+    say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
+    return folder
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuses to mix two runs, before anything is read or written."""
+    if resume:
+        read_resume(folder / "resume.pt")
+    elif not overwrite and any((folder / name).exists() for name in ("resume.pt", "last.safetensors")):
+        raise TrainingError(
+            f"{folder} already holds a run. Go on with it by --resume {folder}, choose another folder by out=..., "
+            "or start anew by --overwrite"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
+    for name in ("resume.pt", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    for picture in (folder / "pictures").glob("*.png"):
+        picture.unlink()
+
+
+class TrainingJob:
+    """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
+
+    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path) -> None:
+        self.model = model
+        self.readers = readers
+        self.folder = folder
+        config = model.config
+        self.config: Config = config
+        self.task = TASKS[config.task]
+        self.resize = resize_for(model)
+        self.sampler = BatchSampler(
+            len(readers["train"]), batch_size=config.train.batch_size, seed=config.train.seed, shuffle=True
+        )
+        self.steps_per_epoch = len(self.sampler.batches(0))
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        """The batches of an epoch from batch `start` on."""
+        data = self.config.data
+        loader: Iterable[Batch] = make_loader(
+            self.readers["train"],
+            resize=self.resize,
+            augment=Augment(data.augment, self.config.task, self.resize, self.config.train.seed),
+            batches=self.sampler.batches(epoch)[start:],
+            channels=self.model.backbone.options.in_channels,
+            divisor=divisor_for(self.model),
+            workers=data.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return loader
+
+    def evaluate(self) -> tuple[float, dict[str, float | None]]:
+        """The first head's score, and every figure as `key.figure`."""
+        figures = run_evaluation(
+            self.model,
+            self.readers["val"],
+            batch_size=self.config.train.batch_size,
+            pictures=self.config.train.pictures,
+            folder=self.folder / "pictures",
+        )
+        named = flat(figures)
+        score = named[f"{next(iter(figures))}.{self.task.score}"]
+        return -1.0 if score is None else score, named
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What a checkpoint says of itself."""
+        return self.model.metadata()

@@ -1,0 +1,140 @@
+"""A configuration is checked whole, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehead.configs.load import dump, load_config, override, parse_overrides, recipes, to_yaml
+from rehead.errors import ConfigError
+
+
+def minimal(**more: Any) -> dict[str, Any]:
+    return {"task": "detection", "model": {"head": {"name": "faster_rcnn"}}, **more}
+
+
+def problems_of(raw: dict[str, Any], overrides: dict[str, Any] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw, overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_shipped_recipe_is_valid_and_survives_a_round_trip_through_yaml(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load_config(path) == config
+    assert load_config(dump(config)) == config
+
+
+def test_a_recipe_is_named_by_path_or_by_name() -> None:
+    assert load_config("configs/camvid_unet_r18.yaml") == load_config("camvid_unet_r18")
+
+
+def test_head_is_short_for_one_head_called_main() -> None:
+    short = load_config(minimal())
+    assert short == load_config({"task": "detection", "model": {"heads": {"main": {"name": "faster_rcnn"}}}})
+    assert load_config({"task": "detection", "model": {"head": "faster_rcnn"}}) == short
+
+
+def test_head_overrides_reach_the_main_head_of_a_resolved_config() -> None:
+    resolved = dump(load_config(minimal()))
+    config = load_config(resolved, {"model.head.score_threshold": 0.2})
+    assert config.model.heads["main"].model_dump()["score_threshold"] == 0.2
+
+
+def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> None:
+    problems = problems_of(
+        {
+            "task": "detection",
+            "model": {"head": {"name": "faster_rcnn", "nmss": 0.5}, "bakbone": {"name": "resnet18"}},
+            "data": {"format": "coco", "train": {"images": "a", "annotaions": "b"}},
+            "train": {"epoch": 3, "optimizer": {"lr": -1}},
+        }
+    )
+    text = "\n".join(problems)
+    assert "model.heads.main.nmss: unknown key; did you mean 'nms'?" in text
+    assert "model.bakbone: unknown key; did you mean 'backbone'?" in text
+    assert "data.train.annotations: missing" in text
+    assert "data.train.annotaions: unknown key; did you mean 'annotations'?" in text
+    assert "train.epoch: unknown key; did you mean 'epochs'?" in text
+    assert "train.optimizer.lr" in text
+    assert "found -1" in text
+    assert len(problems) == 6
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'?"),
+        (minimal(model={"head": {"name": "unet"}}), "'unet' is a segmentation head but task is detection"),
+        (minimal(data={"format": "folders", "train": {"images": "x"}}), "'folders' gives classification"),
+        (minimal(data={"format": "cocoo"}), "unknown data format 'cocoo'; did you mean 'coco'?"),
+        (minimal(data={"train": {"images": "x"}}), "data.format: missing"),
+        (minimal(data={"resize": {"shorter": 10, "height": 3, "width": 3}}), "either shorter"),
+        (minimal(data={"resize": {"shorter": 10, "crop": 8}}), "only classification crops"),
+        (minimal(train={"schedule": {"name": "multistep"}}), "needs milestones"),
+        (minimal(model={"head": "faster_rcnn", "backbone": {"in_channels": 4}}), "mean and std must be given"),
+        (minimal(plugins=["no_such_module_here"]), "cannot import 'no_such_module_here'"),
+        ({"task": "detection"}, "model: missing"),
+        (
+            {"task": "segmentation", "model": {"head": "unet"}, "data": {"format": "masks"}},
+            "list the names of values 0, 1, 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(raw: dict[str, Any], said: str) -> None:
+    assert said in "\n".join(problems_of(raw))
+
+
+def test_overrides_are_yaml_values() -> None:
+    parsed = parse_overrides(["train.epochs=3", "data.classes=[a, b]", "model.backbone.freeze=all", "out=runs/a=b"])
+    assert parsed == {
+        "train.epochs": 3,
+        "data.classes": ["a", "b"],
+        "model.backbone.freeze": "all",
+        "out": "runs/a=b",
+    }
+    assert load_config(minimal(), {"train.optimizer.lr": "1e-4"}).train.optimizer.lr == 1e-4
+
+
+def test_an_override_that_is_no_pair_is_refused() -> None:
+    with pytest.raises(ConfigError, match="should read key=value"):
+        parse_overrides(["train.epochs"])
+
+
+def test_an_override_below_a_plain_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="task is 'detection' and has nothing inside"):
+        override(minimal(), {"task.name": "x"})
+
+
+def test_a_missing_config_names_near_recipes() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'camvid_unet_r18'"):
+        load_config("camvid_unet_r8")
+
+
+def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_plugin.py").write_text(
+        "from typing import Literal\n"
+        "from rehead.configs.heads import HeadOptions, register_head\n"
+        "class MineOptions(HeadOptions):\n"
+        "    name: Literal['a_plugins_head'] = 'a_plugins_head'\n"
+        "    depth: int = 2\n"
+        "@register_head('a_plugins_head', MineOptions, task='detection')\n"
+        "class Mine: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    raw = minimal(plugins=["a_plugin"], model={"head": {"name": "a_plugins_head", "depth": 3}})
+    config = load_config(raw)
+    assert config.model.heads["main"].model_dump() == {"name": "a_plugins_head", "depth": 3}
+    assert load_config(dump(config)) == config
+
+
+def test_checking_a_config_imports_no_torch() -> None:
+    code = "import sys; from rehead import load_config; load_config('camvid_unet_r18'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

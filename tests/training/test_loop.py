@@ -1,0 +1,234 @@
+"""The loop on a module that returns losses and knows no task."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOptions
+from rehead.errors import ConfigError, TrainingError
+from rehead.training import loop as loop_module
+from rehead.training.checkpoints import read_metadata, read_resume, read_tensors, save_model
+from rehead.training.engine import build_accelerator, choose_device
+from rehead.training.loop import Batch, fit
+from rehead.training.metrics import MetricsLog
+from rehead.training.schedule import build_optimizer, rate
+from rehead.types import Frame, ImageBatch, Target
+
+
+class Toy(nn.Module):
+    """Dropout draws from the global generator, as proposal sampling does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, batch: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        out = self.drop(self.norm(self.conv(batch.pixels.float() / 255)))
+        wanted = torch.stack([target.label for target in targets]).float()
+        return {"loss_a": (out.mean((1, 2, 3)) - wanted).square().mean(), "loss_b": out.square().mean() * 0.1}
+
+
+class ToyJob:
+    """Batches are a function of (epoch, index); the score is given."""
+
+    steps_per_epoch = 4
+
+    def __init__(self, scores: list[float] | None = None, poison: int | None = None, stop_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = Toy()
+        self.scores = scores or [0.0] * 100
+        self.poison, self.stop_at = poison, stop_at
+        self.evaluations = 0
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        for index in range(start, self.steps_per_epoch):
+            step = epoch * self.steps_per_epoch + index
+            if step == self.stop_at:
+                raise KeyboardInterrupt
+            generator = torch.Generator().manual_seed(step)
+            pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
+            frames = [Frame((8, 8), (8, 8), image_id=f"{step}-{place}.jpg") for place in range(2)]
+            label = torch.tensor(float("nan") if step == self.poison else 1.0)
+            yield ImageBatch(pixels, frames), [Target(frame.image_id, label=label) for frame in frames]
+
+    def evaluate(self) -> tuple[float, dict[str, float | None]]:
+        self.evaluations += 1
+        score = self.scores[self.evaluations - 1]
+        torch.rand(7)  # whatever an evaluation draws must not change the training
+        return score, {"main.score": score, "main.absent": None}
+
+    def metadata(self) -> Mapping[str, Any]:
+        return {"config": {"a": 1}, "evaluations": self.evaluations}
+
+
+def run(job: ToyJob, folder: Path, resume: bool = False, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    train = TrainOptions(**{"epochs": 3, "log_every": 3, "optimizer": OptimizerOptions(lr=0.1), **options})
+    fit(job, train, folder, build_accelerator(torch.device("cpu"), "fp32"), resume)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_even_when_every_score_is_zero(tmp_path: Path) -> None:
+    run(ToyJob(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "metrics.csv",
+        "metrics.jsonl",
+        "resume.pt",
+    }
+    assert read_resume(tmp_path / "resume.pt")["state"] == {"step": 12, "evaluated": 3, "best": 0.0}
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path: Path) -> None:
+    run(ToyJob(scores=[0.2, 0.9, 0.5]), tmp_path)
+    assert read_metadata(tmp_path / "best.safetensors")["evaluations"] == 2
+    assert read_metadata(tmp_path / "last.safetensors")["evaluations"] == 3
+
+
+@pytest.mark.parametrize(("max_steps", "evaluations"), [(1, 1), (4, 1), (6, 2), (100, 3)])
+def test_the_run_ends_at_whichever_limit_comes_first_and_evaluates_there(
+    tmp_path: Path, max_steps: int, evaluations: int
+) -> None:
+    job = ToyJob()
+    run(job, tmp_path, max_steps=max_steps)
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == min(max_steps, 12)
+    assert job.evaluations == evaluations
+
+
+def test_evaluation_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
+    run(ToyJob(), tmp_path, evaluate_every=2)
+    assert [row["epoch"] for row in rows(tmp_path) if "main.score" in row] == [2, 3]
+
+
+@pytest.mark.parametrize("stop_at", [5, 8, 11])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path: Path, stop_at: int) -> None:
+    scores = [0.2, 0.9, 0.5]
+    run(ToyJob(scores), tmp_path / "whole", checkpoint_every=2, clip_norm=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        run(ToyJob(scores, stop_at=stop_at), tmp_path / "stopped", checkpoint_every=2, clip_norm=0.5)
+    job = ToyJob(scores)
+    job.evaluations = read_resume(tmp_path / "stopped/resume.pt")["state"]["evaluated"]
+    run(job, tmp_path / "stopped", resume=True, checkpoint_every=2, clip_norm=0.5)
+    for name in ("best.safetensors", "last.safetensors"):
+        whole, stopped = read_tensors(tmp_path / "whole" / name), read_tensors(tmp_path / "stopped" / name)
+        assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+    for name in ("metrics.csv", "metrics.jsonl"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "stopped" / name).read_text()
+
+
+def test_checkpoints_come_between_epochs_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(ToyJob(stop_at=3), tmp_path, checkpoint_every=2)
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 2
+
+
+def test_a_loss_that_is_no_number_stops_names_the_images_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        run(ToyJob(poison=6), tmp_path)
+    assert "6-0.jpg, 6-1.jpg" in str(caught.value)
+    assert "loss_a nan" in str(caught.value)
+    assert str(tmp_path / "last.safetensors") in str(caught.value)
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 4
+    assert all(torch.isfinite(value).all() for value in read_tensors(tmp_path / "last.safetensors").values())
+
+
+def test_a_full_disk_stops_the_run_with_the_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    def save_until_full(path: Path, *rest: Any) -> None:
+        saved.append(path)
+        if len(saved) > 2:
+            raise OSError(28, "No space left on device")
+        save_model(path, *rest)
+
+    monkeypatch.setattr(loop_module, "save_model", save_until_full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        run(ToyJob(), tmp_path)
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 4
+    assert read_tensors(tmp_path / "last.safetensors")
+
+
+def test_resuming_without_a_run_or_from_a_broken_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no such file"):
+        run(ToyJob(), tmp_path, resume=True)
+    (tmp_path / "resume.pt").write_bytes(b"half a file")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        run(ToyJob(), tmp_path, resume=True)
+
+
+def test_the_metric_files_hold_the_same_rows(tmp_path: Path) -> None:
+    run(ToyJob(scores=[0.25, 0.5, 0.75]), tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    lines = rows(tmp_path)
+    assert len(table) == len(lines)
+    assert list(table[0]) == ["step", "epoch", "lr", "loss", "loss_a", "loss_b", "main.score", "main.absent"]
+    for cells, row in zip(table, lines, strict=True):
+        assert {name: cell for name, cell in cells.items() if cell} == {
+            name: str(value) for name, value in row.items() if value is not None
+        }
+    assert [row["step"] for row in lines if "loss" in row] == [3, 6, 9, 12]
+    trained = next(row for row in lines if "loss" in row)
+    assert trained["loss"] == pytest.approx(trained["loss_a"] + trained["loss_b"], abs=2e-6)
+
+
+def test_rows_after_the_checkpoint_and_half_a_line_are_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": step / 2})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    MetricsLog(tmp_path, 2)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n2,1.0\n"
+
+
+class TestSchedule:
+    def test_warm_up_rises_linearly_from_its_factor(self) -> None:
+        options = ScheduleOptions(name="constant", warmup_steps=10, warmup_factor=0.1)
+        assert rate(options, 0, 100, 10) == pytest.approx(0.1)
+        assert rate(options, 5, 100, 10) == pytest.approx(0.55)
+        assert rate(options, 10, 100, 10) == 1
+
+    def test_cosine_ends_near_zero(self) -> None:
+        options = ScheduleOptions(name="cosine")
+        assert rate(options, 0, 100, 10) == 1
+        assert rate(options, 50, 100, 10) == pytest.approx(0.5)
+        assert rate(options, 99, 100, 10) == pytest.approx(0, abs=1e-3)
+
+    def test_multistep_drops_at_epochs(self) -> None:
+        options = ScheduleOptions(name="multistep", milestones=[2, 3], gamma=0.1)
+        assert [rate(options, step, 40, 10) for step in (0, 19, 20, 29, 30, 39)] == pytest.approx(
+            [1, 1, 0.1, 0.1, 0.01, 0.01]
+        )
+
+    @pytest.mark.parametrize("name", ["sgd", "adamw"])
+    def test_frozen_parameters_are_left_out_of_the_optimizer(self, name: str) -> None:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model[0].requires_grad_(False)
+        optimizer = build_optimizer(model, OptimizerOptions(name=name))
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "mps"])
+def test_a_device_that_is_not_there_is_a_clear_error(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ConfigError, match="device: "):
+        choose_device(name)

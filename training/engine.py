@@ -1,0 +1,90 @@
+"""Devices, precision and what makes a step repeatable; Accelerate does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from rehead.configs.schema import TrainOptions
+from rehead.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a configuration; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: for a device that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"device: '{name}' is none of auto, cpu, cuda, cuda:1, mps"]) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError([f"device: '{name}', but torch sees {torch.cuda.device_count()} GPUs here; try device=cpu"])
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(["device: 'mps', but torch sees no Apple GPU here; try device=cpu"])
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What `auto` means: bf16 on a GPU that has it, else fp32, since bf16 is the slower one on most CPUs."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for inference; does nothing in fp32."""
+    precision = resolve_precision(precision, device)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def build_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """An Accelerator for one device and precision."""
+    precision = resolve_precision(precision, device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    # The state is a singleton, and a second run in the same process may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds torch for one step: what it draws depends on nothing that came before.
+
+    Sampling of proposals and dropout draw from the global generator. Seeding it at every step
+    means that no generator's state has to be saved for a resumed run to equal an uninterrupted one.
+    """
+    # Large odd multipliers spread neighbouring seeds, steps and ranks over all 64 bits.
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64)
+
+
+@contextmanager
+def repeatable(options: TrainOptions, device: torch.device) -> Iterator[None]:
+    """Sets torch's global switches for training, and puts them back.
+
+    On a CPU, deterministic algorithms are on unless the options say otherwise: with several threads,
+    the backward of indexing adds in an order that differs from run to run. Denormal gradients, which
+    make a convolution's backward many times slower, are flushed to zero.
+    """
+    deterministic = options.deterministic if options.deterministic is not None else device.type == "cpu"
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(deterministic or before)
+        # Filling fresh memory finds reads of it; nothing here reads any, and it costs time at every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.set_flush_denormal(True)
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -1,0 +1,222 @@
+"""The whole training loop. It knows a module that returns losses, and no task.
+
+Everything random in a step is a function of (seed, step, rank), and the data of a step is a function
+of (seed, epoch, index): so what `resume.pt` holds (weights, optimizer, counters) is all there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rehead.configs.schema import TrainOptions
+from rehead.errors import TrainingError
+from rehead.progress import Progress, say
+from rehead.training.checkpoints import read_resume, save_model, save_resume, tensors_of
+from rehead.training.engine import repeatable, seed_step
+from rehead.training.metrics import MetricsLog
+from rehead.training.schedule import build_optimizer, rate
+from rehead.types import ImageBatch, Target
+
+Batch = tuple[ImageBatch, list[Target]]
+
+
+class Job(Protocol):
+    """What the loop asks of the task that it trains."""
+
+    model: nn.Module
+    """Called with images and targets in training mode, it returns losses by name."""
+
+    steps_per_epoch: int
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        """The batches of an epoch from batch `start` on."""
+
+    def evaluate(self) -> tuple[float, dict[str, float | None]]:
+        """The score that `best.safetensors` maximises, and every figure by dotted name."""
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What a model checkpoint says of itself."""
+
+
+@dataclass
+class Progressed:
+    """Where a run stands: the counters that `resume.pt` holds."""
+
+    step: int = 0
+    evaluated: int = 0
+    best: float | None = None
+
+
+def fit(job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, resume: bool) -> None:
+    """Trains to the end of `options.epochs` or `options.max_steps`, whichever comes first.
+
+    Leaves `best.safetensors`, `last.safetensors`, `resume.pt` and the metric files in `folder`.
+
+    Args:
+        job: the model, its batches and its evaluation.
+        options: the training options.
+        folder: the run's.
+        accelerator: from `build_accelerator`.
+        resume: go on from `resume.pt`.
+
+    Raises:
+        TrainingError: if the loss is not finite or the disk is full; the last good checkpoint stays.
+    """
+    total = options.epochs * job.steps_per_epoch
+    if options.max_steps is not None:
+        total = min(total, options.max_steps)
+    with repeatable(options, accelerator.device):
+        Loop(job, options, folder, accelerator, total).run(resume)
+
+
+class Loop:
+    """One run: its model, optimizer, files and counters."""
+
+    def __init__(self, job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, total: int) -> None:
+        self.job, self.options, self.folder, self.accelerator, self.total = job, options, folder, accelerator, total
+        self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        job.model.to(accelerator.device, memory_format=self.memory_format)
+        self.optimizer = build_optimizer(job.model, options.optimizer)
+        self.state = Progressed()
+        # Summed since the last row of the metric files; they wait on the device until a row is due.
+        self.sums: dict[str, Tensor] = {}
+        self.summed = 0
+
+    def run(self, resume: bool) -> None:
+        """Trains from the beginning or from `resume.pt`."""
+        if resume:
+            self._restore()
+        if self.accelerator.is_main_process:
+            self.metrics = MetricsLog(self.folder, self.state.step)
+        model, self.optimizer = self.accelerator.prepare(self.job.model, self.optimizer)
+        steps_per_epoch = self.job.steps_per_epoch
+        quiet = not self.accelerator.is_main_process
+        with Progress("training", self.total, done=self.state.step, quiet=quiet) as progress:
+            while self.state.step < self.total:
+                epoch, start = divmod(self.state.step, steps_per_epoch)
+                model.train()
+                for batch, targets in self.job.batches(epoch, start):
+                    loss = self._step(model, batch, targets)
+                    at_end = self.state.step == self.total
+                    if self.state.step % self.options.log_every == 0 or at_end:
+                        self._log(epoch)
+                        progress.advance(f"epoch {epoch + 1}/{self.options.epochs}  loss {float(loss):.4f}")
+                    else:
+                        progress.advance()
+                    if at_end:
+                        break
+                    every = self.options.checkpoint_every
+                    at_epoch_end = self.state.step % steps_per_epoch == 0
+                    if every is not None and self.state.step % every == 0 and not at_epoch_end:
+                        self._checkpoint()
+                at_end = self.state.step == self.total
+                if at_end or (epoch + 1) % self.options.evaluate_every == 0:
+                    self._evaluate(epoch)
+                self._checkpoint()
+
+    def _step(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> Tensor:
+        """Forward, backward, update; returns the loss."""
+        device, options = self.accelerator.device, self.options
+        seed_step(options.seed, self.state.step, self.accelerator.process_index)
+        factor = rate(options.schedule, self.state.step, self.total, self.job.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.optimizer.lr * factor
+
+        losses = model(batch.to(device, self.memory_format), [target.to(device) for target in targets])
+        loss = torch.stack(list(losses.values())).sum()
+        # One wait for the device per step; an update with a loss that is no number would lose the weights.
+        if not torch.isfinite(loss):
+            raise TrainingError(self._not_finite(losses, batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if options.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
+        self.optimizer.step()
+
+        self.state.step += 1
+        for name, value in {"loss": loss, **losses}.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed += 1
+        return loss.detach()
+
+    def _log(self, epoch: int) -> None:
+        """A row of mean losses since the last one."""
+        means = {name: round(float(value) / self.summed, 6) for name, value in self.sums.items()}
+        self.sums, self.summed = {}, 0
+        if self.accelerator.is_main_process:
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.metrics.write({"step": self.state.step, "epoch": epoch + 1, "lr": lr, **means})
+
+    def _evaluate(self, epoch: int) -> None:
+        """Figures for the metric files, and a new best checkpoint where they are the best."""
+        started = time.monotonic()
+        score, figures = self.job.evaluate()
+        self.state.evaluated += 1
+        if not self.accelerator.is_main_process:
+            return
+        self.metrics.write({"step": self.state.step, "epoch": epoch + 1, **figures})
+        best = self.state.best is None or score > self.state.best
+        if best:
+            self.state.best = score
+            self._write(lambda: save_model(self.folder / "best.safetensors", self._tensors(), self.job.metadata()))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None)
+        took = time.monotonic() - started
+        say(f"epoch {epoch + 1}, step {self.state.step}: {shown}{'  (best)' if best else ''}  evaluated in {took:.0f} s")
+
+    def _checkpoint(self) -> None:
+        """Weights for use, then everything for resuming: the rename of `resume.pt` commits the step."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = self._tensors()
+        state = {
+            "model": tensors,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
+            "state": vars(self.state),
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "summed": self.summed,
+        }
+        self._write(lambda: save_model(self.folder / "last.safetensors", tensors, self.job.metadata()))
+        self._write(lambda: save_resume(self.folder / "resume.pt", state))
+
+    def _restore(self) -> None:
+        state = read_resume(self.folder / "resume.pt")
+        self.job.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.state = Progressed(**state["state"])
+        self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
+        self.summed = state["summed"]
+        say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return tensors_of(self.job.model)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write to {self.folder}: {error.strerror or error}. The last whole checkpoint there is untouched; "
+                f"make room and go on with: rehead train --resume {self.folder}"
+            ) from error
+
+    def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:
+        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
+        images = ", ".join(str(frame.image_id) for frame in batch.frames)
+        kept = self.folder / "last.safetensors"
+        return (
+            f"the loss is not finite at step {self.state.step} ({values}). Images of this batch: {images}. "
+            + (f"The last good checkpoint is {kept}. " if kept.exists() else "There is no checkpoint yet. ")
+            + "Look at these images, or lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
+        )

@@ -1,0 +1,66 @@
+"""The metric files of a run: the same rows as JSON lines and as CSV.
+
+They hold nothing that depends on the clock, so that a resumed run's files equal an uninterrupted one's.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rehead.files import write_text
+
+Value = float | int | str | None
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` and `metrics.csv` in a run's folder.
+
+    Args:
+        folder: the run's.
+        up_to_step: rows after this step are dropped, those of a run that was killed after its last checkpoint.
+    """
+
+    def __init__(self, folder: Path, up_to_step: int) -> None:
+        self.json_path, self.csv_path = folder / "metrics.jsonl", folder / "metrics.csv"
+        self.rows: list[dict[str, Value]] = []
+        self.columns: list[str] = []
+        if self.json_path.exists():
+            for line in self.json_path.read_text(encoding="utf-8").splitlines():
+                # A kill may leave half a line at the end; everything before a checkpoint is whole.
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if row["step"] > up_to_step:
+                    break
+                self._add(row)
+        self._rewrite()
+
+    def write(self, row: Mapping[str, Value]) -> None:
+        """Adds a row; `step` is one of its columns."""
+        known = len(self.columns)
+        self._add(dict(row))
+        if len(self.columns) > known:
+            self._rewrite()
+            return
+        with self.json_path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(self.rows[-1]) + "\n")
+        with self.csv_path.open("a", encoding="utf-8", newline="") as table:
+            csv.DictWriter(table, self.columns, lineterminator="\n").writerow(self.rows[-1])
+
+    def _add(self, row: dict[str, Value]) -> None:
+        self.rows.append(row)
+        self.columns += [column for column in row if column not in self.columns]
+
+    def _rewrite(self) -> None:
+        write_text(self.json_path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.columns, lineterminator="\n")
+        if self.columns:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.csv_path, table.getvalue())

@@ -1,0 +1,49 @@
+"""The learning rate as a pure function of the step, so that nothing of it needs saving."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from rehead.configs.schema import OptimizerOptions, ScheduleOptions
+
+
+def rate(options: ScheduleOptions, step: int, total: int, steps_per_epoch: int) -> float:
+    """The factor on the learning rate at a step.
+
+    A linear warm-up (Goyal et al., 1706.02677) multiplies whatever the schedule says.
+
+    Args:
+        options: which schedule.
+        step: 0 for the first.
+        total: steps of the whole run, for cosine (Loshchilov and Hutter, 1608.03983).
+        steps_per_epoch: for multistep, whose milestones are epochs.
+
+    Returns:
+        A factor, 1 being the optimizer's `lr`.
+    """
+    factor = 1.0
+    if step < options.warmup_steps:
+        factor = options.warmup_factor + (1 - options.warmup_factor) * step / options.warmup_steps
+    if options.name == "cosine":
+        factor *= 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+    elif options.name == "multistep":
+        epoch = step // steps_per_epoch
+        factor *= options.gamma ** sum(epoch >= milestone for milestone in options.milestones)
+    return factor
+
+
+def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """The optimizer over every parameter that learns.
+
+    The fused forms take half the time on CPU and less on a GPU, for the same numbers.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
+    if options.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=fused
+    )
