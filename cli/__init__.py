@@ -21,8 +21,7 @@ from rehead.progress import console, say
 
 app = typer.Typer(
     name="rehead",
-    help="Keep the pre-trained residual backbone, change the head: classify, detect, segment.\n\n"
-    "Example: rehead demo",
+    help="Keep the pre-trained residual backbone, change the head: classify, detect, segment.\n\nExample: rehead demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -28,7 +28,9 @@ def demo(
     from rehead.tasks.demo import demo as run
 
     results = run(out, device=device)
-    table = Table(title="The same steps on the same images, with and without the trained backbone", title_justify="left")
+    table = Table(
+        title="The same steps on the same images, with and without the trained backbone", title_justify="left"
+    )
     for column in ("task", "figure", "transferred", "from scratch"):
         table.add_column(column, justify="left" if column in ("task", "figure") else "right")
     for row in results:

@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Fine-tune a model on your data.
 
-    Example: rehead train camvid_unet_r18 data.root=data/camvid train.epochs=5
+    Example: rehead train camvid_unet_r18 data.root=datasets/camvid train.epochs=5
     """
     given = list(overrides or [])
     if resume is not None and config is not None and "=" in config:

@@ -43,6 +43,8 @@ class ResizeOptions(Options):
             raise ValueError(f"longer ({self.longer}) is less than shorter ({self.shorter})")
         if self.shorter is not None and self.crop is not None and self.crop > self.shorter:
             raise ValueError(f"crop ({self.crop}) is more than shorter ({self.shorter})")
+        if self.crop is not None and self.longer is not None:
+            raise ValueError("crop and longer do not go together: longer could make an image smaller than the crop")
         return self
 
 

@@ -87,7 +87,9 @@ def demo(out: Path, budget: Budget | None = None, device: str = "auto") -> list[
 
     save(out / "sheet.png", _sheet(base, runs))
     rows = [vars(result) for result in results]
-    write_text(out / "results.json", json.dumps({"seconds": round(time.monotonic() - started), "results": rows}, indent=2))
+    write_text(
+        out / "results.json", json.dumps({"seconds": round(time.monotonic() - started), "results": rows}, indent=2)
+    )
     return results
 
 
@@ -185,7 +187,10 @@ def _sheet(base: Path, runs: dict[str, dict[str, Path]], columns: int = 6) -> Pi
     rows = [("classified", base, False)]
     for task, paths in runs.items():
         word = {"detection": "detected", "segmentation": "segmented"}[task]
-        rows += [(f"{word}, transferred", paths["transferred"], False), (f"{word}, from scratch", paths["scratch"], False)]
+        rows += [
+            (f"{word}, transferred", paths["transferred"], False),
+            (f"{word}, from scratch", paths["scratch"], False),
+        ]
         rows += [("annotated", paths["transferred"], True)]
     tiles: list[Picture] = []
     captions: list[str] = []

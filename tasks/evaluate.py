@@ -101,10 +101,14 @@ def run_evaluation(
         pin_memory=device.type == "cuda",
     )
     was_training = model.training
-    model.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
+    model.eval().to(memory_format=memory_format)
     drawn = 0
     try:
-        with torch.inference_mode(), autocast(device, config.train.precision), Progress("evaluating", len(reader)) as bar:
+        with (
+            torch.inference_mode(),
+            autocast(device, config.train.precision),
+            Progress("evaluating", len(reader)) as bar,
+        ):
             for batch, truths in loader:
                 found: dict[str, list[Prediction]] = model(batch.to(device, memory_format))
                 for key, predictions in found.items():
@@ -126,5 +130,3 @@ def run_evaluation(
 
 def _listed(names: list[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
-
-

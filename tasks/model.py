@@ -184,7 +184,7 @@ def build_model(
         body = body.model_copy(update={"weights": weights})
     options = head_options(head)
     config = Config(
-        task=HEADS.get(options.name).about["task"],  # type: ignore[arg-type]
+        task=HEADS.get(options.name).about["task"],
         model=ModelOptions(backbone=body, heads={"main": options}),
     )
     return from_config(config, {"main": Classes.of(classes)})

@@ -10,6 +10,7 @@ import torch
 
 from rehead.data.draw import save
 from rehead.data.pixels import SUFFIXES, read_image
+from rehead.data.readers.base import image_names
 from rehead.errors import DataError
 from rehead.files import write_text
 from rehead.progress import Progress, say
@@ -81,11 +82,13 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            found += [path / name for name in image_names(path)]
         elif path.is_file():
             found.append(path)
         else:
             raise DataError(f"{path}: no such image or folder")
     if not found:
-        raise DataError(f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})")
+        raise DataError(
+            f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})"
+        )
     return found

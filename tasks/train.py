@@ -21,9 +21,9 @@ from rehead.tasks.base import flat
 from rehead.tasks.evaluate import reader_for, run_evaluation
 from rehead.tasks.images import divisor_for, resize_for
 from rehead.tasks.model import Model, from_config
+from rehead.training.checkpoints import read_resume
 from rehead.training.engine import build_accelerator, choose_device, seed_step
 from rehead.training.loop import Batch, fit
-from rehead.training.checkpoints import read_resume
 
 
 def train(
@@ -102,7 +102,7 @@ class TrainingJob:
     """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
 
     def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path) -> None:
-        self.model = model
+        self.model: Model = model
         self.readers = readers
         self.folder = folder
         config = model.config

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before anything imports albumentations: it asks the network for its newest version otherwise.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# Before torch: on tensors as small as these, threads cost more than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -20,3 +25,45 @@ def shared() -> Path:
     if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
         pytest.skip(f"real images and weights are not here: no data/ and weights/ in {folder} (set REHEAD_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn data: `shapes/` in folders per class; `scenes/` as COCO and as masks; splits train and val."""
+    from rehead.data.drawn import write_classification, write_scenes
+
+    root = tmp_path_factory.mktemp("drawn")
+    for split, count in (("train", 12), ("val", 6)):
+        write_classification(root / "shapes", split, count, size=64, seed=0)
+        write_scenes(root / "scenes", split, count, size=64, seed=0)
+    return root
+
+
+@dataclass
+class Outcome:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def rehead_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs `rehead ...` through the real entry point, in this process, since importing torch takes seconds."""
+
+    def run(*arguments: object) -> Outcome:
+        from rehead.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["rehead", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import Accelerator
+import torch.utils.deterministic as determinism
+from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
 
 from rehead.configs.schema import TrainOptions
@@ -77,14 +78,14 @@ def repeatable(options: TrainOptions, device: torch.device) -> Iterator[None]:
     deterministic = options.deterministic if options.deterministic is not None else device.type == "cpu"
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = determinism.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         torch.use_deterministic_algorithms(deterministic or before)
         # Filling fresh memory finds reads of it; nothing here reads any, and it costs time at every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        determinism.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.set_flush_denormal(True)
         yield
     finally:
         torch.set_flush_denormal(False)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        determinism.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
 from rehead.configs.schema import TrainOptions
@@ -31,10 +31,11 @@ Batch = tuple[ImageBatch, list[Target]]
 class Job(Protocol):
     """What the loop asks of the task that it trains."""
 
-    model: nn.Module
-    """Called with images and targets in training mode, it returns losses by name."""
-
     steps_per_epoch: int
+
+    @property
+    def model(self) -> nn.Module:
+        """Called with images and targets in training mode, it returns losses by name."""
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """The batches of an epoch from batch `start` on."""
@@ -83,7 +84,7 @@ class Loop:
     def __init__(self, job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, total: int) -> None:
         self.job, self.options, self.folder, self.accelerator, self.total = job, options, folder, accelerator, total
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-        job.model.to(accelerator.device, memory_format=self.memory_format)
+        job.model.to(accelerator.device).to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(job.model, options.optimizer)
         self.state = Progressed()
         # Summed since the last row of the metric files; they wait on the device until a row is due.
@@ -170,7 +171,9 @@ class Loop:
             self._write(lambda: save_model(self.folder / "best.safetensors", self._tensors(), self.job.metadata()))
         shown = "  ".join(f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None)
         took = time.monotonic() - started
-        say(f"epoch {epoch + 1}, step {self.state.step}: {shown}{'  (best)' if best else ''}  evaluated in {took:.0f} s")
+        say(
+            f"epoch {epoch + 1}, step {self.state.step}: {shown}{'  (best)' if best else ''}  evaluated in {took:.0f} s"
+        )
 
     def _checkpoint(self) -> None:
         """Weights for use, then everything for resuming: the rename of `resume.pt` commits the step."""
@@ -207,8 +210,8 @@ class Loop:
             write()
         except OSError as error:
             raise TrainingError(
-                f"cannot write to {self.folder}: {error.strerror or error}. The last whole checkpoint there is untouched; "
-                f"make room and go on with: rehead train --resume {self.folder}"
+                f"cannot write to {self.folder}: {error.strerror or error}. The last whole checkpoint there is "
+                f"untouched; make room and go on with: rehead train --resume {self.folder}"
             ) from error
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:

@@ -136,5 +136,7 @@ def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monk
 
 
 def test_checking_a_config_imports_no_torch() -> None:
-    code = "import sys; from rehead import load_config; load_config('camvid_unet_r18'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from rehead import load_config; load_config('camvid_unet_r18'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

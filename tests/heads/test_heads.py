@@ -38,9 +38,7 @@ def test_every_shipped_head_is_covered_here() -> None:
 
 
 @pytest.mark.parametrize("head", HEAD_OPTIONS, ids=lambda head: head.name)
-@pytest.mark.parametrize(
-    "backbone", BACKBONES, ids=lambda b: f"{b.name}-os{b.output_stride}-{b.in_channels}ch"
-)
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda b: f"{b.name}-os{b.output_stride}-{b.in_channels}ch")
 def test_a_head_trains_and_predicts_on_a_backbone(backbone: BackboneOptions, head: FasterRCNNOptions) -> None:
     torch.manual_seed(0)
     model = build_model(backbone, head, NAMES)
@@ -125,7 +123,9 @@ def test_the_deepest_feature_of_each_stride_is_used() -> None:
     assert list(one_per_stride(specs)) == ["C1", "C2", "C5"]
     pyramid = FPN(specs, 4)
     assert {name: spec.stride for name, spec in pyramid.feature_specs.items()} == {"P2": 4, "P3": 8, "P4": 16}
-    features = {name: torch.zeros(1, spec.channels, 64 // spec.stride, 64 // spec.stride) for name, spec in specs.items()}
+    features = {
+        name: torch.zeros(1, spec.channels, 64 // spec.stride, 64 // spec.stride) for name, spec in specs.items()
+    }
     assert {name: tuple(value.shape[1:]) for name, value in pyramid(features).items()} == {
         "P2": (4, 16, 16),
         "P3": (4, 8, 8),

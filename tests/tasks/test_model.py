@@ -112,7 +112,7 @@ class TestSwap:
     def test_an_unknown_head_or_option_is_named(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'unet'"):
             small_detector().swap_head("unett", NAMES)
-        with pytest.raises(ConfigError, match="model.heads.main.chanels: unknown key; did you mean 'channels'"):
+        with pytest.raises(ConfigError, match=r"model\.heads.main\.chanels: unknown key; did you mean 'channels'"):
             small_detector().swap_head({"name": "faster_rcnn", "chanels": 3}, NAMES)
 
 
@@ -133,9 +133,7 @@ class TestCheckpoint:
         """A model fine-tuned from hub weights loads offline, with the mean and std it was trained with."""
         model = small_detector()
         body = model.backbone.options.model_copy(update={"weights": "imagenet"})
-        config = model.config.model_copy(
-            update={"model": model.config.model.model_copy(update={"backbone": body})}
-        )
+        config = model.config.model_copy(update={"model": model.config.model.model_copy(update={"backbone": body})})
         Model(model.backbone, {"main": model.head("main")}, config).save(tmp_path / "model.safetensors")
         loaded = rehead.load(tmp_path / "model.safetensors")
         assert same_tensors(model, loaded)
@@ -149,12 +147,12 @@ class TestCheckpoint:
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x00" * 100])
     def test_a_broken_file_is_named(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "bad.safetensors").write_bytes(content)
-        with pytest.raises(WeightsError, match="bad.safetensors: not a readable safetensors file"):
+        with pytest.raises(WeightsError, match=r"bad\.safetensors: not a readable safetensors file"):
             rehead.load(tmp_path / "bad.safetensors")
 
     def test_plain_weights_are_told_from_a_checkpoint(self, tmp_path: Path) -> None:
         save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.safetensors")
-        with pytest.raises(WeightsError, match="no checkpoint of rehead.*model.backbone.weights="):
+        with pytest.raises(WeightsError, match=r"no checkpoint of rehead.*model\.backbone\.weights="):
             rehead.load(tmp_path / "plain.safetensors")
 
     def test_a_tensor_too_few_is_an_error(self, tmp_path: Path) -> None:
@@ -181,12 +179,12 @@ class TestInit:
     """`model.init` takes the backbone always, and heads that fit."""
 
     def start(self, path: Path, head: dict[str, object], names: list[str], task: str = "detection") -> Model:
-        config = load_config(
-            {"task": task, "model": {"backbone": TINY.model_dump(), "head": head, "init": str(path)}}
-        )
+        config = load_config({"task": task, "model": {"backbone": TINY.model_dump(), "head": head, "init": str(path)}})
         return from_config(config, {"main": Classes(tuple(names))})
 
-    def test_the_same_head_with_the_same_classes_is_taken(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_same_head_with_the_same_classes_is_taken(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         model = small_detector()
         model.save(tmp_path / "model.safetensors")
         head = {"name": "faster_rcnn", "channels": 16, "representation": 32, "score_threshold": 0.3}
@@ -197,7 +195,12 @@ class TestInit:
         ("head", "names", "task", "said"),
         [
             ({"name": "unet"}, NAMES, "segmentation", "the checkpoint's is faster_rcnn"),
-            ({"name": "faster_rcnn", "channels": 16, "representation": 32}, ["p", "q"], "detection", "classes are a, b, c"),
+            (
+                {"name": "faster_rcnn", "channels": 16, "representation": 32},
+                ["p", "q"],
+                "detection",
+                "classes are a, b, c",
+            ),
             ({"name": "faster_rcnn", "channels": 8, "representation": 32}, NAMES, "detection", "other options"),
         ],
     )
@@ -226,9 +229,7 @@ class TestInit:
 class TestPredict:
     def test_an_array_is_predicted_in_its_own_pixels(self) -> None:
         model = rehead.build_model(TINY, "unet", NAMES)
-        model.config = load_config(
-            {**dump(model.config), "data": {"resize": {"height": 64, "width": 64}}}
-        )
+        model.config = load_config({**dump(model.config), "data": {"resize": {"height": 64, "width": 64}}})
         image = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
         prediction = model.train().predict(image)
         assert prediction.semantic.shape == (50, 80)

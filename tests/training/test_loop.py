@@ -43,7 +43,9 @@ class ToyJob:
 
     steps_per_epoch = 4
 
-    def __init__(self, scores: list[float] | None = None, poison: int | None = None, stop_at: int | None = None) -> None:
+    def __init__(
+        self, scores: list[float] | None = None, poison: int | None = None, stop_at: int | None = None
+    ) -> None:
         torch.manual_seed(0)
         self.model: nn.Module = Toy()
         self.scores = scores or [0.0] * 100

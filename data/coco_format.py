@@ -1,0 +1,59 @@
+"""Any detection data as a COCO ground truth, so that pycocotools can judge it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rehead.data.readers.base import Reader
+from rehead.errors import DataError
+
+
+def ground_truth(reader: Reader) -> dict[str, Any]:
+    """The annotations of a reader as COCO's instances format.
+
+    Sizes, boxes and ids are those of the user's files. Coordinates are rounded to a thousandth of a pixel,
+    which brings decimals back as they were written before they became float32.
+
+    Args:
+        reader: of any format that gives boxes.
+
+    Returns:
+        `images`, `annotations` (numbered from 1, with bbox xywh, area and iscrowd) and `categories`.
+
+    Raises:
+        DataError: when the data have no boxes.
+    """
+    ids = np.array(reader.classes.ids)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(len(reader)):
+        sample = reader[index]
+        if sample.boxes is None or sample.labels is None:
+            raise DataError(f"{sample.path}: has no boxes; boxes are judged on detection data only")
+        image: dict[str, Any] = {"id": sample.image_id, "file_name": sample.path.name}
+        if sample.size is not None:
+            image |= {"height": sample.size[0], "width": sample.size[1]}
+        images.append(image)
+        boxes = sample.boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        boxes = boxes.round(3)
+        areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas
+        crowds = np.zeros(len(boxes), bool) if sample.iscrowd is None else sample.iscrowd
+        columns = ids[sample.labels], boxes, areas, crowds.astype(int)
+        annotations += [
+            {
+                "id": len(annotations) + row,
+                "image_id": sample.image_id,
+                "category_id": category,
+                "bbox": box,
+                "area": area,
+                "iscrowd": crowd,
+            }
+            for row, (category, box, area, crowd) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True), start=1
+            )
+        ]
+    categories = [{"id": i, "name": name} for i, name in zip(reader.classes.ids, reader.classes.names, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,0 +1,250 @@
+"""Which images when, and the processes that read them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rehead.data.augment import Augment
+from rehead.data.batch import collate
+from rehead.data.readers.base import Reader
+from rehead.data.resize import Resize
+from rehead.data.sample import Sample
+from rehead.errors import DataError
+from rehead.types import ImageBatch, Target
+
+Truth = TypeVar("Truth", Target, Sample)
+
+Key = tuple[int, int]
+"""(epoch, index): what every draw for an image is made from, together with the seed."""
+
+
+class BatchSampler:
+    """The batches of every epoch, a pure function of (seed, epoch): nothing needs saving to resume.
+
+    With `shuffle` (training), every rank gets the same number of batches, all full: what is left at the
+    end of an epoch is dropped. Data smaller than one batch make one smaller batch, in which images repeat
+    only if there are fewer than ranks. Without `shuffle` (evaluation), every image comes exactly once over
+    all ranks, in order, and the last batch may be smaller.
+
+    Args:
+        length: number of images.
+        batch_size: per rank.
+        seed: of the order.
+        shuffle: training rather than evaluation.
+        rank: of this process, from 0.
+        world: number of processes.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int = 0, *, shuffle: bool, rank: int = 0, world: int = 1
+    ) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world = world
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """The (epoch, index) pairs of every batch of an epoch; to resume after k batches, take `[k:]`."""
+        order = np.arange(self.length)
+        if self.shuffle and self.length:
+            order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,))).permutation(order)
+            together = self.batch_size * self.world
+            if self.length >= together:
+                order = order[: self.length // together * together]
+            else:
+                order = np.resize(order, max(self.length, self.world))
+        mine = [(epoch, int(index)) for index in order[self.rank :: self.world]]
+        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+
+
+class Loader(Generic[Truth]):
+    """Batches in order, read ahead by worker processes; made by the two functions below.
+
+    Iterating yields `(ImageBatch, truths)` and raises `DataError`, with its message only, at the batch
+    whose image cannot be used.
+    """
+
+    def __init__(self, loader: DataLoader[_Packed[Truth]]) -> None:
+        self._loader: DataLoader[_Packed[Truth]] = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[ImageBatch, list[Truth]]]:
+        for packed in self._loader:
+            if packed.images is None:
+                raise DataError(packed.problem)
+            yield packed.images, packed.truths
+
+
+def make_loader(
+    reader: Reader,
+    *,
+    resize: Resize,
+    augment: Augment | None,
+    batches: Sequence[Sequence[Key]],
+    channels: int = 3,
+    divisor: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader[Target]:
+    """A loader for training, over an explicit list of batches: resuming at batch k is a slice.
+
+    Args:
+        reader: the split.
+        resize: the resize of this model.
+        augment: resizes and augments in its place; None for neither.
+        batches: from `BatchSampler.batches`.
+        channels: of the model's input.
+        divisor: of the batch's height and width.
+        workers: processes; 0 reads in this one.
+        pin_memory: for copies to a GPU that do not wait.
+
+    Returns:
+        Yields batches with `Target`s in batch pixels.
+    """
+    source = _Training(reader, resize, channels, divisor, augment)
+    return Loader(_data_loader(source, batches, workers, pin_memory))
+
+
+def evaluation_loader(
+    reader: Reader,
+    *,
+    resize: Resize,
+    batch_size: int,
+    channels: int = 3,
+    divisor: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> Loader[Sample]:
+    """A loader for evaluation: every image once over all ranks, in order.
+
+    Args:
+        reader: the split.
+        resize: the resize of this model.
+        batch_size: images at a time.
+        channels: of the model's input.
+        divisor: of the batch's height and width.
+        workers: processes; 0 reads in this one.
+        pin_memory: for copies to a GPU that do not wait.
+        rank: of this process, from 0.
+        world: number of processes.
+
+    Returns:
+        Yields batches with `Sample`s: the annotation in ORIGINAL pixels, with `semantic` and `size`, without
+        the image.
+    """
+    batches = BatchSampler(len(reader), batch_size, shuffle=False, rank=rank, world=world).batches(0)
+    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor), batches, workers, pin_memory))
+
+
+@dataclass
+class _Packed(Generic[Truth]):
+    """A batch on its way from a worker, or the message of the error met on the way.
+
+    torch repeats a worker's exception with the traceback inside the message, which says nothing to the
+    user whose image is broken; a message that travels as data arrives clean.
+    """
+
+    images: ImageBatch | None = None
+    truths: list[Truth] = field(default_factory=list)
+    problem: str = ""
+
+    def pin_memory(self) -> _Packed[Truth]:
+        """Called by torch's pinning thread, which knows no other way into a class of ours."""
+        if self.images is None:
+            return self
+        images = replace(self.images, pixels=self.images.pixels.pin_memory())
+        return _Packed(images, [_pinned(truth) for truth in self.truths])
+
+
+def _pinned(truth: Truth) -> Truth:
+    tensors: dict[str, Any] = {
+        name: value.pin_memory() for name, value in vars(truth).items() if isinstance(value, Tensor)
+    }
+    return replace(truth, **tensors)
+
+
+class _Source(Dataset[_Packed[Truth]]):
+    """Reads a whole batch at a time."""
+
+    def __init__(self, reader: Reader, resize: Resize, channels: int, divisor: int) -> None:
+        self.reader = reader
+        self.resize = resize
+        self.channels = channels
+        self.divisor = divisor
+
+    def __getitem__(self, keys: Sequence[Key]) -> _Packed[Truth]:
+        try:
+            return self.batch(keys)
+        except DataError as error:
+            return _Packed(problem=str(error))
+
+    @abstractmethod
+    def batch(self, keys: Sequence[Key]) -> _Packed[Truth]:
+        """Images and what is true of them."""
+
+
+class _Training(_Source[Target]):
+    def __init__(
+        self, reader: Reader, resize: Resize, channels: int, divisor: int, augment: Augment | None = None
+    ) -> None:
+        super().__init__(reader, resize, channels, divisor)
+        self.augment = augment
+
+    def batch(self, keys: Sequence[Key]) -> _Packed[Target]:
+        items = []
+        for epoch, index in keys:
+            sample = self.reader.read(index, self.channels)
+            items.append(self.resize(sample) if self.augment is None else self.augment(sample, epoch, index))
+        return _Packed(*collate(items, self.divisor))
+
+
+class _Evaluation(_Source[Sample]):
+    def batch(self, keys: Sequence[Key]) -> _Packed[Sample]:
+        items, truths = [], []
+        for _, index in keys:
+            sample = self.reader.read(index, self.channels)
+            image = sample.pixels
+            # Only the image is resized: the annotation is judged against as it is.
+            items.append(self.resize(Sample(sample.image_id, sample.path, image=image)))
+            truths.append(replace(sample, image=None, size=(image.shape[0], image.shape[1])))
+        return _Packed(collate(items, self.divisor)[0], truths)
+
+
+def _data_loader(
+    source: _Source[Truth], batches: Sequence[Sequence[Key]], workers: int, pin_memory: bool
+) -> DataLoader[_Packed[Truth]]:
+    return DataLoader(
+        source,
+        batch_size=None,
+        sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        # Its own, since a loader draws a number from the global generator whenever it starts.
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(packed: Any) -> Any:
+    return packed
+
+
+def _start_worker(number: int) -> None:
+    # The workers are the parallelism; and OpenCV's threads do not survive a fork.
+    cv2.setNumThreads(0)

@@ -1,0 +1,133 @@
+"""What every reader has in common: annotations first and cheaply, pixels when asked."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rehead.data.pixels import SUFFIXES, read_image
+from rehead.data.sample import Sample
+from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.types import Classes
+
+SHOWN = 5
+"""How many names a message lists before it stops."""
+
+
+class Reader(ABC):
+    """A split of a data set. Subclasses are built as `Reader(split, root, classes, ignore_index)`.
+
+    A reader crosses to worker processes: keep columns (numpy arrays), not a Python object per annotation,
+    since forked processes copy every object that they touch.
+
+    Attributes:
+        classes: in the order of the labels.
+    """
+
+    classes: Classes
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """The annotation alone: no file is opened."""
+
+    def read(self, index: int, channels: int = 3) -> Sample:
+        """The annotation with its pixels.
+
+        Raises:
+            DataError: when the image cannot be read, or is not of the size that its annotation says.
+        """
+        sample = self[index]
+        image = read_image(sample.path, channels, sample.size)
+        if sample.size is not None and image.shape[:2] != sample.size:
+            raise DataError(
+                f"{sample.path}: the image is {_by(image.shape[:2])} but its annotation says {_by(sample.size)} "
+                "(width x height); resize images and boxes together, or correct the annotation"
+            )
+        return replace(sample, image=image)
+
+
+class MissingPathError(DataError):
+    """A path of a split that is not there. The message starts with the option's name, such as `images`."""
+
+
+def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
+    """The full path of an option of a split.
+
+    Args:
+        root: what relative paths start from.
+        value: what the configuration says.
+        key: the option's name inside the split, for the message.
+        folder: whether it should be a folder or a file.
+
+    Raises:
+        MissingPathError: with the full path and the near matches beside it.
+    """
+    path = root / value
+    if path.is_dir() if folder else path.is_file():
+        return path
+    kind = "folder" if folder else "file"
+    if path.exists():
+        raise MissingPathError(f"{key}: {path.absolute()} is not a {kind}")
+    # Name the first part that is missing, and look for its near matches where it should be.
+    missing = path.absolute()
+    while not missing.parent.exists():
+        missing = missing.parent
+    beside = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    hint = did_you_mean(missing.name, beside) or f"; {missing.parent} holds {listed(beside)}"
+    raise MissingPathError(f"{key}: no {kind} {path.absolute()}{hint}")
+
+
+def image_names(folder: Path) -> list[str]:
+    """Relative names of the images at any depth, sorted, with `/` between parts; hidden ones are skipped."""
+    found = []
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
+        found += [
+            prefix + name
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> Classes:
+    """`Classes` of a user's file.
+
+    Raises:
+        DataError: naming the file, when a name or an id occurs twice.
+    """
+    try:
+        return Classes(tuple(names), tuple(ids))
+    except ConfigError as error:
+        raise DataError(f"{source}: {'; '.join(error.problems)}") from error
+
+
+def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -> None:
+    """Checks that every wanted class is known.
+
+    Raises:
+        DataError: naming `data.classes`, the classes that are not there, and their near matches.
+    """
+    absent = [name for name in wanted if name not in known]
+    if absent:
+        hints = [f"'{name}'{did_you_mean(name, known)}" for name in absent]
+        raise DataError(f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})")
+
+
+def listed(names: Sequence[object]) -> str:
+    """The first few of many names, for a message."""
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}"

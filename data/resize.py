@@ -1,0 +1,127 @@
+"""The one resize of training, evaluation and prediction. Two that differ cost accuracy without a word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.configs.schema import ResizeOptions
+from rehead.data.sample import Sample
+from rehead.errors import ConfigError, did_you_mean
+from rehead.types import Frame
+
+DEFAULTS: dict[str, ResizeOptions] = {
+    "classification": ResizeOptions(shorter=256, crop=224),
+    "detection": ResizeOptions(shorter=800, longer=1333),
+    "segmentation": ResizeOptions(shorter=512, longer=1024),
+}
+"""By task: what `data.resize` means when it is not given."""
+
+INTERPOLATIONS = {
+    "nearest": cv2.INTER_NEAREST_EXACT,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+"""By the names that pre-trained weights use."""
+
+
+class Resize:
+    """Resizes image, semantic map and boxes.
+
+    Args:
+        options: the wanted size.
+        interpolation: for growing, such as the one that the backbone's weights were trained with. Shrinking
+            averages over the area, since OpenCV's other methods skip pixels then.
+
+    Raises:
+        ConfigError: for an interpolation that is not known.
+    """
+
+    def __init__(self, options: ResizeOptions, interpolation: str = "bilinear") -> None:
+        if interpolation not in INTERPOLATIONS:
+            hint = did_you_mean(interpolation, INTERPOLATIONS) or f"; known: {', '.join(INTERPOLATIONS)}"
+            raise ConfigError([f"unknown interpolation '{interpolation}'{hint}"], "resize")
+        self.options = options
+        self.interpolation = interpolation
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """(height, width) of every result where it is the same for all images, else None."""
+        if self.options.height is not None and self.options.width is not None:
+            return self.options.height, self.options.width
+        if self.options.crop is not None:
+            return self.options.crop, self.options.crop
+        return None
+
+    def size_for(self, original: tuple[int, int]) -> tuple[int, int]:
+        """The result's (height, width) for an original (height, width), in pixels."""
+        height, width = self._before_crop(original)
+        crop = self.options.crop
+        return (height, width) if crop is None else (min(crop, height), min(crop, width))
+
+    def _before_crop(self, original: tuple[int, int]) -> tuple[int, int]:
+        """torchvision's rule (`transforms.v2.Resize` with size and max_size), but never below one pixel."""
+        if self.options.height is not None and self.options.width is not None:
+            return self.options.height, self.options.width
+        assert self.options.shorter is not None  # checked by ResizeOptions
+        short, long = min(original), max(original)
+        new_short, new_long = self.options.shorter, self.options.shorter * long // short
+        longer = self.options.longer
+        if longer is not None and new_long > longer:
+            new_short, new_long = max(1, longer * new_short // new_long), longer
+        return (new_short, new_long) if original[0] <= original[1] else (new_long, new_short)
+
+    def __call__(self, sample: Sample) -> tuple[Sample, Frame]:
+        """Resizes a sample.
+
+        Returns:
+            The sample with `image`, `semantic` and `boxes` in resized pixels (`areas` stay original), and
+            its frame, without padding.
+        """
+        image = sample.pixels
+        original = (image.shape[0], image.shape[1])
+        height, width = self._before_crop(original)
+        resized = replace(sample, image=self._resize_image(image, (height, width)))
+        if sample.semantic is not None:
+            # The exact kind takes the pixel under the centre; plain nearest is off by up to half a pixel.
+            resized.semantic = _resize(sample.semantic, (height, width), cv2.INTER_NEAREST_EXACT)
+        if sample.boxes is not None:
+            y, x = height / original[0], width / original[1]
+            resized.boxes = sample.boxes * np.array([x, y, x, y], np.float32)
+        if self.options.crop is not None:
+            resized = self._crop(resized)
+        return resized, Frame(size=self.size_for(original), original=original, image_id=sample.image_id)
+
+    def _resize_image(self, image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+        if size == image.shape[:2]:
+            return image
+        shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+        resized = _resize(image, size, cv2.INTER_AREA if shrinks else INTERPOLATIONS[self.interpolation])
+        if resized.dtype == np.float32:
+            # Bicubic overshoots at edges; uint8 saturates by itself.
+            resized = np.clip(resized, min(0.0, float(image.min())), max(255.0, float(image.max())))
+        return resized.reshape(*size, image.shape[2])
+
+    def _crop(self, sample: Sample) -> Sample:
+        if sample.boxes is not None:
+            raise ConfigError(["crop: a crop cuts objects off; give shorter and longer, or height and width"], "resize")
+        image = sample.pixels
+        assert self.options.crop is not None
+        height, width = min(self.options.crop, image.shape[0]), min(self.options.crop, image.shape[1])
+        top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
+        window = (slice(top, top + height), slice(left, left + width))
+        semantic = None if sample.semantic is None else np.ascontiguousarray(sample.semantic[window])
+        return replace(sample, image=np.ascontiguousarray(image[window]), semantic=semantic)
+
+
+def _resize(array: NDArray[Any], size: tuple[int, int], interpolation: int) -> NDArray[Any]:
+    if array.ndim == 2 or array.shape[2] <= 4:
+        return cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
+    # OpenCV averages over areas for four channels at most.
+    parts = [np.ascontiguousarray(array[:, :, start : start + 4]) for start in range(0, array.shape[2], 4)]
+    return np.dstack([cv2.resize(part, (size[1], size[0]), interpolation=interpolation) for part in parts])

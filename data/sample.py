@@ -1,0 +1,77 @@
+"""One image and what is known of it, as every reader gives it. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.errors import DataError
+
+
+@dataclass
+class Sample:
+    """One image, its annotation and, once read, its pixels. What a format lacks is None.
+
+    Attributes:
+        image_id: the image's id in the user's files; for folders and masks, its relative name.
+        path: of the image file.
+        size: (height, width) that the annotation gives, in pixels.
+        boxes: (N, 4) float32 xyxy in pixels of `image`; crowds and empty boxes included.
+        labels: (N,) int64 in 0..K-1.
+        iscrowd: (N,) bool.
+        areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
+        mask_path: of the file that holds the semantic map.
+        label: 0..K-1, of the whole image.
+        image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
+        semantic: (H, W) uint8 in 0..K-1, or `rehead.types.IGNORE`.
+    """
+
+    image_id: int | str
+    path: Path
+    size: tuple[int, int] | None = None
+    boxes: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
+    iscrowd: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float32] | None = None
+    mask_path: Path | None = None
+    label: int | None = None
+    image: NDArray[Any] | None = None
+    semantic: NDArray[np.uint8] | None = None
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """`image`, for those who cannot go on without it.
+
+        Raises:
+            DataError: when the sample was not read yet.
+        """
+        if self.image is None:
+            raise DataError(f"{self.path}: the pixels are not read yet; use reader.read(i, channels), not reader[i]")
+        return self.image
+
+    def select(self, rows: NDArray[Any]) -> Sample:
+        """The same image with some of its objects.
+
+        Args:
+            rows: (N,) bool, or (M,) indices in the wanted order.
+        """
+        return replace(
+            self,
+            boxes=None if self.boxes is None else self.boxes[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            iscrowd=None if self.iscrowd is None else self.iscrowd[rows],
+            areas=None if self.areas is None else self.areas[rows],
+        )
+
+    def clipped(self) -> Sample:
+        """The same image with its boxes cut to it, without those that nothing is left of."""
+        if self.boxes is None:
+            return self
+        height, width = self.pixels.shape[:2]
+        boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
+        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return replace(self, boxes=boxes).select(kept)

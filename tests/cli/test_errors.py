@@ -1,0 +1,107 @@
+"""Bad input: one clear message, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY
+
+import rehead
+from rehead.configs.load import to_yaml
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")
+    return tmp_path / "unet.safetensors"
+
+
+def refused(outcome, *said: str) -> None:
+    assert outcome.code == 2, outcome
+    text = " ".join(outcome.err.split())
+    assert all(part in text for part in said), text
+    assert "Traceback" not in outcome.err
+
+
+def test_train(rehead_command, tmp_path: Path) -> None:
+    refused(rehead_command("train"), "name a CONFIG")
+    refused(rehead_command("train", "camvid_unet_r81"), "no such file or recipe", "camvid_unet_r18")
+    refused(rehead_command("train", tmp_path / "none.yaml"), "none.yaml", "no such file or recipe")
+    recipe = "camvid_unet_r18"
+    refused(rehead_command("train", recipe, "train.epoch=1"), "train.epoch: unknown key; did you mean 'epochs'?")
+    refused(rehead_command("train", recipe, "train.epochs"), "should read key=value")
+    refused(rehead_command("train", recipe, "model.head.name=unett"), "did you mean 'unet'?")
+    refused(rehead_command("train", recipe, "device=cuda:77"), "device: 'cuda:77'")
+    refused(
+        rehead_command("train", recipe, f"data.root={tmp_path}/nowhere"), f"data.root: no folder {tmp_path}/nowhere"
+    )
+    refused(rehead_command("train", "--resume", tmp_path / "no_run"), "no_run")
+    (tmp_path / "bad.yaml").write_text("task: [detection")
+    refused(rehead_command("train", tmp_path / "bad.yaml"), "bad.yaml", "not YAML")
+
+
+def test_evaluate(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
+    refused(rehead_command("evaluate", tmp_path / "no.safetensors"), "no.safetensors: no such checkpoint")
+    refused(rehead_command("evaluate", checkpoint), "data.val: missing")
+    data = ["data.format=masks", f"data.root={drawn}/scenes", "data.val={images: val, masks: val_masks}"]
+    refused(
+        rehead_command("evaluate", checkpoint, *data, "data.classes=[sky, sea]"),
+        "data.classes: 2 classes (sky, sea), but this checkpoint tells apart 2 classes (sky, road)",
+    )
+    # The masks hold more values than the checkpoint has classes.
+    refused(rehead_command("evaluate", checkpoint, *data, "data.workers=0"), "_masks", "ignore_index")
+
+
+def test_predict(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
+    out = tmp_path / "out"
+    refused(rehead_command("predict", checkpoint, tmp_path / "no.jpg", "--out", out), "no such image", "no.jpg")
+    refused(rehead_command("predict", checkpoint, tmp_path, "--out", out), "no image in")
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    refused(rehead_command("predict", checkpoint, tmp_path / "broken.jpg", "--out", out), "none of the 1 images")
+    refused(rehead_command("predict", checkpoint))
+
+
+def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
+    out = tmp_path / "new.safetensors"
+    arguments = ["--classes", "a,b", "--out", out]
+    refused(rehead_command("swap", checkpoint, "--head", "fasterrcnn", *arguments), "did you mean 'faster_rcnn'?")
+    refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", ",", "--out", out), "name at least one")
+    refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", "a,a", "--out", out), "given twice: a")
+    refused(rehead_command("swap", tmp_path / "no.safetensors", "--head", "unet", *arguments), "no such checkpoint")
+    assert not out.exists()
+
+
+def test_backbones_and_configs(rehead_command) -> None:
+    refused(rehead_command("backbones", "resnet43"), "resnet34")
+    refused(rehead_command("configs", "coco"), "recipe")
+
+
+def test_annotations_that_are_broken_or_empty(rehead_command, tmp_path: Path, drawn: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        to_yaml(
+            rehead.load_config(
+                {
+                    "task": "detection",
+                    "model": {"backbone": TINY.model_dump(), "head": "faster_rcnn"},
+                    "data": {
+                        "format": "coco",
+                        "root": str(drawn / "scenes"),
+                        "train": {"images": "train", "annotations": str(tmp_path / "annotations.json")},
+                        "val": {"images": "val", "annotations": "annotations/val.json"},
+                        "workers": 0,
+                    },
+                    "out": str(tmp_path / "run"),
+                }
+            )
+        )
+    )
+    (tmp_path / "annotations.json").write_text("")
+    refused(rehead_command("train", config), "annotations.json")
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    refused(rehead_command("train", config), "annotations.json")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,207 @@
+"""Every shipped recipe through the real commands: train, evaluate, predict, swap."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import TINY
+from PIL import Image
+from safetensors.torch import load_file
+
+import rehead
+from rehead.configs.load import load_config, recipes
+from rehead.data.drawn import MASK_CLASSES
+
+TWELVE = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
+
+SMALL = [
+    *(f"model.backbone.{name}={value}" for name, value in {"name": "resnet18", "weights": "none", "width": 8}.items()),
+    "data.workers=0",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.log_every=2",
+    "train.pictures=2",
+]
+DRAWN = {
+    "classification": ["data.root={drawn}/shapes", "data.resize={{height: 64, width: 64}}"],
+    "detection": [
+        "data.root={drawn}/scenes",
+        "data.train={{images: train, annotations: annotations/train.json}}",
+        "data.val={{images: val, annotations: annotations/val.json}}",
+        "data.resize={{shorter: 64, longer: 96}}",
+        "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
+    ],
+    "segmentation": [
+        "data.root={drawn}/scenes",
+        "data.train={{images: train, masks: train_masks}}",
+        "data.val={{images: val, masks: val_masks}}",
+        "data.ignore_index=[]",
+        f"data.classes=[{', '.join(MASK_CLASSES)}]",
+        "data.resize={{height: 64, width: 64}}",
+    ],
+}
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
+    recipe: str, drawn: Path, tmp_path: Path, rehead_command
+) -> None:
+    task = load_config(recipe).task
+    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN[task]), f"out={tmp_path}/run"]
+    outcome = rehead_command("train", recipe, *overrides)
+    assert outcome.code == 0, outcome
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "metrics.csv",
+        "metrics.jsonl",
+        "best.safetensors",
+        "last.safetensors",
+        "resume.pt",
+        "pictures",
+    }
+    assert len(list((run / "pictures").glob("*.png"))) == 2
+    resolved = load_config(run / "config.yaml")
+    assert resolved.model.backbone.mean is not None
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert any(row["loss"] for row in rows)
+    figure = {"classification": "main.top1", "detection": "main.bbox.AP", "segmentation": "main.mIoU"}[task]
+    assert any(row[figure] for row in rows)
+
+    outcome = rehead_command("evaluate", run / "last.safetensors", "--json", tmp_path / "figures.json")
+    assert outcome.code == 0, outcome
+    figures = json.loads((tmp_path / "figures.json").read_text())["main"]
+    if task == "detection":
+        assert set(figures["bbox"]) == TWELVE
+        assert f"{figures['bbox']['AP']:.6f}" == f"{float(rows[-1]['main.bbox.AP']):.6f}"
+    elif task == "segmentation":
+        assert set(figures["IoU"]) == set(MASK_CLASSES)
+        assert figures["mIoU"] == pytest.approx(float(rows[-1]["main.mIoU"]))
+    else:
+        assert set(figures) == {"top1", "top5"}
+
+    image = next((drawn / ("shapes/val/circle" if task == "classification" else "scenes/val")).glob("*.png"))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    outcome = rehead_command(
+        "predict", run / "best.safetensors", image, tmp_path / "broken.png", "--out", tmp_path / "predicted"
+    )
+    assert outcome.code == 0, outcome
+    assert "skipped:" in outcome.err
+    assert "broken.png" in outcome.err
+    assert [path.stem for path in (tmp_path / "predicted/pictures").iterdir()] == [image.stem]
+    records = json.loads((tmp_path / "predicted/predictions.json").read_text())
+    if task == "detection":
+        assert all({"image_id", "category_id", "bbox", "score"} <= set(record) for record in records)
+        assert all(record["category_id"] in range(1, 7) for record in records)
+    elif task == "segmentation":
+        mask = Image.open(tmp_path / "predicted" / records[0]["mask"])
+        assert mask.size == (64, 64)
+        assert max(mask.tobytes()) < len(MASK_CLASSES)
+    else:
+        assert [guess["score"] for guess in records[0]["top"]] == sorted(
+            (guess["score"] for guess in records[0]["top"]), reverse=True
+        )
+
+
+def test_a_folder_with_a_run_is_not_written_over_unless_asked(drawn: Path, tmp_path: Path, rehead_command) -> None:
+    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+    train = ["train", "imagenette_resnet18", *overrides, "train.max_steps=1"]
+    assert rehead_command(*train).code == 0
+    before = (tmp_path / "run/last.safetensors").read_bytes()
+    outcome = rehead_command(*train, "train.seed=1")
+    assert outcome.code == 2
+    assert "already holds a run" in outcome.err
+    assert (tmp_path / "run/last.safetensors").read_bytes() == before
+    assert rehead_command(*train, "train.seed=1", "--overwrite").code == 0
+    assert (tmp_path / "run/last.safetensors").read_bytes() != before
+
+
+def test_a_run_goes_on_from_its_folder_alone(drawn: Path, tmp_path: Path, rehead_command) -> None:
+    """Two epochs, or one and then another with --resume: the same weights and rows."""
+    common = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["segmentation"]), "train.schedule.name=constant"]
+    recipe = "camvid_unet_r18"
+    assert rehead_command("train", recipe, *common, f"out={tmp_path}/whole", "train.epochs=2").code == 0
+    assert rehead_command("train", recipe, *common, f"out={tmp_path}/parts", "train.epochs=1").code == 0
+    assert rehead_command("train", "--resume", tmp_path / "parts", "train.epochs=2", "data.workers=1").code == 0
+    whole, parts = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_swap_keeps_the_backbone_bit_for_bit_there_and_back(tmp_path: Path, rehead_command) -> None:
+    torch.manual_seed(0)
+    rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")
+    there, back = tmp_path / "detector.safetensors", tmp_path / "back.safetensors"
+    swap = ["swap", tmp_path / "unet.safetensors", "--head", "faster_rcnn", "--classes", "cat, dog", "--out", there]
+    assert rehead_command(*swap).code == 0
+    assert rehead_command("swap", there, "--head", "unet", "--classes", "sky,road", "--out", back).code == 0
+    first, second, third = (load_file(path) for path in (tmp_path / "unet.safetensors", there, back))
+    body = {name for name in first if name.startswith("backbone.")}
+    assert body
+    for name in body:
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(first[name], third[name])
+    assert rehead.load(there).classes["main"].names == ("cat", "dog")
+
+
+def test_configs_prints_a_recipe_that_can_be_trained(tmp_path: Path, rehead_command) -> None:
+    outcome = rehead_command("configs", "camvid_unet_r18")
+    assert yaml.safe_load(outcome.out)["task"] == "segmentation"
+    (tmp_path / "mine.yaml").write_text(outcome.out)
+    assert load_config(tmp_path / "mine.yaml") == load_config("camvid_unet_r18")
+    listing = rehead_command("configs").out
+    assert all(name in listing for name in recipes())
+
+
+@pytest.mark.slow
+class TestRealImages:
+    """The recipes on photographs, with the backbone that was trained on photographs."""
+
+    def common(self, shared: Path) -> list[str]:
+        return ["model.backbone.name=resnet18", f"model.backbone.weights={shared}/weights/resnet18_photos.pth"]
+
+    def test_coco(self, shared: Path, tmp_path: Path, rehead_command) -> None:
+        run = tmp_path / "run"
+        arguments = [f"data.root={shared}/data/coco", *self.common(shared), "train.batch_size=2", f"out={run}"]
+        # Half the recipe's image size: a quarter of the time.
+        arguments += ["train.max_steps=20", "data.resize={shorter: 400, longer: 666}", "train.log_every=5"]
+        outcome = rehead_command("train", "configs/coco_faster_rcnn_r50_fpn.yaml", *arguments)
+        assert outcome.code == 0, outcome
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        assert outcome.code == 0, outcome
+        assert set(json.loads((tmp_path / "figures.json").read_text())["main"]["bbox"]) == TWELVE
+        with (run / "metrics.csv").open() as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+        assert len(losses) == 4
+        assert losses[-1] < losses[0]
+
+    def test_camvid_and_back_from_a_detector(self, shared: Path, tmp_path: Path, rehead_command) -> None:
+        run = tmp_path / "run"
+        arguments = [f"data.root={shared}/data/camvid", *self.common(shared), f"out={run}", "train.max_steps=15"]
+        assert rehead_command("train", "configs/camvid_unet_r18.yaml", *arguments).code == 0
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        assert outcome.code == 0, outcome
+        figures = json.loads((tmp_path / "figures.json").read_text())["main"]
+        assert len(figures["IoU"]) == 11
+        assert "void" not in figures["IoU"]
+        assert figures["mIoU"] > 0.1
+        there, back = tmp_path / "detector.safetensors", tmp_path / "back.safetensors"
+        swap = ["swap", run / "best.safetensors", "--head", "faster_rcnn", "--classes", "car,tree", "--out", there]
+        assert rehead_command(*swap).code == 0
+        assert rehead_command("swap", there, "--head", "unet", "--classes", "a,b", "--out", back).code == 0
+        first, third = load_file(run / "best.safetensors"), load_file(back)
+        body = [name for name in first if name.startswith("backbone.")]
+        assert all(torch.equal(first[name], third[name]) for name in body)
+
+    def test_imagenette(self, shared: Path, tmp_path: Path, rehead_command) -> None:
+        run = tmp_path / "run"
+        arguments = [f"data.root={shared}/data/imagenette128", *self.common(shared), f"out={run}", "train.max_steps=30"]
+        assert rehead_command("train", "configs/imagenette_resnet18.yaml", *arguments).code == 0
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        assert outcome.code == 0, outcome
+        assert json.loads((tmp_path / "figures.json").read_text())["main"]["top1"] > 0.5

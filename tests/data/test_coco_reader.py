@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rehead.configs.readers import CocoSplit
+from rehead.configs.schema import DataOptions
+from rehead.data.readers import open_reader
+from rehead.data.readers.coco import CocoReader
+from rehead.errors import DataError
+
+SPLIT = CocoSplit(images="images", annotations="a.json")
+CATEGORIES = [{"id": 7, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "eel"}]
+
+
+def annotation(number: int, image: int | str, category: int = 3, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": [1, 2, 3.5, 4], "area": 9.25, **more}
+
+
+def write(root: Path, annotations: list[dict[str, Any]], images: list[int | str] | None = None, **more: Any) -> Path:
+    (root / "images").mkdir(exist_ok=True)
+    listed = [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 8} for i in images or [5, 2]]
+    content = {"images": listed, "annotations": annotations, "categories": CATEGORIES, "info": {}, **more}
+    (root / "a.json").write_text(json.dumps(content))
+    return root
+
+
+def reader(root: Path, classes: list[str] | None = None) -> CocoReader:
+    return CocoReader(SPLIT, root, classes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.lists(st.integers(0, 99), min_size=1, max_size=5, unique=True),
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.sampled_from([3, 7, 90]),
+            st.booleans(),
+            st.tuples(*[st.integers(0, 1000).map(lambda v: v / 100)] * 4),
+        ),
+        max_size=12,
+    ),
+    classes=st.sampled_from([None, ["eel", "cat"], ["dog"]]),
+)
+def test_samples_say_what_the_file_says(
+    tmp_path_factory: pytest.TempPathFactory, images: list[int], rows: list[Any], classes: list[str] | None
+) -> None:
+    annotations = [
+        {**annotation(i, images[place % len(images)], category), "iscrowd": int(crowd), "bbox": list(box)}
+        for i, (place, category, crowd, box) in enumerate(rows)
+    ]
+    found = reader(write(tmp_path_factory.mktemp("coco"), annotations, images), classes)
+    ids = {"cat": 3, "dog": 7, "eel": 90}
+    names = classes or ["cat", "dog", "eel"]
+    assert found.classes.names == tuple(names)
+    assert found.classes.ids == tuple(ids[name] for name in names)
+    assert [sample.image_id for sample in found] == images
+    for sample in found:
+        mine = [a for a in annotations if a["image_id"] == sample.image_id and a["category_id"] in found.classes.ids]
+        assert sample.labels is not None
+        assert [found.classes.ids[label] for label in sample.labels] == [a["category_id"] for a in mine]
+        assert sample.iscrowd is not None
+        assert sample.iscrowd.tolist() == [bool(a["iscrowd"]) for a in mine]
+        boxes = [[a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]] for a in mine]
+        assert sample.boxes is not None
+        assert sample.boxes.dtype == np.float32
+        np.testing.assert_allclose(sample.boxes, np.reshape(boxes, (-1, 4)), rtol=1e-6)
+
+
+def test_an_area_that_is_missing_is_the_box(tmp_path: Path) -> None:
+    found = reader(write(tmp_path, [annotation(1, 5), annotation(2, 5, area=None)]))
+    np.testing.assert_allclose(found[0].areas, [9.25, 14])
+
+
+def test_images_without_annotations_and_empty_annotations_are_kept(tmp_path: Path) -> None:
+    found = reader(write(tmp_path, []))
+    assert len(found) == 2
+    assert found[0].boxes is not None
+    assert found[0].boxes.shape == (0, 4)
+    assert found[0].size == (8, 12)
+    assert found[-1].image_id == 2
+
+
+def test_image_ids_may_be_words_but_not_both(tmp_path: Path) -> None:
+    found = reader(write(tmp_path, [annotation(1, "b")], ["a", "b"]))
+    assert [len(sample.labels) for sample in found if sample.labels is not None] == [0, 1]
+    with pytest.raises(DataError, match="some image ids are numbers and some are text"):
+        reader(write(tmp_path, [], ["a", 1]))
+
+
+def test_pixels_and_missing_images(tmp_path: Path) -> None:
+    found = reader(write(tmp_path, []))
+    cv2.imwrite(str(tmp_path / "images/5.png"), np.zeros((8, 12, 3), np.uint8))
+    assert found.read(0).pixels.shape == (8, 12, 3)
+    with pytest.raises(DataError, match=r"images/2\.png: no such file"):
+        found.read(1)
+
+
+def test_an_image_of_another_size_than_its_annotation_says(tmp_path: Path) -> None:
+    found = reader(write(tmp_path, []))
+    cv2.imwrite(str(tmp_path / "images/5.png"), np.zeros((16, 24, 3), np.uint8))
+    with pytest.raises(DataError, match=r"5\.png: the image is 24x16 but its annotation says 12x8"):
+        found.read(0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, r"annotation 41: .*length 4"),
+        ({"bbox": [1, 2, "x", 3]}, r"annotation 41: .*float.*str.*bbox\[2\]"),
+        ({"bbox": None}, r"annotation 41: .*bbox"),
+        ({"bbox": [5, 5, -2, 3]}, r"1 boxes have a negative .* annotation 41, bbox \[5.0, 5.0, -2.0, 3.0\]"),
+        ({"category_id": 4}, r"1 annotations have a category_id that categories does not list.* 41 .* 4$"),
+        ({"image_id": 77}, r"1 annotations have a image_id that images does not list.* 41 .* 77$"),
+    ],
+)
+def test_a_bad_annotation_is_named(tmp_path: Path, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.json: .*{message}"):
+        reader(write(tmp_path, [annotation(40, 5), {**annotation(41, 5), **bad}]))
+
+
+def test_broken_json_and_other_json_name_the_file(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    path = tmp_path / "a.json"
+    whole = path.read_text()
+    for text, message in (
+        (whole[:-20], "broken JSON"),
+        ("", "broken JSON"),
+        ("[]", ".*found list; is it a results file"),
+        ('{"images": [], "annotations": []}', "'categories' is missing"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "the list of images is empty"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "image 1: .*file_name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=rf"a\.json: {message}"):
+            reader(tmp_path)
+
+
+def test_ids_and_names_that_occur_twice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.json: image id 5 occurs more than once"):
+        reader(write(tmp_path, [], [5, 2, 5]))
+    with pytest.raises(DataError, match=r"a\.json: class name given twice: cat"):
+        reader(write(tmp_path, [], categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]))
+
+
+def test_an_unknown_class_has_near_matches(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.classes: .*a\.json has no class 'cats'; did you mean 'cat'\?"):
+        reader(write(tmp_path, []), ["dog", "cats"])
+
+
+def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    data = DataOptions(format="coco", root=str(tmp_path), val=CocoSplit(images="images", annotations="b.json"))
+    with pytest.raises(DataError, match=r"data\.val\.annotations: no file .*/b\.json; did you mean 'a\.json'\?"):
+        open_reader(data, "val")
+
+
+def test_coco(shared: Path) -> None:
+    data = DataOptions(
+        format="coco",
+        root=str(shared / "data/coco"),
+        train=CocoSplit(images="train2017", annotations="annotations/instances_train2017.json"),
+    )
+    found = open_reader(data, "train")
+    assert (len(found), len(found.classes), max(found.classes.ids)) == (238, 80, 90)
+    assert sum(len(sample.labels) for sample in found if sample.labels is not None) == 2243
+    sample = found.read(0)
+    assert sample.pixels.shape[:2] == sample.size

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
+from rehead.configs.schema import ResizeOptions
+from rehead.data.augment import Augment
+from rehead.data.loader import BatchSampler, evaluation_loader, make_loader
+from rehead.data.readers.base import Reader
+from rehead.data.readers.coco import CocoReader
+from rehead.data.readers.folders import FoldersReader
+from rehead.data.readers.masks import MasksReader
+from rehead.data.resize import Resize
+from rehead.errors import DataError
+from rehead.types import IGNORE, ImageBatch, Target
+
+DETECTION = Resize(ResizeOptions(shorter=24, longer=48))
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> CocoReader:
+    """Seven images of different sizes with a box each."""
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for number in range(7):
+        height, width = 20 + 3 * number, 40 - 2 * number
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3))
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), pixels)
+        images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+        annotations.append(
+            {"id": number, "image_id": number, "category_id": 1, "bbox": [2, 3, 10, 12], "iscrowd": number == 3}
+        )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return CocoReader(CocoSplit(images="images", annotations="a.json"), tmp_path)
+
+
+LENGTHS = st.integers(0, 60)
+COUNTS = st.integers(1, 7)
+
+
+@settings(deadline=None)
+@given(length=LENGTHS, size=COUNTS, world=st.integers(1, 4), seed=st.integers(0, 2**40), epoch=st.integers(0, 9))
+def test_training_batches(length: int, size: int, world: int, seed: int, epoch: int) -> None:
+    ranks = [
+        BatchSampler(length, size, seed, shuffle=True, rank=rank, world=world).batches(epoch) for rank in range(world)
+    ]
+    again = BatchSampler(length, size, seed, shuffle=True, rank=world - 1, world=world)
+    again.batches(epoch + 1)
+    assert again.batches(epoch) == ranks[-1]
+    assert len({len(batches) for batches in ranks}) == 1
+    drawn = [key for batches in ranks for batch in batches for key in batch]
+    assert all(one == epoch and 0 <= index < length for one, index in drawn)
+    together = size * world
+    if length >= together:
+        assert all(len(batch) == size for batches in ranks for batch in batches)
+        assert len(drawn) == len(set(drawn)) == length // together * together
+    elif length:
+        assert all(len(batches) == 1 and batches[0] for batches in ranks)
+        assert {index for _, index in drawn} == set(range(length))
+        assert len(drawn) == max(length, world)
+    else:
+        assert not drawn
+
+
+@settings(deadline=None)
+@given(length=LENGTHS, size=COUNTS, world=st.integers(1, 4))
+def test_evaluation_covers_every_image_once(length: int, size: int, world: int) -> None:
+    ranks = [BatchSampler(length, size, shuffle=False, rank=rank, world=world).batches(0) for rank in range(world)]
+    drawn = Counter(index for batches in ranks for batch in batches for _, index in batch)
+    assert drawn == Counter(range(length))
+    assert all(0 < len(batch) <= size for batches in ranks for batch in batches)
+    assert ranks[0] == sorted(ranks[0])
+
+
+@settings(deadline=None)
+@given(size=COUNTS, world=st.integers(1, 3), step=st.integers(0, 2))
+def test_ranks_share_the_batches_that_one_process_would_have(size: int, world: int, step: int) -> None:
+    alone = BatchSampler(100, size * world, 5, shuffle=True).batches(2)[step]
+    shares = [BatchSampler(100, size, 5, shuffle=True, rank=r, world=world).batches(2)[step] for r in range(world)]
+    assert sorted(alone) == sorted(key for share in shares for key in share)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {
+        tuple(index for batch in BatchSampler(50, 5, seed, shuffle=True).batches(epoch) for _, index in batch)
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16
+
+
+def equal(a: tuple[ImageBatch, list[Target]], b: tuple[ImageBatch, list[Target]]) -> bool:
+    boxes = [
+        torch.equal(x.boxes, y.boxes)
+        for x, y in zip(a[1], b[1], strict=True)
+        if x.boxes is not None and y.boxes is not None
+    ]
+    return (
+        torch.equal(a[0].pixels, b[0].pixels) and a[0].frames == b[0].frames and len(boxes) == len(a[1]) and all(boxes)
+    )
+
+
+def test_workers_and_resuming_change_nothing(boxes: CocoReader) -> None:
+    augment = Augment("light", "detection", DETECTION, seed=1)
+    batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(4)
+    common = {"resize": DETECTION, "augment": augment, "divisor": 16}
+    whole = list(make_loader(boxes, batches=batches, workers=0, **common))  # type: ignore[arg-type]
+    assert len(whole) == 3
+    assert whole[0][0].pixels.shape[2] % 16 == 0
+    for workers, start in ((2, 0), (1, 1), (0, 2)):
+        loader = make_loader(boxes, batches=batches[start:], workers=workers, **common)  # type: ignore[arg-type]
+        assert len(loader) == 3 - start
+        rest = list(loader)
+        assert len(rest) == 3 - start
+        assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_a_worker_keeps_the_memory_order(boxes: CocoReader) -> None:
+    batches = BatchSampler(len(boxes), 2, shuffle=False).batches(0)
+    for images, _ in make_loader(boxes, resize=DETECTION, augment=None, batches=batches, workers=1):
+        assert len(images) == 1 or images.pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_starting_a_loader_draws_nothing_from_the_global_generator(boxes: CocoReader) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert list(make_loader(boxes, resize=DETECTION, augment=None, batches=[[(0, 1)]]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_reaches_the_user_by_its_message_alone(boxes: CocoReader, workers: int) -> None:
+    broken = boxes.folder / "2.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    batches = BatchSampler(len(boxes), 2, shuffle=False).batches(0)
+    loader = iter(make_loader(boxes, resize=DETECTION, augment=None, batches=batches, workers=workers))
+    assert len(next(loader)[1]) == 2
+    with pytest.raises(DataError) as caught:
+        next(loader)
+    assert str(caught.value).startswith(f"{broken}: the image is damaged or cut short")
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_gives_annotations_as_they_are(boxes: CocoReader) -> None:
+    seen = []
+    for images, truths in evaluation_loader(boxes, resize=DETECTION, batch_size=3, divisor=8, workers=1):
+        assert len(images) == len(truths)
+        for frame, truth in zip(images.frames, truths, strict=True):
+            wanted = boxes[len(seen)]
+            assert truth.image is None
+            assert truth.size == frame.original == wanted.size
+            assert truth.iscrowd is not None
+            np.testing.assert_array_equal(truth.boxes, wanted.boxes)
+            np.testing.assert_array_equal(truth.iscrowd, wanted.iscrowd)
+            seen.append(truth.image_id)
+    assert seen == list(range(7))
+
+
+def test_segmentation_is_judged_at_the_original_size_and_trained_at_the_resized(tmp_path: Path) -> None:
+    for folder, shape in (("images", (20, 30, 3)), ("masks", (20, 30))):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), np.full(shape, 1, np.uint8))
+    reader = MasksReader(MasksSplit(images="images", masks="masks"), tmp_path, ["a", "b"])
+    resize = Resize(ResizeOptions(shorter=10))
+    ((images, (truth,)),) = evaluation_loader(reader, resize=resize, batch_size=4)
+    assert truth.semantic is not None
+    assert truth.semantic.shape == (20, 30)
+    assert images.frames[0].size == (10, 15)
+    ((images, (target,)),) = make_loader(reader, resize=resize, augment=None, batches=[[(0, 0)]], divisor=8)
+    assert target.semantic is not None
+    assert target.semantic.shape == images.pixels.shape[2:] == (16, 16)
+    assert (target.semantic == 1).sum() == 150
+    assert (target.semantic == IGNORE).sum() == 256 - 150
+
+
+def test_classification_trains_and_evaluates_at_one_size(tmp_path: Path) -> None:
+    for name, size in (("cat/a.png", (30, 50)), ("dog/b.png", (70, 40))):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
+    reader: Reader = FoldersReader(FoldersSplit(images="."), tmp_path)
+    resize = Resize(ResizeOptions(shorter=28, crop=24))
+    augment = Augment("light", "classification", resize)
+    ((images, targets),) = make_loader(reader, resize=resize, augment=augment, batches=[[(0, 1), (0, 0)]], divisor=8)
+    assert images.pixels.shape == (2, 3, 24, 24)
+    assert [int(target.label) for target in targets if target.label is not None] == [1, 0]
+    ((images, truths),) = evaluation_loader(reader, resize=resize, batch_size=4, divisor=8)
+    assert images.pixels.shape == (2, 3, 24, 24)
+    assert [truth.label for truth in truths] == [0, 1]
