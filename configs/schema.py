@@ -148,7 +148,7 @@ class TrainOptions(Options):
     channels_last: bool = True
     deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
     evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps, besides after every evaluation")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; besides after evaluations and epochs")
     log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")
     pictures: int = Field(8, ge=0, description="validation images drawn with predictions at the end")
 

@@ -99,6 +99,8 @@ def draw_boxes(
 def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[str]) -> Picture:
     """Lays class colours over the image, with thin borders, and a legend below of the classes that occur.
 
+    A first class called background keeps the image's own colours, and the others those of their boxes.
+
     Args:
         image: (H, W, C), uint8 or floating point in 0..255.
         semantic: (H, W) in 0..K-1; pixels of `IGNORE` turn grey and dark instead.
@@ -110,9 +112,10 @@ def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[s
     factor = enlargement(image)
     picture = _enlarged(_picture(image), factor).astype(np.float32)
     semantic = semantic.repeat(factor, 0).repeat(factor, 1)
+    bare = 1 if names[0].lower() == "background" else 0
     palette = np.zeros((256, 3), np.float32)
-    palette[: len(names)] = [colour_of(label) for label in range(len(names))]
-    mixed = 0.45 * picture + 0.55 * palette[semantic]
+    palette[bare : len(names)] = [colour_of(label) for label in range(len(names) - bare)]
+    mixed = np.where((semantic < bare)[:, :, None], picture, 0.45 * picture + 0.55 * palette[semantic])
     mixed[semantic == IGNORE] = 0.5 * picture[semantic == IGNORE].mean(axis=1, keepdims=True)
     border = np.zeros(semantic.shape, np.uint8)
     border[1:] |= semantic[1:] != semantic[:-1]
@@ -121,7 +124,7 @@ def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[s
     thick = cv2.dilate(border, np.ones((thickness, thickness), np.uint8)) > 0
     mixed[thick] = 0.4 * mixed[thick] + 0.6 * 255
     counts = np.bincount(semantic.ravel(), minlength=256)[: len(names)]
-    present = [(names[label], colour_of(label)) for label in np.flatnonzero(counts).tolist()]
+    present = [(names[label], colour_of(label - bare)) for label in np.flatnonzero(counts).tolist() if label >= bare]
     return np.concatenate([mixed.round().astype(np.uint8), _legend(semantic.shape[1], semantic.shape[0], present)])
 
 

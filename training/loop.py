@@ -27,6 +27,9 @@ from rehead.types import ImageBatch, Target
 
 Batch = tuple[ImageBatch, list[Target]]
 
+SAVE_AFTER = 30.0
+"""Seconds since the last checkpoint from which the end of an epoch is worth another: epochs may be tiny."""
+
 
 class Job(Protocol):
     """What the loop asks of the task that it trains."""
@@ -90,6 +93,7 @@ class Loop:
         # Summed since the last row of the metric files; they wait on the device until a row is due.
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
+        self.saved_at = time.monotonic()
 
     def run(self, resume: bool) -> None:
         """Trains from the beginning or from `resume.pt`."""
@@ -121,7 +125,9 @@ class Loop:
                 at_end = self.state.step == self.total
                 if at_end or (epoch + 1) % self.options.evaluate_every == 0:
                     self._evaluate(epoch)
-                self._checkpoint()
+                    self._checkpoint()
+                elif time.monotonic() - self.saved_at > SAVE_AFTER:
+                    self._checkpoint()
 
     def _step(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> Tensor:
         """Forward, backward, update; returns the loss."""
@@ -190,6 +196,7 @@ class Loop:
         }
         self._write(lambda: save_model(self.folder / "last.safetensors", tensors, self.job.metadata()))
         self._write(lambda: save_resume(self.folder / "resume.pt", state))
+        self.saved_at = time.monotonic()
 
     def _restore(self) -> None:
         state = read_resume(self.folder / "resume.pt")

@@ -89,6 +89,14 @@ def test_class_maps_are_coloured_with_a_legend_of_what_occurs() -> None:
     assert [draw.colour_of(label) in legend for label in range(6)] == [False, False, True, False, False, True]
 
 
+def test_background_keeps_the_images_colours_and_classes_those_of_their_boxes() -> None:
+    semantic = np.zeros((300, 400), np.uint8)
+    semantic[100:] = 1
+    picture = draw.draw_semantic(np.full((300, 400, 3), 200, np.uint8), semantic, ["background", "cat"])
+    assert picture[50, 200].tolist() == [200, 200, 200]
+    np.testing.assert_allclose(picture[200, 200], 0.45 * 200 + 0.55 * np.array(draw.colour_of(0)), atol=1)
+
+
 @settings(max_examples=30, deadline=None)
 @given(size=SIZES, count=st.integers(1, 80), seed=st.integers(0, 9))
 def test_any_class_map_can_be_drawn(size: tuple[int, int], count: int, seed: int) -> None:
