@@ -19,7 +19,7 @@ def backbones(
     output_stride: Annotated[int, typer.Option(help="32, or 16 or 8 for a dilated network")] = 32,
     weights: Annotated[str, typer.Option(help="imagenet, a timm tag, or none")] = "imagenet",
 ) -> None:
-    """Lists the backbones, or shows one block by block: shapes, strides, parameters, shortcuts.
+    """List the backbones, or show one block by block: shapes, strides, parameters, shortcuts.
 
     Nothing is downloaded. Without a NAME it lists rehead's own; a wildcard lists timm's models.
 

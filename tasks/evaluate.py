@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from rehead.configs.load import check, override
-from rehead.configs.schema import Config
 from rehead.data.draw import save, sheet
 from rehead.data.loader import evaluation_loader
 from rehead.data.pixels import read_image
@@ -50,25 +49,10 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
             str(path),
         )
     device = choose_device(config.device)
-    reader = reader_for(config, config.data.split)
+    reader = open_reader(config.data, config.data.split)
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
     return run_evaluation(model.to(device), reader, batch_size=config.train.batch_size)
-
-
-def reader_for(config: Config, split: str) -> Reader:
-    """The reader of a split.
-
-    Raises:
-        ConfigError: if the config does not say where the split is.
-    """
-    if config.data.format is None or getattr(config.data, split) is None:
-        given = [name for name in ("train", "val", "test") if getattr(config.data, name) is not None]
-        found = f"only {', '.join(given)}" if given else "no split at all"
-        raise ConfigError(
-            [f"data.{split}: missing, the config has {found}; give data.format, data.root and data.{split}.images=..."]
-        )
-    return open_reader(config.data, split, config.data.classes)
 
 
 def run_evaluation(

@@ -12,13 +12,14 @@ from rehead.configs.load import load_config, to_yaml
 from rehead.configs.schema import Config
 from rehead.data.augment import Augment
 from rehead.data.loader import BatchSampler, make_loader
+from rehead.data.readers import open_reader
 from rehead.data.readers.base import Reader
 from rehead.errors import TrainingError
 from rehead.files import write_text
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
-from rehead.tasks.evaluate import reader_for, run_evaluation
+from rehead.tasks.evaluate import run_evaluation
 from rehead.tasks.images import divisor_for, resize_for
 from rehead.tasks.model import Model, from_config
 from rehead.training.checkpoints import read_resume
@@ -54,11 +55,11 @@ def train(
     folder = Path(config.out)
     device = choose_device(config.device)
     _check_folder(folder, resume, overwrite)
-    readers = {split: reader_for(config, split) for split in ("train", "val")}
+    readers = {"train": open_reader(config.data, "train")}
     classes = readers["train"].classes
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": list(classes.names)})})
-    readers["val"] = reader_for(config, "val")
+    readers["val"] = open_reader(config.data, "val")
 
     accelerator = build_accelerator(device, config.train.precision)
     seed_step(config.train.seed, 0, 0)  # the heads' random weights

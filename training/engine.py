@@ -34,7 +34,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What `auto` means: bf16 on a GPU that has it, else fp32, since bf16 is the slower one on most CPUs."""
+    """What `auto` means: bf16 on a GPU that has it, else fp32, since bf16 is the slower one on most CPUs.
+
+    Raises:
+        ConfigError: for fp16 on a CPU, which has no use for loss scaling.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(["train.precision: fp16 needs a GPU; on a CPU use fp32 or bf16"])
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

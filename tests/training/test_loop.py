@@ -228,6 +228,11 @@ class TestSchedule:
         assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
 
 
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        build_accelerator(torch.device("cpu"), "fp16")
+
+
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "mps"])
 def test_a_device_that_is_not_there_is_a_clear_error(name: str) -> None:
     if name == "mps" and torch.backends.mps.is_available():
