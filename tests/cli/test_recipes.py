@@ -183,6 +183,8 @@ class TestRealImages:
     def test_camvid_and_back_from_a_detector(self, shared: Path, tmp_path: Path, rehead_command) -> None:
         run = tmp_path / "run"
         arguments = [f"data.root={shared}/data/camvid", *self.common(shared), f"out={run}", "train.max_steps=15"]
+        # Trained at half the size; judged at the original one.
+        arguments += ["data.resize={height: 180, width: 240}", "train.schedule.warmup_steps=2"]
         assert rehead_command("train", "configs/camvid_unet_r18.yaml", *arguments).code == 0
         outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
         assert outcome.code == 0, outcome
@@ -200,7 +202,8 @@ class TestRealImages:
 
     def test_imagenette(self, shared: Path, tmp_path: Path, rehead_command) -> None:
         run = tmp_path / "run"
-        arguments = [f"data.root={shared}/data/imagenette128", *self.common(shared), f"out={run}", "train.max_steps=30"]
+        arguments = [f"data.root={shared}/data/imagenette128", *self.common(shared), f"out={run}", "train.max_steps=20"]
+        arguments += ["data.resize={shorter: 96, crop: 96}", "train.schedule.warmup_steps=5"]
         assert rehead_command("train", "configs/imagenette_resnet18.yaml", *arguments).code == 0
         outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
         assert outcome.code == 0, outcome

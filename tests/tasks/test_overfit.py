@@ -73,5 +73,5 @@ class TestOverfit:
         split = {"images": "eight", "masks": "eight_masks"}
         data = {"format": "masks", "train": split, "val": split, "classes": list(MASK_CLASSES)}
         head = {"name": "unet", "decoder_channels": [128, 64, 32, 16, 16]}
-        figures = fit_eight(tmp_path, "segmentation", data, head, steps=150)
+        figures = fit_eight(tmp_path, "segmentation", data, head, steps=250)
         assert figures["mIoU"] > 0.9
