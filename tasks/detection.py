@@ -12,7 +12,7 @@ from rehead.evaluation.coco import coco_figures
 from rehead.tasks.base import Evaluator, Figures, Picture, Task
 from rehead.types import Classes, Prediction
 
-DRAWN_FROM = 0.5
+DRAWN_FROM = 0.3
 """Boxes below this score are left out of pictures (never out of figures and files)."""
 
 
@@ -27,7 +27,7 @@ class Detection(Task):
         return BoxEvaluator(reader)
 
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
-        """The boxes that are more likely than not."""
+        """The boxes from `DRAWN_FROM` on."""
         assert prediction.boxes is not None
         assert prediction.labels is not None
         assert prediction.scores is not None
