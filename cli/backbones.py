@@ -44,7 +44,8 @@ def _options(**given: Any) -> BackboneOptions:
         return BackboneOptions(**{**given, "freeze": int(freeze) if freeze.isdigit() else freeze})
     except ValidationError as error:
         problems = {f"--{str(d['loc'][0]).replace('_', '-')}: {d['msg']}" for d in error.errors() if d["loc"]}
-        raise ConfigError(sorted(problems) or [str(error)], "command line") from error
+        messages = {d["msg"].removeprefix("Value error, ") for d in error.errors()}
+        raise ConfigError(sorted(problems or messages), "command line") from error
 
 
 def _list_ours() -> None:

@@ -21,7 +21,10 @@ def configs(
     if name is not None:
         print(to_yaml(load_config(name)), end="")
         return
-    table = Table("recipe", "task", "backbone", "heads", "epochs")
+    table = Table()
+    # Names are what this listing is for: they are never cut.
+    for column in ("recipe", "task", "backbone", "heads", "epochs"):
+        table.add_column(column, no_wrap=column == "recipe", overflow="fold")
     for recipe in recipes():
         config = load_config(recipe)
         table.add_row(

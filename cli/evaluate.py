@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rehead.configs.load import parse_overrides
+from rehead.errors import ConfigError
 from rehead.files import write_text
+from rehead.progress import say
 
 
 def evaluate(
@@ -26,6 +28,8 @@ def evaluate(
     Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json figures.json
     """
     parsed = parse_overrides(overrides or [])
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError([f"--json: {json_file} is a folder; name a file"], "rehead evaluate")
 
     from rehead.tasks.evaluate import evaluate as run
 
@@ -33,11 +37,12 @@ def evaluate(
     if json_file is not None:
         write_text(json_file, json.dumps(figures, indent=2) + "\n")
     for key, own in figures.items():
-        Console().print(_table(f"{checkpoint} head '{key}'", own))
+        say(f"{checkpoint}, head '{key}'")
+        Console().print(_table(own))
 
 
-def _table(title: str, figures: dict[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(figures: dict[str, Any]) -> Table:
+    table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():

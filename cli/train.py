@@ -29,12 +29,14 @@ def train(
     if resume is not None and config is not None and "=" in config:
         given.insert(0, config)
         config = None
+    if config is not None and resume is not None:
+        raise ConfigError([f"a resumed run has its own config; leave out {config}"], "rehead train --resume")
     if config is None and resume is None:
         raise ConfigError(["name a CONFIG, or a run with --resume; `rehead configs` lists the recipes"], "rehead train")
     parsed = parse_overrides(given)
     if resume is not None:
         parsed["out"] = str(resume)
-        config = config or str(resume / "config.yaml")
+        config = str(resume / "config.yaml")
     load_config(str(config), parsed)  # says what is wrong before torch takes its seconds to import
 
     from rehead.tasks.train import train as run

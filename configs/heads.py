@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -14,13 +14,20 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 class HeadOptions(Options):
-    """What every head has: its name in the table below."""
+    """What every head has: its name in the table below.
+
+    `fitted` names the options that weights were trained for and that their shapes do not show.
+    """
+
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
 
 class ClassificationOptions(HeadOptions):
     """Pooling, dropout and one linear layer on the last feature map."""
+
+    fitted: ClassVar[tuple[str, ...]] = ("pooling",)
 
     name: Literal["classification"] = "classification"
     pooling: Literal["avg", "max"] = "avg"
@@ -29,6 +36,8 @@ class ClassificationOptions(HeadOptions):
 
 class FasterRCNNOptions(HeadOptions):
     """Faster R-CNN on a feature pyramid; the defaults are torchvision's `fasterrcnn_resnet50_fpn`."""
+
+    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
 
     name: Literal["faster_rcnn"] = "faster_rcnn"
     channels: int = Field(256, ge=1, description="of every pyramid level")

@@ -94,6 +94,8 @@ class BackboneOptions(Options):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be greater than 0, found {self.std}")
         return self
 
 

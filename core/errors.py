@@ -37,6 +37,10 @@ class BuildError(ReheadError):
     """Parts that do not fit together, such as a head on a backbone; the message names both sides."""
 
 
+class OutputError(ReheadError):
+    """Something that cannot be written: a full disk, a folder without permission."""
+
+
 class TrainingError(ReheadError):
     """A training run that had to stop; its last good checkpoint is kept."""
 

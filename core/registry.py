@@ -67,8 +67,8 @@ class Registry(Generic[Options]):
         Raises:
             ConfigError: for an unknown name, with the near matches.
         """
-        if name not in self._entries:
-            raise ConfigError([self.unknown(name)], self.kind)
+        if name not in self:
+            raise ConfigError([self.unknown(str(name))], self.kind)
         return self._entries[name]
 
     def unknown(self, name: str) -> str:
@@ -76,8 +76,8 @@ class Registry(Generic[Options]):
         hint = did_you_mean(name, self._entries) or f"; known: {', '.join(self._entries)}"
         return f"unknown {self.kind} '{name}'{hint}"
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
 
     def __iter__(self) -> Iterator[Entry[Options]]:
         return iter(self._entries.values())

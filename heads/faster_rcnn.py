@@ -36,7 +36,7 @@ class FasterRCNN(Head):
         anchors = anchor_generator(options, self.neck.feature_specs)
         self.rpn = RegionProposalNetwork(
             anchors,
-            RPNHead(options.channels, anchors.num_anchors_per_location()[0]),
+            ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=options.rpn_positive_iou,
             bg_iou_thresh=options.rpn_negative_iou,
             batch_size_per_image=options.rpn_sampled,
@@ -49,7 +49,7 @@ class FasterRCNN(Head):
         self.roi_heads = RoIHeads(
             roi_align(self.neck.feature_specs, pooled),
             TwoMLPHead(options.channels * pooled**2, options.representation),
-            FastRCNNPredictor(options.representation, len(classes) + 1),
+            ExactPredictor(options.representation, len(classes) + 1),  # type: ignore[no-untyped-call]
             fg_iou_thresh=options.box_positive_iou,
             # Between the two thresholds a proposal would count for nothing; the recipe leaves no such gap.
             bg_iou_thresh=options.box_positive_iou,
@@ -61,17 +61,24 @@ class FasterRCNN(Head):
             detections_per_img=options.detections,
         )
 
+    def pyramid(self, features: Features) -> Features:
+        """Pyramid levels by name, float32 also in mixed precision.
+
+        torchvision takes the anchors' type from them, and bfloat16 knows no odd pixel beyond 256.
+        """
+        return {name: value.float() for name, value in self.neck(features).items()}
+
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`."""
         truth = [_truth(target, frame) for target, frame in zip(targets, frames, strict=True)]
-        pyramid = self.neck(features)
+        pyramid = self.pyramid(features)
         proposals, rpn_losses = self.rpn(_images(frames), pyramid, truth)
         _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], truth)
         return {**rpn_losses, **roi_losses}
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Boxes, scores and labels, best first, at most `detections` per image."""
-        pyramid = self.neck(features)
+        pyramid = self.pyramid(features)
         proposals, _ = self.rpn(_images(frames), pyramid)
         found, _ = self.roi_heads(pyramid, proposals, [frame.size for frame in frames])
         return [
@@ -82,6 +89,24 @@ class FasterRCNN(Head):
             )
             for one, frame in zip(found, frames, strict=True)
         ]
+
+
+class ExactRPNHead(RPNHead):
+    """torchvision's; coordinates are decoded in the type of its outputs, so they are float32 in mixed precision too."""
+
+    def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness and box deltas per level."""
+        objectness, deltas = super().forward(levels)
+        return [value.float() for value in objectness], [value.float() for value in deltas]
+
+
+class ExactPredictor(FastRCNNPredictor):
+    """torchvision's, with float32 outputs for the same reason."""
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores and box deltas per RoI."""
+        scores, deltas = super().forward(pooled)  # type: ignore[no-untyped-call]
+        return scores.float(), deltas.float()
 
 
 def anchor_generator(options: FasterRCNNOptions, specs: Mapping[str, FeatureSpec]) -> AnchorGenerator:

@@ -54,9 +54,9 @@ class Task(ABC):
         """What `predictions.json` says of an image; files that belong to it are written under `out`."""
 
 
-def flat(figures: Figures, prefix: str = "") -> dict[str, float | None]:
-    """Nested figures by dotted name, in order."""
-    named: dict[str, float | None] = {}
+def flat(figures: Figures, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, in order."""
+    named: dict[str, Any] = {}
     for name, value in figures.items():
         if isinstance(value, dict):
             named |= flat(value, f"{prefix}{name}.")

@@ -11,6 +11,7 @@ from rehead.data.batch import collate
 from rehead.data.pixels import read_image
 from rehead.data.resize import DEFAULTS, Resize
 from rehead.data.sample import Sample
+from rehead.errors import DataError
 from rehead.types import ImageBatch
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def batch_of(model: Model, image: str | Path | np.ndarray[Any, Any]) -> ImageBat
         DataError: if the file cannot be read.
     """
     path = Path() if isinstance(image, np.ndarray) else Path(image)
-    pixels = image if isinstance(image, np.ndarray) else read_image(path, model.backbone.options.in_channels)
+    channels = model.backbone.options.in_channels
+    pixels = image if isinstance(image, np.ndarray) else read_image(path, channels)
+    if pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+        raise DataError(f"an image should be (height, width, {channels}), found {pixels.shape}")
     sample = Sample(image_id=str(path), path=path, image=pixels)
     return collate([resize_for(model)(sample)], divisor_for(model))[0]

@@ -28,7 +28,7 @@ def start_from(model: Model, path: Path) -> None:
     metadata = read_metadata(path)
     tensors = read_tensors(path)
     body = _inside(tensors, "backbone.")
-    different = _different(model.backbone.state_dict(), body)
+    different = differing(model.backbone.state_dict(), body)
     if different:
         raise WeightsError(
             f"model.init={path}: its backbone is '{metadata['config']['model']['backbone']['name']}', this model's is "
@@ -53,7 +53,7 @@ def _inside(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _different(own: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+def differing(own: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     """Names that only one side has, or whose shapes differ."""
     same = {name for name in own if name in theirs and own[name].shape == theirs[name].shape}
     return sorted({*own, *theirs} - same)
@@ -69,7 +69,11 @@ def _why_not(head: Head, weights: dict[str, Tensor], key: str, metadata: dict[st
     there = Classes.from_json(metadata["classes"][key])
     if there.names != head.classes.names:
         return f"the checkpoint's classes are {', '.join(there.names[:5])}{', ...' if len(there) > 5 else ''}"
-    different = _different(head.state_dict(), weights)
+    options = head.options.model_dump(mode="json")
+    other = [name for name in head.options.fitted if options[name] != heads[key].get(name)]
+    if other:
+        return f"other options: {', '.join(other)}"
+    different = differing(head.state_dict(), weights)
     if different:
         return f"other options: {len(different)} tensors differ in name or shape, such as {different[0]}"
     return None

@@ -19,7 +19,7 @@ from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOpt
 from rehead.errors import BuildError, WeightsError
 from rehead.heads import Head, build_head
 from rehead.tasks.images import batch_of
-from rehead.tasks.init import start_from
+from rehead.tasks.init import differing, start_from
 from rehead.training.checkpoints import read_metadata, read_tensors, save_model, tensors_of
 from rehead.types import Classes, ImageBatch, Prediction, Target
 
@@ -202,7 +202,12 @@ def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights:
     # What is frozen depends on whether the weights have learned something, wherever they come from.
     trained = options.backbone.weights != "none" or options.init is not None
     load_backbone = load_weights and options.init is None
-    backbone = build_backbone(options.backbone, load_weights=load_backbone, trained=trained)
+    body = options.backbone
+    if options.init is not None and load_weights:
+        # The weights were trained on pixels normalised like this.
+        theirs = read_metadata(Path(options.init))["config"]["model"]["backbone"]
+        body = body.model_copy(update={"mean": body.mean or theirs["mean"], "std": body.std or theirs["std"]})
+    backbone = build_backbone(body, load_weights=load_backbone, trained=trained)
     heads = {key: build_head(head, classes[key], backbone.feature_specs) for key, head in options.heads.items()}
     # With mean and std filled in, a checkpoint says all about itself.
     resolved = config.model_copy(update={"model": options.model_copy(update={"backbone": backbone.options})})
@@ -233,7 +238,12 @@ def load_tensors(model: Model, path: Path) -> None:
     Raises:
         WeightsError: if names or shapes differ.
     """
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: its tensors do not fit the config: {error}") from error
+    tensors = read_tensors(path)
+    different = differing(model.state_dict(), tensors)
+    if different:
+        shown = ", ".join(different[:4]) + (", ..." if len(different) > 4 else "")
+        raise WeightsError(
+            f"{path}: {len(different)} of its tensors do not fit the config in name or shape ({shown}); "
+            "was model.backbone or model.head changed?"
+        )
+    model.load_state_dict(tensors)

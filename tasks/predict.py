@@ -45,7 +45,8 @@ def predict(
     folder = Path(out)
     unreadable: dict[Path, str] = {}
     records: list[Figures] = []
-    stems: dict[str, int] = {}
+    stems: set[str] = set()
+    ids: set[int | str] = set()
     with torch.inference_mode(), Progress("predicting", len(images)) as progress:
         for path in images:
             progress.advance(path.name)
@@ -56,11 +57,16 @@ def predict(
                 continue
             prediction = model.predict(image, key)
             # Two folders may hold an image of the same name.
-            stems[path.stem] = stems.get(path.stem, 0) + 1
-            stem = path.stem if stems[path.stem] == 1 else f"{path.stem}_{stems[path.stem]}"
+            stem, count = path.stem, 1
+            while stem in stems:
+                count += 1
+                stem = f"{path.stem}_{count}"
+            stems.add(stem)
             save(folder / "pictures" / f"{stem}.png", task.draw(image, prediction, classes))
             # COCO names its files by image id.
-            image_id = int(stem) if stem.isascii() and stem.isdigit() else stem
+            number = int(stem) if stem.isascii() and stem.isdigit() else stem
+            image_id = stem if number in ids else number
+            ids.add(image_id)
             found = task.records(prediction, classes, image_id, stem, folder)
             records += [{**record, "file_name": str(path)} for record in found]
     if len(unreadable) == len(images):

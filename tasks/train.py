@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from rehead.configs.load import load_config, to_yaml
+from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
 from rehead.data.augment import Augment
 from rehead.data.loader import BatchSampler, make_loader
 from rehead.data.readers import open_reader
 from rehead.data.readers.base import Reader
-from rehead.errors import TrainingError
-from rehead.files import write_text
+from rehead.errors import ConfigError, DataError, TrainingError
+from rehead.files import write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -60,12 +60,18 @@ def train(
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": list(classes.names)})})
     readers["val"] = open_reader(config.data, "val")
+    for split, reader in readers.items():
+        _check_images(reader, split, config.task)
 
     accelerator = build_accelerator(device, config.train.precision)
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, dict.fromkeys(config.model.heads, classes), load_weights=not resume)
+    if accelerator.num_processes > 1:
+        raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
     if accelerator.is_main_process:
-        if not resume:
+        if resume:
+            _check_changes(folder, model.config)
+        else:
             _clear(folder)
         write_text(folder / "config.yaml", to_yaml(model.config))
         learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -91,12 +97,67 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
+MAY_CHANGE = (
+    "data.root",
+    "data.val",
+    "data.test",
+    "data.split",
+    "data.workers",
+    "device",
+    "out",
+    "train.epochs",
+    "train.max_steps",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.pictures",
+    "train.clip_norm",
+    "train.optimizer.lr",
+)
+"""What a resumed run may do differently: where things are, how long it takes, and the size of its steps."""
+
+
+def _check_changes(folder: Path, config: Config) -> None:
+    """Refuses changes that would make another run of a resumed one; says which there are.
+
+    Raises:
+        ConfigError: naming every key that may not change.
+    """
+    before, now = flat(dump(load_config(folder / "config.yaml"))), flat(dump(config))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    refused = [key for key in changed if not any(f"{key}.".startswith(f"{allowed}.") for allowed in MAY_CHANGE)]
+    if refused:
+        raise ConfigError(
+            [f"{key}: {before.get(key)!r} in this run, now {now.get(key)!r}; start a new run" for key in refused],
+            f"--resume {folder}",
+        )
+    for key in changed:
+        say(f"changed on resuming: {key} was {before.get(key)!r}, is {now.get(key)!r}")
+
+
+def _check_images(reader: Reader, split: str, task: str) -> None:
+    """Finds now what would stop the run later.
+
+    Raises:
+        DataError: if images are not there, or nothing could be learned from the training split.
+    """
+    samples = [reader[index] for index in range(len(reader))]
+    missing = [sample.path for sample in samples if not sample.path.is_file()]
+    if missing:
+        raise DataError(
+            f"data.{split}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0]}"
+        )
+    if split == "train" and task == "detection" and not any(len(s.boxes) for s in samples if s.boxes is not None):
+        raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
+
+
 def _clear(folder: Path) -> None:
     """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
-    for name in ("resume.pt", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    for picture in (folder / "pictures").glob("*.png"):
-        picture.unlink()
+    with writing(folder):
+        for name in ("resume.pt", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        for picture in (folder / "pictures").glob("*.png"):
+            picture.unlink()
 
 
 class TrainingJob:

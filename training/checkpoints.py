@@ -36,7 +36,10 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     """
     strings = {"format": FORMAT, **{name: json.dumps(value) for name, value in metadata.items()}}
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=strings)
+        try:
+            save_file(dict(tensors), temporary, metadata=strings)
+        except SafetensorError as error:  # its own kind of I/O error
+            raise OSError(str(error)) from error
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -68,7 +71,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def save_resume(path: Path, state: Mapping[str, Any]) -> None:
     """Writes everything a run needs to go on, in one file, whose rename commits the step."""
     with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # torch's writer has no other for a full disk
+            raise OSError(str(error)) from error
 
 
 def read_resume(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
 from rehead.configs.schema import TrainOptions
-from rehead.errors import TrainingError
+from rehead.errors import OutputError, TrainingError
 from rehead.progress import Progress, say
 from rehead.training.checkpoints import read_resume, save_model, save_resume, tensors_of
 from rehead.training.engine import repeatable, seed_step
@@ -57,6 +57,8 @@ class Progressed:
     step: int = 0
     evaluated: int = 0
     best: float | None = None
+    due: bool = False
+    """Whether the evaluation of this step is still to be done: its data could not be read, say."""
 
 
 def fit(job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, resume: bool) -> None:
@@ -104,6 +106,8 @@ class Loop:
         model, self.optimizer = self.accelerator.prepare(self.job.model, self.optimizer)
         steps_per_epoch = self.job.steps_per_epoch
         quiet = not self.accelerator.is_main_process
+        if self.state.due:
+            self._evaluate_and_save()
         with Progress("training", self.total, done=self.state.step, quiet=quiet) as progress:
             while self.state.step < self.total:
                 epoch, start = divmod(self.state.step, steps_per_epoch)
@@ -124,8 +128,7 @@ class Loop:
                         self._checkpoint()
                 at_end = self.state.step == self.total
                 if at_end or (epoch + 1) % self.options.evaluate_every == 0:
-                    self._evaluate(epoch)
-                    self._checkpoint()
+                    self._evaluate_and_save()
                 elif time.monotonic() - self.saved_at > SAVE_AFTER:
                     self._checkpoint()
 
@@ -137,7 +140,15 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = options.optimizer.lr * factor
 
-        losses = model(batch.to(device, self.memory_format), [target.to(device) for target in targets])
+        try:
+            losses = model(batch.to(device, self.memory_format), [target.to(device) for target in targets])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"batch normalisation cannot learn from a single value per channel ({error}); use a larger "
+                "train.batch_size or data.resize, or model.backbone.norm=frozen or group"
+            ) from error
         loss = torch.stack(list(losses.values())).sum()
         # One wait for the device per step; an update with a loss that is no number would lose the weights.
         if not torch.isfinite(loss):
@@ -163,8 +174,20 @@ class Loop:
             lr = self.optimizer.param_groups[0]["lr"]
             self.metrics.write({"step": self.state.step, "epoch": epoch + 1, "lr": lr, **means})
 
-    def _evaluate(self, epoch: int) -> None:
+    def _evaluate_and_save(self) -> None:
+        """An evaluation that fails must not cost the training before it."""
+        self.state.due = True
+        try:
+            self._evaluate()
+        except BaseException:
+            self._checkpoint()
+            raise
+        self.state.due = False
+        self._checkpoint()
+
+    def _evaluate(self) -> None:
         """Figures for the metric files, and a new best checkpoint where they are the best."""
+        epoch = (self.state.step - 1) // self.job.steps_per_epoch
         started = time.monotonic()
         score, figures = self.job.evaluate()
         self.state.evaluated += 1
@@ -175,7 +198,9 @@ class Loop:
         if best:
             self.state.best = score
             self._write(lambda: save_model(self.folder / "best.safetensors", self._tensors(), self.job.metadata()))
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None)
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None and value >= 0
+        )
         took = time.monotonic() - started
         say(
             f"epoch {epoch + 1}, step {self.state.step}: {shown}{'  (best)' if best else ''}  evaluated in {took:.0f} s"
@@ -210,23 +235,34 @@ class Loop:
         say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
 
     def _tensors(self) -> dict[str, Tensor]:
-        return tensors_of(self.job.model)
+        """The weights, if they are worth keeping."""
+        tensors = tensors_of(self.job.model)
+        bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if bad:
+            raise TrainingError(
+                f"{len(bad)} tensors of the model are not finite at step {self.state.step} ({bad[0]}, ...); they were "
+                f"not saved. {self._kept()} Lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
+            )
+        return tensors
 
     def _write(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except OSError as error:
+        except OutputError as error:
             raise TrainingError(
-                f"cannot write to {self.folder}: {error.strerror or error}. The last whole checkpoint there is "
-                f"untouched; make room and go on with: rehead train --resume {self.folder}"
+                f"{error}. The last whole checkpoint is untouched; make room and go on with: "
+                f"rehead train --resume {self.folder}"
             ) from error
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:
         values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
         images = ", ".join(str(frame.image_id) for frame in batch.frames)
-        kept = self.folder / "last.safetensors"
         return (
             f"the loss is not finite at step {self.state.step} ({values}). Images of this batch: {images}. "
-            + (f"The last good checkpoint is {kept}. " if kept.exists() else "There is no checkpoint yet. ")
-            + "Look at these images, or lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
+            f"{self._kept()} Look at these images, or lower train.optimizer.lr, or set train.clip_norm or a longer "
+            "warm-up."
         )
+
+    def _kept(self) -> str:
+        kept = self.folder / "last.safetensors"
+        return f"The last good checkpoint is {kept}." if kept.exists() else "There is no checkpoint yet."

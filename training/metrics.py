@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rehead.files import write_text
+from rehead.files import write_text, writing
 
 Value = float | int | str | None
 
@@ -47,9 +47,9 @@ class MetricsLog:
         if len(self.columns) > known:
             self._rewrite()
             return
-        with self.json_path.open("a", encoding="utf-8") as lines:
+        with writing(self.json_path), self.json_path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(self.rows[-1]) + "\n")
-        with self.csv_path.open("a", encoding="utf-8", newline="") as table:
+        with writing(self.csv_path), self.csv_path.open("a", encoding="utf-8", newline="") as table:
             csv.DictWriter(table, self.columns, lineterminator="\n").writerow(self.rows[-1])
 
     def _add(self, row: dict[str, Value]) -> None:

@@ -75,8 +75,35 @@ def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     assert not out.exists()
 
 
+def test_what_cannot_be_written(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file/below"
+    swap = ["swap", checkpoint, "--head", "unet", "--classes", "a", "--out", below / "new.safetensors"]
+    refused(rehead_command(*swap), "cannot write")
+    refused(rehead_command("predict", checkpoint, drawn / "scenes/val", "--out", below), "cannot write")
+    refused(rehead_command("evaluate", checkpoint, "--json", tmp_path), "is a folder")
+    data = [f"data.root={drawn}/shapes", "data.resize={height: 64, width: 64}", "data.workers=0"]
+    model = ["model.backbone.weights=none", "model.backbone.width=8", "train.max_steps=1"]
+    refused(rehead_command("train", "imagenette_resnet18", *data, *model, f"out={below}"), "cannot write")
+
+
+def test_images_that_are_not_there_are_found_before_training(rehead_command, tmp_path: Path, drawn: Path) -> None:
+    content = json.loads((drawn / "scenes/annotations/val.json").read_text())
+    content["images"][3]["file_name"] = "gone.png"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    data = [
+        f"data.root={drawn}/scenes",
+        "data.train={images: train, annotations: annotations/train.json}",
+        f"data.val={{images: val, annotations: {tmp_path}/val.json}}",
+    ]
+    outcome = rehead_command("train", "coco_faster_rcnn_r50_fpn", *data, f"out={tmp_path}/run")
+    refused(outcome, "data.val: 1 of 6 images are not there", "gone.png")
+    assert not (tmp_path / "run").exists()
+
+
 def test_backbones_and_configs(rehead_command) -> None:
     refused(rehead_command("backbones", "resnet43"), "resnet34")
+    refused(rehead_command("backbones", "resnet18", "--freeze", "-1"), "freeze")
     refused(rehead_command("configs", "coco"), "recipe")
 
 

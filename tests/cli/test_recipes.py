@@ -133,6 +133,38 @@ def test_a_run_goes_on_from_its_folder_alone(drawn: Path, tmp_path: Path, rehead
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_resumed_run_refuses_what_would_make_it_another(drawn: Path, tmp_path: Path, rehead_command) -> None:
+    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+    assert rehead_command("train", "imagenette_resnet18", *overrides, "train.epochs=1").code == 0
+    before = (tmp_path / "run/config.yaml").read_text()
+    outcome = rehead_command(
+        "train", "--resume", tmp_path / "run", "model.backbone.width=16", "train.batch_size=2", "train.log_every=1"
+    )
+    assert outcome.code == 2
+    assert "model.backbone.width: 8 in this run, now 16" in outcome.err
+    assert "train.batch_size: 4 in this run, now 2" in outcome.err
+    assert "log_every" not in outcome.err
+    assert (tmp_path / "run/config.yaml").read_text() == before
+    outcome = rehead_command("train", "--resume", tmp_path / "run", "train.epochs=2")
+    assert outcome.code == 0
+    assert "changed on resuming: train.epochs was 1, is 2" in outcome.err
+
+
+def test_predictions_of_files_with_the_same_name_are_all_kept(tmp_path: Path, rehead_command) -> None:
+    torch.manual_seed(0)
+    rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "a.png", "a_2.jpg", "007.jpg", "7.jpg"):
+        Image.new("RGB", (40, 32)).save(tmp_path / "in" / name)
+    assert (
+        rehead_command("predict", tmp_path / "unet.safetensors", tmp_path / "in", "--out", tmp_path / "out").code == 0
+    )
+    records = json.loads((tmp_path / "out/predictions.json").read_text())
+    for values in ([record["mask"] for record in records], [record["image_id"] for record in records]):
+        assert len(set(values)) == 5
+    assert len(list((tmp_path / "out/pictures").iterdir())) == 5
+
+
 def test_swap_keeps_the_backbone_bit_for_bit_there_and_back(tmp_path: Path, rehead_command) -> None:
     torch.manual_seed(0)
     rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")

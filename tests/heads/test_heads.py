@@ -112,6 +112,20 @@ def test_boxes_and_maps_come_back_in_original_pixels() -> None:
         assert segmenter(twice)["main"][0].semantic.shape == (128, 192)
 
 
+def test_boxes_are_exact_in_mixed_precision() -> None:
+    """bfloat16 knows only every fourth pixel beyond 512: convolutions may use it, coordinates may not."""
+    torch.manual_seed(0)
+    model = build_model(TINY, HEAD_OPTIONS[1], NAMES)
+    batch = batch_of_noise((64, 1280), images=1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        boxes = model.eval()(batch)["main"][0].boxes
+        losses = model.train()(batch, targets_for(batch, len(NAMES), boxes=(1001, 3, 1051, 60)))
+    far = boxes[:, [0, 2]][boxes[:, [0, 2]] > 512]
+    assert len(far) > 20
+    assert (far % 4 == 0).float().mean() < 0.2
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
 def test_the_deepest_feature_of_each_stride_is_used() -> None:
     specs = {
         "C1": FeatureSpec(8, 2),

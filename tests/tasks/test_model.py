@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import rehead
 from rehead.configs.heads import FasterRCNNOptions
 from rehead.configs.load import dump, load_config
-from rehead.errors import BuildError, ConfigError, WeightsError
+from rehead.errors import BuildError, ConfigError, DataError, WeightsError
 from rehead.tasks.model import Model, from_config
 from rehead.types import Classes, Frame, ImageBatch
 
@@ -219,6 +219,21 @@ class TestInit:
         assert same_tensors(started.backbone, model.backbone)
         assert said in capsys.readouterr().err
 
+    def test_options_that_weights_were_trained_for_must_be_the_same(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        small_detector().save(tmp_path / "model.safetensors")
+        head = {"name": "faster_rcnn", "channels": 16, "representation": 32, "aspect_ratios": [1, 2, 3]}
+        self.start(tmp_path / "model.safetensors", head, NAMES)
+        assert "starts afresh: other options: aspect_ratios" in capsys.readouterr().err
+
+    def test_the_normalisation_that_the_body_was_trained_with_comes_along(self, tmp_path: Path) -> None:
+        own = TINY.model_copy(update={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.3]})
+        rehead.build_model(own, "unet", NAMES).save(tmp_path / "model.safetensors")
+        started = self.start(tmp_path / "model.safetensors", {"name": "unet"}, NAMES, "segmentation")
+        torch.testing.assert_close(started.backbone.mean, torch.tensor([0.5, 0.4, 0.3]))
+        assert started.config.model.backbone.std == [0.2, 0.1, 0.3]
+
     def test_another_backbone_is_an_error_that_names_both(self, tmp_path: Path) -> None:
         other = TINY.model_copy(update={"width": 16})
         rehead.build_model(other, "unet", NAMES).save(tmp_path / "other.safetensors")
@@ -238,6 +253,11 @@ class TestPredict:
     def test_a_model_in_training_mode_asks_for_targets(self) -> None:
         with pytest.raises(BuildError, match="needs targets"):
             small_detector().train()(batch_of_noise())
+
+    @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (0, 8, 3)])
+    def test_an_array_of_another_shape_is_refused(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(DataError, match=r"should be \(height, width, 3\)"):
+            small_detector().predict(np.zeros(shape, np.uint8))
 
     def test_a_head_that_is_not_there_is_named(self) -> None:
         with pytest.raises(BuildError, match="no head 'boxes'; this model has main"):

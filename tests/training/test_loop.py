@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOptions
-from rehead.errors import ConfigError, TrainingError
-from rehead.training import loop as loop_module
-from rehead.training.checkpoints import read_metadata, read_resume, read_tensors, save_model
+from rehead.errors import ConfigError, DataError, TrainingError
+from rehead.training import checkpoints
+from rehead.training.checkpoints import read_metadata, read_resume, read_tensors
 from rehead.training.engine import build_accelerator, choose_device
 from rehead.training.loop import Batch, fit
 from rehead.training.metrics import MetricsLog
@@ -38,15 +40,28 @@ class Toy(nn.Module):
         return {"loss_a": (out.mean((1, 2, 3)) - wanted).square().mean(), "loss_b": out.square().mean() * 0.1}
 
 
+class OneValue(Toy):
+    """What batch normalisation says to one image whose map is one pixel."""
+
+    def forward(self, batch: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        return {"loss": self.norm(self.conv(batch.pixels[:1].float())[:, :, :1, :1]).sum()}
+
+
 class ToyJob:
     """Batches are a function of (epoch, index); the score is given."""
 
     steps_per_epoch = 4
 
     def __init__(
-        self, scores: list[float] | None = None, poison: int | None = None, stop_at: int | None = None
+        self,
+        scores: list[float] | None = None,
+        poison: int | None = None,
+        stop_at: int | None = None,
+        poison_gradient: int | None = None,
+        fail_evaluation: int | None = None,
     ) -> None:
         torch.manual_seed(0)
+        self.poison_gradient, self.fail_evaluation = poison_gradient, fail_evaluation
         self.model: nn.Module = Toy()
         self.scores = scores or [0.0] * 100
         self.poison, self.stop_at = poison, stop_at
@@ -57,6 +72,8 @@ class ToyJob:
             step = epoch * self.steps_per_epoch + index
             if step == self.stop_at:
                 raise KeyboardInterrupt
+            if step == self.poison_gradient:
+                next(self.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
             generator = torch.Generator().manual_seed(step)
             pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
             frames = [Frame((8, 8), (8, 8), image_id=f"{step}-{place}.jpg") for place in range(2)]
@@ -65,6 +82,8 @@ class ToyJob:
 
     def evaluate(self) -> tuple[float, dict[str, float | None]]:
         self.evaluations += 1
+        if self.evaluations == self.fail_evaluation:
+            raise DataError("val/1.jpg: gone")
         score = self.scores[self.evaluations - 1]
         torch.rand(7)  # whatever an evaluation draws must not change the training
         return score, {"main.score": score, "main.absent": None}
@@ -92,7 +111,7 @@ def test_a_run_leaves_everything_even_when_every_score_is_zero(tmp_path: Path) -
         "metrics.jsonl",
         "resume.pt",
     }
-    assert read_resume(tmp_path / "resume.pt")["state"] == {"step": 12, "evaluated": 3, "best": 0.0}
+    assert read_resume(tmp_path / "resume.pt")["state"] == {"step": 12, "evaluated": 3, "best": 0.0, "due": False}
 
 
 def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path: Path) -> None:
@@ -148,20 +167,50 @@ def test_a_loss_that_is_no_number_stops_names_the_images_and_keeps_the_last_good
     assert all(torch.isfinite(value).all() for value in read_tensors(tmp_path / "last.safetensors").values())
 
 
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    """The loss of the last step is still finite; what the update makes of the weights is not."""
+    with pytest.raises(TrainingError, match="tensors of the model are not finite at step 5"):
+        run(ToyJob(poison_gradient=4), tmp_path, max_steps=5)
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 4
+
+
+def test_an_evaluation_that_fails_does_not_cost_the_training(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(ToyJob([0.1, 0.2, 0.3]), whole)
+    job = ToyJob([0.1, 0.2, 0.3], fail_evaluation=2)
+    with pytest.raises(DataError):
+        run(job, broken)
+    state = read_resume(broken / "resume.pt")["state"]
+    assert state == {"step": 8, "evaluated": 1, "best": 0.1, "due": True}
+    job = ToyJob([0.1, 0.2, 0.3])
+    job.evaluations = 1
+    run(job, broken, resume=True)
+    assert (whole / "metrics.csv").read_text() == (broken / "metrics.csv").read_text()
+
+
+def test_one_value_per_channel_is_explained(tmp_path: Path) -> None:
+    job = ToyJob()
+    job.model = OneValue()
+    with pytest.raises(TrainingError, match=r"larger train\.batch_size"):
+        run(job, tmp_path)
+
+
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
 
-    def save_until_full(path: Path, *rest: Any) -> None:
+    def save_until_full(tensors: Any, path: Path, metadata: Any) -> None:
         saved.append(path)
         if len(saved) > 2:
-            raise OSError(28, "No space left on device")
-        save_model(path, *rest)
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(loop_module, "save_model", save_until_full)
-    with pytest.raises(TrainingError, match="No space left on device"):
+    monkeypatch.setattr(checkpoints, "save_file", save_until_full)
+    with pytest.raises(TrainingError, match=r"No space left on device.*make room and go on with"):
         run(ToyJob(), tmp_path)
+    assert not list(tmp_path.glob(".*"))
     assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 4
     assert read_tensors(tmp_path / "last.safetensors")
 
