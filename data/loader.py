@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,12 +234,17 @@ def _data_loader(
         batch_size=None,
         sampler=batches,
         collate_fn=_as_it_is,
-        num_workers=workers,
+        num_workers=min(workers, _cores()),
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         # Its own, since a loader draws a number from the global generator whenever it starts.
         generator=torch.Generator(),
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use: more workers than that would only wait for one another."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_it_is(packed: Any) -> Any:
