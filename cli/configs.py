@@ -23,7 +23,7 @@ def configs(
         return
     table = Table()
     # Names are what this listing is for: they are never cut.
-    for column in ("recipe", "task", "backbone", "heads", "epochs"):
+    for column in ("recipe", "task", "backbone", "heads"):
         table.add_column(column, no_wrap=column == "recipe", overflow="fold")
     for recipe in recipes():
         config = load_config(recipe)
@@ -32,6 +32,5 @@ def configs(
             config.task,
             config.model.backbone.name,
             ", ".join(head.name for head in config.model.heads.values()),
-            str(config.train.epochs),
         )
     Console().print(table)
