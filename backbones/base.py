@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 NormPolicy = Literal["train", "frozen", "sync", "group"]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Images in, features out. Subclasses write `forward` and `ends`.
 
     Attributes:
@@ -61,6 +62,7 @@ class Backbone(nn.Module):
         self._held_parameters: list[nn.Parameter] = []
         self._held_modules: list[nn.Module] = []
 
+    @abstractmethod
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Computes the features.
 
@@ -70,11 +72,10 @@ class Backbone(nn.Module):
         Returns:
             One (B, channels, H / stride, W / stride) map per entry of `feature_specs`, in that order.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def ends(self) -> list[str]:
         """For every entry of `feature_specs`, the name of the module that completes it."""
-        raise NotImplementedError
 
     def names_in_files(self, key: str) -> list[str]:
         """The names that a tensor of `state_dict()` may have in a weights file, the likeliest first."""

@@ -16,6 +16,7 @@ Channels of a stage's 3x3 convolutions: 64, 128, 256, 512; a bottleneck block gi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ def shortcut(inputs: int, outputs: int, stride: int, norm: NormKind) -> Projecti
     return Projection(inputs, outputs, stride, norm)
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """y = relu(F(x) + shortcut(x)): the layers learn what to add to their input (equation 1).
 
     Built with the channels in, the channels of its 3x3 convolutions, the stride, the kind of norm, and the
@@ -72,13 +73,13 @@ class Block(nn.Module):
     expansion: int
     downsample: nn.Module | None
 
+    @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last_norm(self) -> nn.Module:
         """The norm whose output is added to the shortcut."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
