@@ -158,7 +158,12 @@ class Backbone(nn.Module, ABC):
 
     def title(self) -> str:
         """The name for messages."""
-        return f"backbone '{self.options.name}'" if hasattr(self, "options") else type(self).__name__
+        if not hasattr(self, "options"):
+            return type(self).__name__
+        title = f"backbone '{self.options.name}'"
+        if not self.options.residual:
+            return f"{title} (residual: false)"
+        return title if self.options.shortcut == "B" else f"{title} (shortcut: {self.options.shortcut})"
 
     def train(self, mode: bool = True) -> Backbone:
         """As in torch, but what is frozen stays in eval."""

@@ -22,6 +22,12 @@ for _name, _block, _blocks in (
     ("resnet50", "bottleneck", "3-4-6-3"),
     ("resnet101", "bottleneck", "3-4-23-3"),
     ("resnet152", "bottleneck", "3-8-36-3"),
+    # For images of 32 pixels.
+    ("resnet20", "basic", "3-3-3"),
+    ("resnet32", "basic", "5-5-5"),
+    ("resnet44", "basic", "7-7-7"),
+    ("resnet56", "basic", "9-9-9"),
+    ("resnet110", "basic", "18-18-18"),
 ):
     BACKBONES.add(
         _name,

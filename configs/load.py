@@ -24,8 +24,10 @@ SPLITS = ("train", "val", "test")
 
 
 def recipes() -> dict[str, Path]:
-    """The shipped recipes, by name."""
-    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+    """The shipped recipes, by name: `camvid_unet_r18`, `paper/resnet20`."""
+    folder = Path(__file__).parent
+    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
@@ -55,9 +57,10 @@ def find(source: str | Path) -> Path:
     if str(source) in known:
         return known[str(source)]
     # In an installed copy the recipes lie inside the package: `configs/x.yaml` still means recipe x.
-    if path.parts[:1] == ("configs",) and len(path.parts) == 2 and path.stem in known:
-        return known[path.stem]
-    hint = did_you_mean(path.stem, known) or f"; recipes: {', '.join(known)}"
+    name = path.with_suffix("")
+    if name.parts[:1] == ("configs",) and (inside := name.relative_to("configs").as_posix()) in known:
+        return known[inside]
+    hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or f"; recipes: {', '.join(known)}"
     raise ConfigError([f"no such file or recipe{hint}"], str(source))
 
 

@@ -82,8 +82,13 @@ class BackboneOptions(Options):
     mean: list[float] | None = Field(None, description="per channel, for pixels in 0..1; the weights' own unless given")
     std: list[float] | None = None
     output_stride: Literal[8, 16, 32] = Field(32, description="below 32, the last stages dilate")
-    width: int = Field(64, ge=1, description="channels of the stem (ResNets of rehead only)")
-    zero_init_residual: bool = Field(True, description="last norm of every block starts at 0 (ResNets of rehead only)")
+    # The rest is for rehead's own ResNets.
+    width: int | None = Field(None, ge=1, description="channels of the stem; 64, or 16 for images of 32 pixels")
+    residual: bool = Field(True, description="false: the plain network, whose blocks do not add their input back")
+    shortcut: Literal["A", "B", "C"] = Field(
+        "B", description="where the shape changes A pads with zeros and B projects; C projects everywhere"
+    )
+    zero_init_residual: bool = Field(True, description="last norm of every residual branch starts at 0")
 
     @model_validator(mode="after")
     def _fits(self) -> BackboneOptions:
@@ -94,6 +99,8 @@ class BackboneOptions(Options):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")
+        if not self.residual and self.shortcut != "B":
+            raise ValueError(f"shortcut: {self.shortcut} has no meaning with residual: false, which has no shortcuts")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be greater than 0, found {self.std}")
         return self
@@ -117,13 +124,14 @@ class OptimizerOptions(Options):
 
 
 class ScheduleOptions(Options):
-    """How the learning rate moves: a linear warm-up, then cosine to 0, steps, or constant."""
+    """How the learning rate moves: a warm-up, then cosine to 0, steps, or constant."""
 
     name: Literal["cosine", "multistep", "constant"] = "cosine"
     milestones: list[int] = Field([], description="epochs at which multistep multiplies by gamma")
     gamma: float = Field(0.1, gt=0)
     warmup_steps: int = Field(0, ge=0)
     warmup_factor: float = Field(0.001, ge=0, le=1, description="of the learning rate at step 0")
+    warmup: Literal["linear", "constant"] = Field("linear", description="rising, or at warmup_factor to its end")
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleOptions:

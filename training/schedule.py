@@ -13,7 +13,8 @@ from rehead.configs.schema import OptimizerOptions, ScheduleOptions
 def rate(options: ScheduleOptions, step: int, total: int, steps_per_epoch: int) -> float:
     """The factor on the learning rate at a step.
 
-    A linear warm-up (Goyal et al., 1706.02677) multiplies whatever the schedule says.
+    A warm-up multiplies whatever the schedule says: linear (Goyal et al., 1706.02677), or constant, as the
+    110-layer network of the residual paper needs it (1512.03385, section 4.2).
 
     Args:
         options: which schedule.
@@ -26,7 +27,8 @@ def rate(options: ScheduleOptions, step: int, total: int, steps_per_epoch: int) 
     """
     factor = 1.0
     if step < options.warmup_steps:
-        factor = options.warmup_factor + (1 - options.warmup_factor) * step / options.warmup_steps
+        done = step / options.warmup_steps if options.warmup == "linear" else 0.0
+        factor = options.warmup_factor + (1 - options.warmup_factor) * done
     if options.name == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
     elif options.name == "multistep":

@@ -34,6 +34,7 @@ def test_a_shipped_recipe_is_valid_and_survives_a_round_trip_through_yaml(name: 
 
 def test_a_recipe_is_named_by_path_or_by_name() -> None:
     assert load_config("configs/camvid_unet_r18.yaml") == load_config("camvid_unet_r18")
+    assert load_config("configs/paper/resnet56.yaml") == load_config("paper/resnet56")
 
 
 def test_head_is_short_for_one_head_called_main() -> None:
@@ -119,6 +120,8 @@ def test_an_override_below_a_plain_value_is_refused() -> None:
 def test_a_missing_config_names_near_recipes() -> None:
     with pytest.raises(ConfigError, match="did you mean 'camvid_unet_r18'"):
         load_config("camvid_unet_r8")
+    with pytest.raises(ConfigError, match="did you mean 'paper/resnet56'"):
+        load_config("configs/paper/resnet5.yaml")
 
 
 def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

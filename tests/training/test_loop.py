@@ -257,6 +257,10 @@ class TestSchedule:
         assert rate(options, 5, 100, 10) == pytest.approx(0.55)
         assert rate(options, 10, 100, 10) == 1
 
+    def test_a_constant_warm_up_ends_at_once(self) -> None:
+        options = ScheduleOptions(name="constant", warmup="constant", warmup_steps=10, warmup_factor=0.1)
+        assert [rate(options, step, 100, 10) for step in (0, 9, 10)] == pytest.approx([0.1, 0.1, 1])
+
     def test_cosine_ends_near_zero(self) -> None:
         options = ScheduleOptions(name="cosine")
         assert rate(options, 0, 100, 10) == 1
