@@ -167,7 +167,9 @@ def timm_backbone(options: BackboneOptions) -> TimmBackbone:
     title = f"timm's {choice.architecture}"
     ours = {
         "norm": options.norm == "group",
-        "width": options.width != 64,
+        "width": options.width is not None,
+        "residual": not options.residual,
+        "shortcut": options.shortcut != "B",
         "zero_init_residual": not options.zero_init_residual,
     }
     for name, given in ours.items():
