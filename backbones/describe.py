@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rehead.backbones.base import Backbone
 from rehead.backbones.build import construct
-from rehead.backbones.resnet import Block, ResNet
+from rehead.backbones.resnet import Block, ResNet, ZeroPadding
 from rehead.configs.schema import BackboneOptions
 from rehead.errors import BuildError
 
@@ -26,7 +26,12 @@ class Row:
         stride: of what comes out, in pixels of the image.
         parameters: weights and biases in it; None where they cannot be told apart.
         frozen: whether it has parameters and none of them learns.
-        shortcut: `identity`, `projection (dashed)` as figure 3 of the paper draws it, or `-`.
+        shortcut: what the block adds back: `identity`; `projection (dashed)` or `zero padding (dashed)` where
+            the shape changes, as figure 3 of the paper draws it; `projection` where it does not; `none` in a
+            plain network; `-` for what is no block.
+        receptive_field: height and width of the part of the image that one pixel of it can see (through the
+            longest path, edges aside); None where it is not known.
+        layers: of the block, in order, such as `3x3, 128, /2`; empty where they are not known.
     """
 
     name: str
@@ -36,6 +41,8 @@ class Row:
     parameters: int | None
     frozen: bool
     shortcut: str
+    receptive_field: int | None = None
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,26 +99,74 @@ def _resnet_rows(backbone: ResNet, pixels: Tensor) -> list[Row]:
         module.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: _shape(output)}))
     features = _run(backbone, pixels)
 
-    stem = [backbone.conv1, backbone.bn1]
-    rows = [_row("conv1", "C1", _shape(features["C1"]), backbone.feature_specs["C1"].stride, stem)]
     stages = dict(zip(backbone.ends(), features, strict=True))
     last = {name.partition(".")[0]: name for name in shown}
+    field = _Field()
+    stem = [backbone.conv1, backbone.bn1]
+    rows = [
+        replace(
+            _row("conv1", "C1", _shape(features["C1"]), backbone.feature_specs["C1"].stride, stem),
+            receptive_field=field.through([backbone.conv1]),
+            layers=(_layer(backbone.conv1),),
+        )
+    ]
     for name, module in shown.items():
         stage = name.partition(".")[0]
         # The pool halves the stem's map, ahead of the first stage.
         entry = stages.get(stage, "C2")
         feature = entry if stage in stages and last[stage] == name else ""
         stride = backbone.feature_specs[entry].stride
-        rows.append(_row(name, feature, shapes[name], stride, module.modules(), _shortcut(module)))
+        layers = _layers(module)
+        row = _row(name, feature, shapes[name], stride, module.modules(), _shortcut(module))
+        field_after = field.through(layers)
+        rows.append(replace(row, receptive_field=field_after, layers=tuple(_layer(layer) for layer in layers)))
     return rows
+
+
+class _Field:
+    """The receptive field, layer by layer: a k x k layer adds k - 1 steps of the spacing so far."""
+
+    def __init__(self) -> None:
+        self.size, self.spacing = 1, 1
+
+    def through(self, layers: Iterable[nn.Conv2d | nn.MaxPool2d]) -> int:
+        for layer in layers:
+            self.size += (_first(layer.kernel_size) - 1) * _first(layer.dilation) * self.spacing
+            self.spacing *= _first(layer.stride)
+        return self.size
+
+
+def _layers(module: nn.Module) -> list[nn.Conv2d | nn.MaxPool2d]:
+    """What a block's input goes through on the longest path; the shortcut sees no further."""
+    if isinstance(module, nn.MaxPool2d):
+        return [module]
+    return [child for child in module.children() if isinstance(child, nn.Conv2d)]
+
+
+def _layer(layer: nn.Conv2d | nn.MaxPool2d) -> str:
+    size, stride, dilation = (_first(each) for each in (layer.kernel_size, layer.stride, layer.dilation))
+    text = f"{size}x{size} max pool" if isinstance(layer, nn.MaxPool2d) else f"{size}x{size}, {layer.out_channels}"
+    return text + (f", /{stride}" if stride > 1 else "") + (f", dilated {dilation}" if dilation > 1 else "")
+
+
+def _first(size: int | tuple[int, ...]) -> int:
+    """The height; kernels, strides and dilations of our networks are square."""
+    return size if isinstance(size, int) else size[0]
 
 
 def _shortcut(module: nn.Module) -> str:
     if not isinstance(module, Block):
         return "-"
+    if not module.residual:
+        return "none"
     if module.downsample is None:
         return "identity"
-    return "projection (dashed)"
+    if isinstance(module.downsample, ZeroPadding):
+        return "zero padding (dashed)"
+    conv = module.downsample.get_submodule("0")
+    assert isinstance(conv, nn.Conv2d)
+    changes = conv.in_channels != conv.out_channels or _first(conv.stride) > 1
+    return "projection (dashed)" if changes else "projection"
 
 
 def _feature_rows(backbone: Backbone, pixels: Tensor) -> list[Row]:

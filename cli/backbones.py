@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rehead.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from rehead.configs.schema import BackboneOptions
+
+SHORTCUTS = {
+    "none": "A plain network: no block adds its input back.",
+    "identity": "identity: the block adds its input back as it is.",
+    "projection": "projection: its input through a 1x1 convolution.",
+    "projection (dashed)": "projection - -: through a 1x1 convolution, where channels or size change.",
+    "zero padding (dashed)": "zero padding - -: with channels of zeros added, where channels or size change.",
+}
+"""What each kind in `Row.shortcut` means; dashed as in the figures of the paper."""
 
 
 def backbones(
@@ -18,30 +30,34 @@ def backbones(
     freeze: Annotated[str, typer.Option(help="entries that do not learn: 0, 1, ... or all")] = "0",
     output_stride: Annotated[int, typer.Option(help="32, or 16 or 8 for a dilated network")] = 32,
     weights: Annotated[str, typer.Option(help="imagenet, a timm tag, or none")] = "imagenet",
+    plain: Annotated[bool, typer.Option("--plain", help="the network without its shortcuts")] = False,
+    shortcut: Annotated[str, typer.Option(help="the paper's option A, B or C")] = "B",
+    picture: Annotated[Path | None, typer.Option(help="draw the network to this .png, .svg or .pdf")] = None,
 ) -> None:
     """List the backbones, or show one block by block: shapes, strides, parameters, shortcuts.
 
     Nothing is downloaded. Without a NAME it lists rehead's own; a wildcard lists timm's models.
 
-    Example: rehead backbones resnet34 --size 224
+    Example: rehead backbones resnet34 --size 224 --picture resnet34.png
     """
-    if name is None:
+    if name is not None and not any(letter in name for letter in "*?["):
+        given = {"name": name, "output_stride": output_stride, "weights": weights, "residual": not plain}
+        _show(_options(freeze, **given, shortcut=shortcut), size, picture)
+    elif picture is not None:
+        raise ConfigError(["--picture draws one network: give its NAME"], "command line")
+    elif name is None:
         _list_ours()
-    elif any(letter in name for letter in "*?["):
-        _list_timm(name)
     else:
-        _show(_options(name=name, freeze=freeze, output_stride=output_stride, weights=weights), size)
+        _list_timm(name)
 
 
-def _options(**given: Any) -> BackboneOptions:
+def _options(freeze: str, **given: Any) -> BackboneOptions:
     from pydantic import ValidationError
 
     from rehead.configs.schema import BackboneOptions
-    from rehead.errors import ConfigError
 
-    freeze = given["freeze"]
     try:
-        return BackboneOptions(**{**given, "freeze": int(freeze) if freeze.isdigit() else freeze})
+        return BackboneOptions(**given, freeze=int(freeze) if freeze.isdigit() else freeze)
     except ValidationError as error:
         problems = {f"--{str(d['loc'][0]).replace('_', '-')}: {d['msg']}" for d in error.errors() if d["loc"]}
         messages = {d["msg"].removeprefix("Value error, ") for d in error.errors()}
@@ -88,26 +104,32 @@ def _list_timm(pattern: str) -> None:
     console.print(f"{len(names)} of timm's models match '{pattern}'", highlight=False, markup=False)
 
 
-def _show(options: BackboneOptions, size: int) -> None:
+def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
     from rich.console import Console
 
     from rehead.backbones.describe import summarise
 
     summary = summarise(options, size)
-    shortcuts = any(row.shortcut != "-" for row in summary.rows)
-    headings = ["block", "feature", "output CxHxW:", "stride:", "parameters:", "frozen"]
-    table = _table(f"{options.name}, image {size}x{size}", *headings, *(["shortcut"] if shortcuts else []))
-    if shortcuts:
-        table.caption = (
-            "Every block adds its input back to what its layers make of it. identity: the input as it is. "
-            "projection (dashed): the input through a 1x1 convolution, where channels or size change."
-        )
+    title = f"{_title(options)}, image {size}x{size}"
+    if picture is not None:
+        from rehead.backbones.picture import draw_network
+        from rehead.progress import say
+
+        draw_network(summary, title, picture)
+        say(f"drawn: {picture}")
+    inside = any(row.layers for row in summary.rows)
+    headings = ["block", "ends", "output:", "stride:", "parameters:", "frozen"]
+    table = _table(title, *headings, *(["sees:", "adds back"] if inside else []))
+    if inside:
+        kinds = {row.shortcut for row in summary.rows}
+        seen = "output: channels, height, width. sees: pixels of the image that it depends on, each way."
+        table.caption = "\n".join([seen, *(text for kind, text in SHORTCUTS.items() if kind in kinds)])
         table.caption_justify = "left"
     for row in summary.rows:
         parameters = "?" if row.parameters is None else f"{row.parameters:,}"
         frozen = "-" if row.parameters == 0 else "yes" if row.frozen else "no"
         cells = [row.name, row.feature, "x".join(map(str, row.shape)), str(row.stride), parameters, frozen]
-        table.add_row(*cells, *([row.shortcut] if shortcuts else []))
+        table.add_row(*cells, *([str(row.receptive_field), row.shortcut.replace("(dashed)", "- -")] if inside else []))
     frozen_share = _millions(summary.frozen_parameters) if summary.frozen_parameters else "none"
     console = Console()
     console.print(table, "")
@@ -118,6 +140,12 @@ def _show(options: BackboneOptions, size: int) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _title(options: BackboneOptions) -> str:
+    if not options.residual:
+        return f"plain {options.name}"
+    return options.name if options.shortcut == "B" else f"{options.name} with shortcuts {options.shortcut}"
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 import torchvision
 import typer
+from torch import nn
 from typer.testing import CliRunner
 
+from rehead.backbones import build_backbone
+from rehead.backbones.base import Backbone
 from rehead.backbones.describe import Row, describe, summarise
 from rehead.cli.backbones import backbones
 from rehead.configs.backbones import BACKBONES
@@ -28,17 +34,76 @@ def test_resnet34_block_by_block() -> None:
     blocks = {1: 3, 2: 4, 3: 6, 4: 3}
     names = [f"layer{stage}.{index}" for stage, count in blocks.items() for index in range(count)]
     assert [row.name for row in rows] == ["conv1", "maxpool", *names]
-    assert rows[0] == Row("conv1", "C1", (64, 112, 112), 2, 64 * 3 * 49 + 2 * 64, True, "-")
-    assert rows[1] == Row("maxpool", "", (64, 56, 56), 4, 0, False, "-")
+    assert rows[0] == Row("conv1", "C1", (64, 112, 112), 2, 64 * 3 * 49 + 2 * 64, True, "-", 7, ("7x7, 64, /2",))
+    assert rows[1] == Row("maxpool", "", (64, 56, 56), 4, 0, False, "-", 11, ("3x3 max pool, /2",))
     by_name = {row.name: row for row in rows}
     # Two 3x3 convolutions from 128 to 128 channels with two norms, and the input added back as it is.
-    assert by_name["layer2.3"] == Row("layer2.3", "C3", (128, 28, 28), 8, 2 * 9 * 128**2 + 4 * 128, False, "identity")
+    weights = 2 * 9 * 128**2 + 4 * 128
+    layers = ("3x3, 128", "3x3, 128")
+    assert by_name["layer2.3"] == Row("layer2.3", "C3", (128, 28, 28), 8, weights, False, "identity", 179, layers)
     assert {row.name for row in rows if row.shortcut == "projection (dashed)"} == {
         "layer2.0",
         "layer3.0",
         "layer4.0",
     }
     assert {row.name for row in rows if row.frozen} == {"conv1", "layer1.0", "layer1.1", "layer1.2"}
+
+
+def measured_fields(backbone: Backbone, size: int) -> list[int]:
+    """How many rows of the image the middle pixel of each feature depends on, by its gradient."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            # Nothing cancels, and no relu closes.
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+    fields = []
+    for name in backbone.feature_specs:
+        pixels = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+        map_ = backbone(pixels)[name]
+        map_[0, :, map_.shape[2] // 2, map_.shape[3] // 2].sum().backward()
+        assert pixels.grad is not None
+        fields.append(int((pixels.grad.abs().sum((0, 1, 3)) > 0).sum()))
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("resnet18", 512, {}),
+        ("resnet18", 640, {"output_stride": 8}),
+        ("resnet50", 512, {}),
+        ("resnet20", 96, {}),
+        ("resnet20", 96, {"residual": False}),
+        ("resnet20", 96, {"shortcut": "C"}),
+    ],
+)
+def test_the_receptive_field_is_what_the_gradient_reaches(name: str, size: int, options: dict[str, Any]) -> None:
+    options = {"name": name, "weights": "none", "width": 2, "zero_init_residual": False, **options}
+    rows = summarise(BackboneOptions(**options), size).rows
+    backbone = build_backbone(BackboneOptions(**options)).double().eval()
+    # A max pool passes the gradient to one pixel of its window; an average sees them all.
+    backbone.maxpool = None if backbone.maxpool is None else nn.AvgPool2d(3, 2, 1)
+    assert [row.receptive_field for row in rows if row.feature] == measured_fields(backbone, size)
+
+
+def test_receptive_fields_of_the_usual_networks() -> None:
+    for name, wanted in (("resnet18", 435), ("resnet34", 899)):
+        assert describe(BackboneOptions(name=name), 64)[-1].receptive_field == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "first_of_a_stage", "others"),
+    [
+        ({"shortcut": "A"}, "zero padding (dashed)", "identity"),
+        ({"shortcut": "B"}, "projection (dashed)", "identity"),
+        ({"shortcut": "C"}, "projection (dashed)", "projection"),
+        ({"residual": False}, "none", "none"),
+    ],
+)
+def test_shortcuts_of_the_paper(options: dict[str, Any], first_of_a_stage: str, others: str) -> None:
+    rows = {row.name: row.shortcut for row in describe(BackboneOptions(name="resnet20", **options), 32)}
+    assert rows["layer2.0"] == rows["layer3.0"] == first_of_a_stage
+    assert rows["layer1.0"] == rows["layer2.1"] == others
+    assert rows["conv1"] == "-"
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet152"])
@@ -105,6 +170,12 @@ def test_the_command_lists_timm_models_by_wildcard() -> None:
         run("nothing*")
 
 
+@pytest.mark.parametrize("name", ["resnet152", "resnet110"])
+@pytest.mark.parametrize("options", [["--shortcut", "A"], ["--shortcut", "C"], ["--plain"]])
+def test_nothing_of_the_table_is_cut_off_at_80_columns(name: str, options: list[str]) -> None:
+    assert "…" not in "".join(run(name, *options, "--freeze", "2"))
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_command_shows_one_block_by_block(columns: int) -> None:
     lines = run("resnet34", "--size", "224", "--freeze", "2", columns=columns)
@@ -112,10 +183,12 @@ def test_the_command_shows_one_block_by_block(columns: int) -> None:
     text = " ".join(lines)
     assert "…" not in text
     row = next(line for line in lines if line.startswith("layer2.0")).split()
-    assert row == ["layer2.0", "128x28x28", "8", "230,144", "no", "projection", "(dashed)"]
+    assert row == ["layer2.0", "128x28x28", "8", "230,144", "no", "83", "projection", "-", "-"]
     row = next(line for line in lines if line.startswith("layer1.2")).split()
-    assert row == ["layer1.2", "C2", "64x56x56", "4", "73,984", "yes", "identity"]
-    assert "identity: the input as it is. projection (dashed): the input through a 1x1 convolution" in text
+    assert row == ["layer1.2", "C2", "64x56x56", "4", "73,984", "yes", "59", "identity"]
+    assert "identity: the block adds its input back as it is." in text
+    assert "projection - -: through a 1x1 convolution, where channels or size change." in text
+    assert "A plain network: no block adds its input back." in " ".join(run("resnet20", "--plain"))
     assert "21.3 M parameters, 0.2 M of them frozen" in text
     assert "mean 0.485 0.456 0.406 and std 0.229 0.224 0.225" in text
 
@@ -129,4 +202,8 @@ def test_the_command_takes_all_and_refuses_nonsense() -> None:
 
 
 def test_the_help_ends_with_an_example() -> None:
-    assert (backbones.__doc__ or "").strip().endswith("Example: rehead backbones resnet34 --size 224")
+    assert (
+        (backbones.__doc__ or "")
+        .strip()
+        .endswith("Example: rehead backbones resnet34 --size 224 --picture resnet34.png")
+    )
