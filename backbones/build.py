@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 from rehead.backbones.base import Backbone
+from rehead.backbones.hub import fetch
 from rehead.backbones.pretraining import is_file, resolve
-from rehead.backbones.weights import fetch, load, read
+from rehead.backbones.weights import load, read
 from rehead.configs.backbones import BACKBONES
 from rehead.configs.schema import BackboneOptions
 from rehead.errors import BuildError, WeightsError

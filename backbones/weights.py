@@ -1,4 +1,4 @@
-"""Weights: found, read without running anybody's code, and put where they belong."""
+"""Weights: read without running anybody's code, and put where they belong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rehead.backbones.pretraining import Pretraining
 from rehead.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ logger = logging.getLogger("rehead")
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 # What wrappers put before every key: DataParallel, torch.compile, torchvision's detectors, rehead.
 WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|backbone|body)\.)*")
-WAYS_OUT = (
-    "Ways out: a mirror (environment variable HF_ENDPOINT), a file (model.backbone.weights=FILE), "
-    "or none (model.backbone.weights=none)"
-)
 # Read by BatchNorm without momentum only, and lacking in old files: loaded where it is, but no word about it.
 COUNTER = "num_batches_tracked"
 SHOWN = 8
@@ -80,64 +75,6 @@ class LoadReport:
 def _shortened(names: list[str]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def fetch(pretraining: Pretraining) -> tuple[dict[str, Tensor], str]:
-    """Published weights, from the cache or, the first time, from the network.
-
-    The Hugging Face hub's own cache and environment variables count: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
-
-    Returns:
-        The tensors by name, and where they came from.
-
-    Raises:
-        WeightsError: when there are none, or they cannot be reached; it names the ways out.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if pretraining.hub is None and pretraining.url is None:
-        raise WeightsError(
-            f"timm has no weights for {pretraining.label}: "
-            "give model.backbone.weights=FILE, or model.backbone.weights=none"
-        )
-    source = pretraining.hub or str(pretraining.url)
-    try:
-        path = _from_hub(pretraining.hub) if pretraining.hub else _from_url(source)
-    # The bases are OSError and the HTTP client's own error, whichever client this version of the hub has.
-    except HfHubHTTPError.__bases__ as error:  # type: ignore[misc]
-        reason = str(error).rstrip(".")
-        raise WeightsError(f"cannot download {pretraining.label} from {source}: {reason}. {WAYS_OUT}") from error
-    return read(path), source
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    names = ("model.safetensors", "pytorch_model.bin")
-    for name in names:
-        # Published weights do not change: what is in the cache needs no question to the network.
-        if isinstance(cached := try_to_load_from_cache(repository, name), str):
-            return Path(cached)
-    for name in names:
-        try:
-            # The hub retries a download for most of a minute; this asks once, so a machine without network fails soon.
-            get_hf_file_metadata(hf_hub_url(repository, name))
-        except EntryNotFoundError:
-            continue
-        logger.info("downloading %s from %s", name, repository)
-        return Path(hf_hub_download(repository, name))
-    raise WeightsError(f"{repository} has neither {' nor '.join(names)}. {WAYS_OUT}")
-
-
-def _from_url(url: str) -> Path:
-    """The few of timm's weights that are not on the hub; torch.hub's cache."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        logger.info("downloading %s", url)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    return path
 
 
 def read(file: str | Path) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -84,24 +83,6 @@ def test_published_weights_come_from_the_cache(
     assert backbone.interpolation == interpolation
     first = next(iter(backbone.parameters()))
     assert torch.equal(first, next(iter(model.parameters())))
-
-
-def test_a_repository_without_safetensors(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = randomised(timm.create_model("resnet18"))
-    path = tmp_path / "pytorch_model.bin"
-    torch.save(state, path)
-    asked: list[str] = []
-
-    def metadata(url: str) -> None:
-        asked.append(url)
-        if url.endswith("model.safetensors"):
-            raise EntryNotFoundError("404")
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name: str(path))
-    backbone = build_backbone("resnet18")
-    assert [url.rpartition("/")[2] for url in asked] == ["model.safetensors", "pytorch_model.bin"]
-    assert torch.equal(backbone.conv1.weight, state["conv1.weight"])
 
 
 def test_a_model_that_nobody_published(hub: Path) -> None:
