@@ -27,6 +27,7 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet20_shortcut_b": ("resnet20", {"model.backbone.shortcut": "B"}),
     "resnet20_shortcut_c": ("resnet20", {"model.backbone.shortcut": "C"}),
     "resnet20_zero_init": ("resnet20", {"model.backbone.zero_init_residual": True}),
+    "resnet56_zero_init": ("resnet56", {"model.backbone.zero_init_residual": True}),
     "resnet110_zero_init": ("resnet110_no_warmup", {"model.backbone.zero_init_residual": True}),
 }
 
