@@ -22,6 +22,10 @@ BACKBONES = [
     TINY.model_copy(update={"name": "resnet50"}),
     TINY.model_copy(update={"name": "resnet50", "output_stride": 8}),
     TINY.model_copy(update={"in_channels": 1, "mean": [0.5], "std": [0.25]}),
+    TINY.model_copy(update={"residual": False}),
+    TINY.model_copy(update={"shortcut": "A"}),
+    TINY.model_copy(update={"name": "resnet50", "shortcut": "C"}),
+    BackboneOptions(name="resnet20", weights="none", width=8),
     BackboneOptions(name="resnet10t", weights="none"),
     BackboneOptions(name="convnext_atto", weights="none"),
 ]
@@ -32,13 +36,17 @@ HEAD_OPTIONS = [
 ]
 
 
+def identity(options: BackboneOptions) -> tuple[object, ...]:
+    return options.name, options.output_stride, options.in_channels, options.residual, options.shortcut
+
+
 def test_every_shipped_head_is_covered_here() -> None:
     assert {options.name for options in HEAD_OPTIONS} >= {"classification", "faster_rcnn", "unet"}
     assert {options.name for options in HEAD_OPTIONS} <= {entry.name for entry in HEADS}
 
 
 @pytest.mark.parametrize("head", HEAD_OPTIONS, ids=lambda head: head.name)
-@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda b: f"{b.name}-os{b.output_stride}-{b.in_channels}ch")
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda b: "-".join(map(str, identity(b))))
 def test_a_head_trains_and_predicts_on_a_backbone(backbone: BackboneOptions, head: FasterRCNNOptions) -> None:
     torch.manual_seed(0)
     model = build_model(backbone, head, NAMES)
