@@ -208,7 +208,16 @@ def timm_backbone(options: BackboneOptions) -> TimmBackbone:
         )
     fixed = net.pretrained_cfg.get("fixed_input_size") and "dynamic_img_size" not in arguments
     height, width = net.pretrained_cfg["input_size"][-2:]
-    return TimmBackbone(net, options, choice.architecture, choice.tag, arguments, (height, width) if fixed else None)
+    size = (height, width) if fixed else None
+    backbone = TimmBackbone(net, options, choice.architecture, choice.tag, arguments, size)
+    # timm names the first convolution of all networks but those made for colours (CSATv2 turns RGB into YCbCr):
+    # they take the argument, and fail on the first image.
+    if options.in_channels != 3 and not backbone.input_convs():
+        raise BuildError(
+            f"in_channels: {title} has no convolution that sees the image, so it cannot go from 3 channels "
+            f"to {options.in_channels}; leave in_channels out, or choose another backbone"
+        )
+    return backbone
 
 
 def _takes(architecture: str, argument: str) -> bool:

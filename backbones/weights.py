@@ -154,7 +154,9 @@ def load(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> LoadRep
         raise WeightsError(f"{source}: no tensor fits {backbone.title()}: {reason}")
     backbone.load_state_dict(fitting, strict=False)
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
-    if any(name.endswith("running_mean") for name in report.unexpected):
+    # Statistics left over mean something only where there are none: a classifier may have had a norm of its own.
+    kept = any(key.endswith("running_mean") for key in backbone.state_dict())
+    if not kept and any(name.endswith("running_mean") for name in report.unexpected):
         logger.warning("%s was trained with batch normalisation, which %s has not", source, backbone.title())
     return report
 

@@ -266,6 +266,15 @@ def test_group_norms_from_batch_norms_are_warned_about(tmp_path: Path, caplog: p
     assert "was trained with batch normalisation, which backbone 'resnet18' has not" in caplog.text
 
 
+def test_a_norm_of_the_classifier_alone_is_not_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {**randomised(resnet()), "head.running_mean": torch.zeros(8)}
+    with caplog.at_level(logging.WARNING, "rehead"):
+        resnet(saved(state, tmp_path))
+    assert caplog.text == ""
+
+
 def test_real_weights(shared: Path) -> None:
     path = shared / "weights" / "resnet18_photos.pth"
     options = BackboneOptions(name="resnet18", weights=str(path), freeze=2)
