@@ -9,6 +9,8 @@ size: the root mean square of the loss's gradient with respect to the layer's ou
     of 32 pixels, batch normalisation in training mode. Of interest is how it changes through the network.
 agreement: the cosine between the gradients of the layer's weights on two batches of 128 other images. Near 1
     a step that helps one batch helps the other; near 0 the gradient is noise (Balduzzi et al., 1702.08591).
+
+The table also says how large the last feature map is (root mean square).
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ def main() -> None:
     arguments = parser.parse_args()
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
-    print("| network | gradient, first layer / last | lowest to highest | agreement, first layer | middle | last |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| network | gradient: first layer / last | highest / lowest | agreement: first layer | middle | last | C4 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for column, kind in enumerate(("plain", "resnet")):
         for depth in DEPTHS:
-            sizes, agreements = measure(f"{kind}{depth}", arguments.imagenette, arguments.seeds)
+            sizes, agreements, last_map = measure(f"{kind}{depth}", arguments.imagenette, arguments.seeds)
             ratio, spread = sizes[0] / sizes[-1], sizes.max() / sizes.min()
             at = (agreements[index] for index in (0, len(agreements) // 2, -1))
-            cells = [f"{ratio:.3g}", f"{spread:.3g}", *(f"{value:.2f}" for value in at)]
+            cells = [f"{ratio:.3g}", f"{spread:.3g}", *(f"{value:.2f}" for value in at), f"{last_map:.1f}"]
             print(f"| {kind}{depth} | {' | '.join(cells)} |", flush=True)
             place = torch.linspace(0, 1, len(sizes))
             style = {"color": COLOURS[depth], "label": f"{depth} layers"}
@@ -68,21 +70,24 @@ def main() -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def measure(name: str, imagenette: str, seeds: int) -> tuple[Tensor, Tensor]:
-    """Size and agreement at every 3x3 convolution in order, averaged over the seeds (sizes geometrically)."""
-    sizes, agreements = [], []
+def measure(name: str, imagenette: str, seeds: int) -> tuple[Tensor, Tensor, float]:
+    """Averages over the seeds: size (geometric) and agreement at every 3x3 convolution, and size of the last map."""
+    sizes, agreements, last_maps = [], [], []
     config = load_config(f"paper/{name}", {"data.root": imagenette})
     reader = open_reader(config.data, "train")
     for seed in range(seeds):
         torch.manual_seed(seed)
         model = from_config(config, {"main": reader.classes}).train()
-        batches = BatchSampler(len(reader), BATCH, seed, shuffle=True).batches(0)[:2]
-        loader = make_loader(reader, resize=resize_for(model), augment=None, batches=batches)
-        (size, first), (_, second) = (gradients(model, *batch) for batch in loader)
+        keys = BatchSampler(len(reader), BATCH, seed, shuffle=True).batches(0)[:2]
+        batches = list(make_loader(reader, resize=resize_for(model), augment=None, batches=keys))
+        (size, first), (_, second) = (gradients(model, *batch) for batch in batches)
+        with torch.no_grad():
+            features = model.backbone(model.normalise(batches[0][0]))
+        last_maps.append(float(features["C4"].square().mean().sqrt()))
         sizes.append(size.log())
         cosines = [torch.cosine_similarity(one, other, 0) for one, other in zip(first, second, strict=True)]
         agreements.append(torch.stack(cosines))
-    return torch.stack(sizes).mean(0).exp(), torch.stack(agreements).mean(0)
+    return torch.stack(sizes).mean(0).exp(), torch.stack(agreements).mean(0), sum(last_maps) / seeds
 
 
 def gradients(model: Model, batch: ImageBatch, targets: list[Target]) -> tuple[Tensor, list[Tensor]]:

@@ -27,8 +27,11 @@ from rehead.files import atomic_path
 NAMES = [
     *("resnet20", "plain20", "resnet56", "plain56", "resnet56_zero_init", "resnet110", "resnet110_no_warmup"),
     *("plain110", "resnet20_shortcut_b", "resnet20_shortcut_c", "resnet20_zero_init", "resnet110_zero_init"),
+    "resnet20_low_rate",
 ]
-COLOURS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#c2410c")
+LOW_RATE = 0.01
+"""Of `resnet20_low_rate`, which is resnet20 otherwise."""
+COLOURS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#c2410c", "#65a30d")
 DEPTH = {
     "plain": {f"plain{depth}": f"{depth} layers" for depth in (20, 56, 110)},
     "residual": {
@@ -51,6 +54,7 @@ VARIANTS = {
         "resnet20_shortcut_b": "B: projections there",
         "resnet20_shortcut_c": "C: projections everywhere",
         "resnet20_zero_init": "A, branches start at 0",
+        "resnet20_low_rate": "A, rate 0.01 instead of 0.1",
     },
 }
 HIGHEST_LOSS = 3.0
@@ -103,15 +107,18 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
         "train.pictures": 0,
         "out": run,
     }
+    recipe = f"paper/{name.removesuffix('_low_rate')}"
+    if name.endswith("_low_rate"):
+        overrides["train.optimizer.lr"] = LOW_RATE
     if "110" in name and arguments.steps_110:
         overrides["train.max_steps"] = arguments.steps_110
-    if load_config(f"paper/{name}").train.schedule.warmup_steps:
+    if load_config(recipe).train.schedule.warmup_steps:
         overrides["train.schedule.warmup_steps"] = WARMUP_STEPS
     command = [sys.executable, "-m", "rehead", "train"]
     if (run / "resume.pt").exists():
         command += ["--resume", str(run)]
     else:
-        command += [f"paper/{name}", "--overwrite", *(f"{key}={value}" for key, value in overrides.items())]
+        command += [recipe, "--overwrite", *(f"{key}={value}" for key, value in overrides.items())]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     (run / "finished").touch()
     return run

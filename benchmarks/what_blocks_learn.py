@@ -2,12 +2,12 @@
 
     uv run python benchmarks/what_blocks_learn.py runs/paper_networks --plot docs/residual_networks/blocks.png
 
-Reads the `plain56` and `resnet56` that benchmarks/paper_networks.py has trained, and measures on the first
+Reads `plain20`, `resnet20` and `resnet56_zero_init` as benchmarks/paper_networks.py has trained them, and measures on the first
 `--images` validation images of each class:
 
 change: how far a block's output is from its input, |y - x| / |x|; 0 is the identity. Blocks that change the
     shape are left out.
-branch: for the residual network, the size of what the layers add, |F(x)| / |x|.
+branch: for a residual network, the size of what the layers add, |F(x)| / |x|.
 removal: the accuracy when this one block is left out, so that its input goes on as it is (Veit et al., 1605.06431).
 """
 
@@ -32,12 +32,16 @@ from rehead.tasks.images import resize_for
 from rehead.tasks.model import Model
 from rehead.types import ImageBatch
 
-NETWORKS = {"plain56": ("plain", "#6b7280"), "resnet56": ("residual", "#c2410c")}
+NETWORKS = {
+    "plain20": ("plain, 20 layers", "#6b7280"),
+    "resnet20": ("residual, 20 layers", "#c2410c"),
+    "resnet56_zero_init": ("residual, 56 layers", "#2563eb"),
+}
 Batch = tuple[ImageBatch, Tensor]
 
 
 def main() -> None:
-    """Measures both networks, prints a row each, plots every block."""
+    """Measures each network, prints a row each, plots every block."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the --out of benchmarks/paper_networks.py")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,19 +64,20 @@ def main() -> None:
             with left_out(block):
                 without.append(accuracy(model, batches))
         ordered = sorted(without)
-        branch = f"{branches.median():.2f}" if label == "residual" else ""
+        residual = name.startswith("resnet")
+        branch = f"{branches.median():.2f}" if residual else ""
         spread = [f"{ordered[at]:.3f}" for at in (0, len(ordered) // 2, -1)]
         print(f"| {name} | {whole:.3f} | {changes.median():.2f} | {branch} | {' | '.join(spread)} |", flush=True)
-        order = range(1, len(blocks) + 1)
-        left.plot(order, changes, "o-", color=colour, label=f"{label}: |y - x| / |x|", markersize=4)
-        right.plot(order, without, "o-", color=colour, label=label, markersize=4)
+        places = torch.linspace(0, 1, len(blocks))
+        left.plot(places, changes, "o-", color=colour, label=f"{label}: |y - x| / |x|", markersize=4)
+        right.plot(places, without, "o-", color=colour, label=label, markersize=4)
         right.axhline(whole, color=colour, linestyle=":", linewidth=1)
-        if label == "residual":
-            left.plot(order, branches, ".--", color=colour, label="residual: |F(x)| / |x|", markersize=4)
-    left.set(xlabel="block, from the image on", ylim=(0, None), title="How much a block changes its input")
-    right.set(xlabel="block left out", ylim=(0, 1), title="Accuracy without one block (dotted: with all)")
+        if residual:
+            left.plot(places, branches, ".--", color=colour, label=f"{label}: |F(x)| / |x|", markersize=4)
+    left.set(xlabel="place of the block: 0 first, 1 last", ylim=(0, None), title="How much a block changes its input")
+    right.set(xlabel="place of the block left out", ylim=(0, 1), title="Accuracy without one block (dotted: with all)")
     right.axhline(0.1, color="black", linewidth=0.8)
-    right.text(1, 0.115, "chance", fontsize=8)
+    right.text(0, 0.115, "chance", fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
