@@ -2,8 +2,8 @@
 
     uv run python benchmarks/what_blocks_learn.py runs/paper_networks --plot docs/residual_networks/blocks.png
 
-Reads `plain20`, `resnet20` and `resnet56_zero_init` as benchmarks/paper_networks.py has trained them, and measures on the first
-`--images` validation images of each class:
+Reads the plain20, resnet20 and resnet56_zero_init that benchmarks/paper_networks.py has trained, and measures on
+the first `--images` validation images of each class:
 
 change: how far a block's output is from its input, |y - x| / |x|; 0 is the identity. Blocks that change the
     shape are left out.
