@@ -74,13 +74,13 @@ def main() -> None:
         right.axhline(whole, color=colour, linestyle=":", linewidth=1)
         if residual:
             left.plot(places, branches, ".--", color=colour, label=f"{label}: |F(x)| / |x|", markersize=4)
-    left.set(xlabel="place of the block: 0 first, 1 last", ylim=(0, None), title="How much a block changes its input")
+    left.set(xlabel="place of the block: 0 first, 1 last", ylim=(0, 1.9), title="How much a block changes its input")
     right.set(xlabel="place of the block left out", ylim=(0, 1), title="Accuracy without one block (dotted: with all)")
     right.axhline(0.1, color="black", linewidth=0.8)
     right.text(0, 0.115, "chance", fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right", fontsize=9)
     with atomic_path(arguments.plot) as temporary:
         figure.savefig(temporary, dpi=110)
 
