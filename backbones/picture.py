@@ -86,7 +86,9 @@ def _stages(rows: Sequence[Row]) -> list[list[Row]]:
 
     def stage(row: Row) -> str:
         name, dot, _ = row.name.partition(".")
-        return name if dot or not row.layers else "stem"
+        if not row.layers:
+            return row.name
+        return name if dot else "stem"
 
     return [list(group) for _, group in groupby(rows, stage)]
 
@@ -126,7 +128,7 @@ def _shape(row: Row) -> str:
 def _draw_stage(axes: Axes, stage: Sequence[Row], before: Row | None, middle: float, fill: str) -> float:
     """Draws one row of blocks; returns where it ends."""
     last = stage[-1]
-    name = stage[0].name.partition(".")[0] if len(stage) > 1 or last.layers else last.name
+    name = stage[0].name.partition(".")[0] if last.layers else last.name
     _text(axes, 14, middle - 20, "stem" if name == "conv1" else name, size=10, weight="bold")
     _text(axes, 14, middle - 5, _shape(last), size=9)
     _text(axes, 14, middle + 9, f"stride {last.stride}", size=8, colour=GREY)
@@ -184,6 +186,9 @@ def _draw_block(axes: Axes, row: Row, before: Row | None, x: float, middle: floa
             _text(axes, x + BOX / 2, middle + tall / 2 + 9, change, size=7.5, colour=ADDED, align="center")
     if row.feature:
         _text(axes, end - 4, middle + 17, row.feature, size=10, weight="bold", align="center")
+        if row.name == "conv1":
+            # The stage's label says what comes out of the max pool; heads read what goes into it.
+            _text(axes, end - 4, middle + 30, _shape(row), size=7.5, colour=GREY, align="center")
 
 
 def _through(row: Row, before: Row | None) -> str:

@@ -158,6 +158,8 @@ def load(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> LoadRep
     kept = any(key.endswith("running_mean") for key in backbone.state_dict())
     if not kept and any(name.endswith("running_mean") for name in report.unexpected):
         logger.warning("%s was trained with batch normalisation, which %s has not", source, backbone.title())
+    if any(".downsample." in name for name in report.unexpected):
+        logger.warning("%s was trained with projections, which %s has not", source, backbone.title())
     return report
 
 

@@ -7,8 +7,8 @@ For every 3x3 convolution of the networks in configs/paper with random weights, 
 
 size: the root mean square of the loss's gradient with respect to the layer's output, on 128 training images
     of 32 pixels, batch normalisation in training mode. Of interest is how it changes through the network.
-agreement: the cosine between the gradients of the layer's weights on two batches of 128 other images. Near 1
-    a step that helps one batch helps the other; near 0 the gradient is noise (Balduzzi et al., 1702.08591).
+agreement: the cosine between the gradients of the layer's weights on this and a second batch. Near 1 a step
+    that helps one batch helps the other; near 0 the gradient says more of the batch than of the task.
 
 The table also says how large the last feature map is (root mean square).
 """
@@ -45,14 +45,13 @@ def main() -> None:
     arguments = parser.parse_args()
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
-    print("| network | gradient: first layer / last | highest / lowest | agreement: first layer | middle | last | C4 |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| network | gradient: first layer / last | agreement: first layer | middle | last | C4 |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for column, kind in enumerate(("plain", "resnet")):
         for depth in DEPTHS:
             sizes, agreements, last_map = measure(f"{kind}{depth}", arguments.imagenette, arguments.seeds)
-            ratio, spread = sizes[0] / sizes[-1], sizes.max() / sizes.min()
             at = (agreements[index] for index in (0, len(agreements) // 2, -1))
-            cells = [f"{ratio:.3g}", f"{spread:.3g}", *(f"{value:.2f}" for value in at), f"{last_map:.1f}"]
+            cells = [f"{sizes[0] / sizes[-1]:.3g}", *(f"{value:.2f}" for value in at), f"{last_map:.1f}"]
             print(f"| {kind}{depth} | {' | '.join(cells)} |", flush=True)
             place = torch.linspace(0, 1, len(sizes))
             style = {"color": COLOURS[depth], "label": f"{depth} layers"}

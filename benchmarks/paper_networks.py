@@ -91,8 +91,6 @@ def main() -> None:
 def train(name: str, arguments: argparse.Namespace) -> Path:
     """Trains one recipe in a process of its own; returns its run folder."""
     run: Path = arguments.out / f"{name}_seed{arguments.seed}"
-    if (run / "finished").exists():
-        return run
     epochs = arguments.epochs
     overrides = {
         "data.root": arguments.imagenette,
@@ -112,6 +110,14 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
         overrides["train.max_steps"] = arguments.steps_110
     if load_config(recipe).train.schedule.warmup_steps:
         overrides["train.schedule.warmup_steps"] = WARMUP_STEPS
+    asked = json.dumps({key: str(value) for key, value in overrides.items()})
+    marker = run / "asked_for.json"
+    if run.exists() and (not marker.exists() or marker.read_text() != asked):
+        sys.exit(f"{run} was trained with other arguments; give another --out, or remove it")
+    if (run / "finished").exists():
+        return run
+    run.mkdir(parents=True, exist_ok=True)
+    marker.write_text(asked)
     command = [sys.executable, "-m", "rehead", "train"]
     if (run / "resume.pt").exists():
         command += ["--resume", str(run)]

@@ -2,11 +2,11 @@
 
     uv run python benchmarks/what_blocks_learn.py runs/paper_networks --plot docs/residual_networks/blocks.png
 
-Reads the plain20, resnet20 and resnet56_zero_init that benchmarks/paper_networks.py has trained, and measures on
-the first `--images` validation images of each class:
+Reads the plain20, resnet20, resnet20_zero_init and resnet56_zero_init that benchmarks/paper_networks.py has
+trained, and measures on the first `--images` validation images of each class:
 
-change: how far a block's output is from its input, |y - x| / |x|; 0 is the identity. Blocks that change the
-    shape are left out.
+change: how far a block's output is from its input, |y - x| / |x|; 0 is the identity, and 1.17 the distance of two
+    unrelated outputs of a relu. Blocks that change the shape are not looked at.
 branch: for a residual network, the size of what the layers add, |F(x)| / |x|.
 removal: the accuracy when this one block is left out, so that its input goes on as it is (Veit et al., 1605.06431).
 """
@@ -14,6 +14,7 @@ removal: the accuracy when this one block is left out, so that its input goes on
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +36,11 @@ from rehead.types import ImageBatch
 NETWORKS = {
     "plain20": ("plain, 20 layers", "#6b7280"),
     "resnet20": ("residual, 20 layers", "#c2410c"),
-    "resnet56_zero_init": ("residual, 56 layers", "#2563eb"),
+    "resnet20_zero_init": ("20 layers, branches from 0", "#d97706"),
+    "resnet56_zero_init": ("56 layers, branches from 0", "#2563eb"),
 }
+UNRELATED = (2 - 2 / math.pi) ** 0.5
+"""|y - x| / |x| of two independent Gaussian vectors behind a relu."""
 Batch = tuple[ImageBatch, Tensor]
 
 
@@ -74,8 +78,10 @@ def main() -> None:
         right.axhline(whole, color=colour, linestyle=":", linewidth=1)
         if residual:
             left.plot(places, branches, ".--", color=colour, label=f"{label}: |F(x)| / |x|", markersize=4)
-    left.set(xlabel="place of the block: 0 first, 1 last", ylim=(0, 1.9), title="How much a block changes its input")
+    left.set(xlabel="place of the block: 0 first, 1 last", ylim=(0, 2.3), title="How much a block changes its input")
     right.set(xlabel="place of the block left out", ylim=(0, 1), title="Accuracy without one block (dotted: with all)")
+    left.axhline(UNRELATED, color="black", linewidth=0.8)
+    left.text(0, UNRELATED + 0.05, "y unrelated to x", fontsize=8)
     right.axhline(0.1, color="black", linewidth=0.8)
     right.text(0, 0.115, "chance", fontsize=8)
     for axes in (left, right):

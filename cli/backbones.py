@@ -41,8 +41,10 @@ def backbones(
     Example: rehead backbones resnet34 --size 224 --picture resnet34.png
     """
     if name is not None and not any(letter in name for letter in "*?["):
+        if plain and shortcut != "B":
+            raise ConfigError([f"--plain and --shortcut {shortcut}: a plain network has no shortcuts"], "command line")
         given = {"name": name, "output_stride": output_stride, "weights": weights, "residual": not plain}
-        _show(_options(freeze, **given, shortcut=shortcut), size, picture)
+        _show(_options(freeze, **given, shortcut=shortcut.upper()), size, picture)
     elif picture is not None:
         raise ConfigError(["--picture draws one network: give its NAME"], "command line")
     elif name is None:
@@ -143,9 +145,9 @@ def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
 
 
 def _title(options: BackboneOptions) -> str:
-    if not options.residual:
-        return f"plain {options.name}"
-    return options.name if options.shortcut == "B" else f"{options.name} with shortcuts {options.shortcut}"
+    name = options.name if options.residual else f"plain {options.name}"
+    name += f" with shortcuts {options.shortcut}" if options.shortcut != "B" else ""
+    return name + (f", output stride {options.output_stride}" if options.output_stride != 32 else "")
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -162,7 +164,7 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
 
 
 def _numbers(values: list[float]) -> str:

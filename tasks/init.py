@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rehead.configs.schema import BackboneOptions
 from rehead.errors import WeightsError
 from rehead.heads import Head
 from rehead.progress import say
@@ -23,7 +24,8 @@ def start_from(model: Model, path: Path) -> None:
     Says of each part whether it was taken.
 
     Raises:
-        WeightsError: if the backbone's tensors differ in name or shape: nothing is taken by halves.
+        WeightsError: if the backbone's tensors differ in name or shape, or its blocks add back something else:
+            nothing is taken by halves.
     """
     metadata = read_metadata(path)
     tensors = read_tensors(path)
@@ -34,6 +36,14 @@ def start_from(model: Model, path: Path) -> None:
             f"model.init={path}: its backbone is '{metadata['config']['model']['backbone']['name']}', this model's is "
             f"'{model.backbone.options.name}', and {len(different)} tensors differ in name or shape "
             f"({', '.join(different[:4])}{', ...' if len(different) > 4 else ''}); use the same model.backbone options"
+        )
+    saved, options = BackboneOptions.model_validate(metadata["config"]["model"]["backbone"]), model.backbone.options
+    # Identities, zeros and nothing at all have the same tensors: none.
+    if (saved.residual, saved.shortcut) != (options.residual, options.shortcut):
+        raise WeightsError(
+            f"model.init={path}: its blocks add back something else (residual: {saved.residual}, shortcut: "
+            f"{saved.shortcut}) than this model's (residual: {options.residual}, shortcut: {options.shortcut}); "
+            "use the same model.backbone options"
         )
     model.backbone.load_state_dict(body)
     parts = [f"backbone taken ({len(body)} tensors)"]

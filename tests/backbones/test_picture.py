@@ -67,7 +67,16 @@ def test_it_says_what_the_shortcut_does(shortcut: str, on_the_line: list[str]) -
 
 def test_it_shows_layers_features_and_what_they_see() -> None:
     words = Drawn("resnet18", output_stride=16).words
-    for wanted in ("7x7, 64, /2", "3x3, 128, /2", "3x3, 512, dilated 2", "C1", "C5", "sees 435 px", "stride 16"):
+    for wanted in (
+        "7x7, 64, /2",
+        "64x112x112",
+        "3x3, 128, /2",
+        "3x3, 512, dilated 2",
+        "C1",
+        "C5",
+        "sees 435 px",
+        "stride 16",
+    ):
         assert wanted in words, wanted
     assert "stride 32" not in words
 
@@ -82,7 +91,8 @@ def test_long_stages_are_cut_short() -> None:
 def test_a_timm_model_has_a_box_per_feature() -> None:
     drawn = Drawn("convnext_tiny")
     assert drawn.additions == 0
-    assert {"96x56x56", "768x7x7", "C2", "C5"} <= set(drawn.words)
+    assert {"96x56x56", "768x7x7", "C2", "C5", "stages_0", "stages_3"} <= set(drawn.words)
+    assert {"model.blocks.9", "model.blocks.11"} <= set(Drawn("vit_tiny_patch16_224").words)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf", "PNG"])

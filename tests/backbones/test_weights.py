@@ -275,6 +275,15 @@ def test_a_norm_of_the_classifier_alone_is_not_worth_a_warning(
     assert caplog.text == ""
 
 
+def test_projections_that_the_network_has_not_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(randomised(resnet()), tmp_path)
+    with caplog.at_level(logging.WARNING, "rehead"):
+        resnet(path, shortcut="A")
+    assert "was trained with projections, which backbone 'resnet18' (shortcut: A) has not" in caplog.text
+
+
 def test_real_weights(shared: Path) -> None:
     path = shared / "weights" / "resnet18_photos.pth"
     options = BackboneOptions(name="resnet18", weights=str(path), freeze=2)

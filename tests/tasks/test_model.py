@@ -234,6 +234,18 @@ class TestInit:
         torch.testing.assert_close(started.backbone.mean, torch.tensor([0.5, 0.4, 0.3]))
         assert started.config.model.backbone.std == [0.2, 0.1, 0.3]
 
+    def test_a_body_that_adds_back_something_else_is_refused(self, tmp_path: Path) -> None:
+        plain, zeros = (TINY.model_copy(update=update) for update in ({"residual": False}, {"shortcut": "A"}))
+        for saved, wanted in ((plain, zeros), (zeros, plain)):
+            rehead.build_model(saved, "unet", NAMES).save(tmp_path / "model.safetensors")
+            model = {
+                "backbone": wanted.model_dump(),
+                "head": {"name": "unet"},
+                "init": str(tmp_path / "model.safetensors"),
+            }
+            with pytest.raises(WeightsError, match="its blocks add back something else"):
+                from_config(load_config({"task": "segmentation", "model": model}), {"main": Classes(tuple(NAMES))})
+
     def test_another_backbone_is_an_error_that_names_both(self, tmp_path: Path) -> None:
         other = TINY.model_copy(update={"width": 16})
         rehead.build_model(other, "unet", NAMES).save(tmp_path / "other.safetensors")
