@@ -188,7 +188,7 @@ def _draw_block(axes: Axes, row: Row, before: Row | None, x: float, middle: floa
         _text(axes, end - 4, middle + 17, row.feature, size=10, weight="bold", align="center")
         if row.name == "conv1":
             # The stage's label says what comes out of the max pool; heads read what goes into it.
-            _text(axes, end - 4, middle + 30, _shape(row), size=7.5, colour=GREY, align="center")
+            _text(axes, end, middle - 22, _shape(row), size=7.5, colour=GREY, align="center")
 
 
 def _through(row: Row, before: Row | None) -> str:
