@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rehead.configs.heads import HEADS
 
@@ -13,7 +13,8 @@ def heads() -> None:
 
     Example: rehead heads
     """
-    table = Table("head", "task", "wants", "paper")
+    # A name that is cut off cannot be typed.
+    table = Table(Column("head", no_wrap=True), "task", "wants", "paper")
     for entry in HEADS:
         table.add_row(entry.name, entry.about["task"], entry.about["wants"], entry.about["paper"])
     Console().print(table)

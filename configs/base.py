@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,3 +11,14 @@ class Options(BaseModel):
     """Typed options: unknown keys are errors, defaults are checked too, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class HeadOptions(Options):
+    """What every head has: its name in the table of heads.
+
+    `fitted` names the options that weights were trained for and that their shapes do not show.
+    """
+
+    fitted: ClassVar[tuple[str, ...]] = ()
+
+    name: str

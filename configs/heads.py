@@ -7,21 +7,27 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from rehead.configs.base import Options
+from rehead.configs.base import HeadOptions
+from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, RetinaNetOptions
+from rehead.configs.segmentation_heads import (
+    DeepLabV3Options,
+    DeepLabV3PlusOptions,
+    DPTOptions,
+    FPNSegmentationOptions,
+    LinkNetOptions,
+    MAnetOptions,
+    PANOptions,
+    PSPNetOptions,
+    SegFormerOptions,
+    TorchvisionDeepLabV3Options,
+    TorchvisionFCNOptions,
+    UNetOptions,
+    UNetPlusPlusOptions,
+    UPerNetOptions,
+)
 from rehead.registry import Registry
 
 Target = TypeVar("Target", bound=Callable[..., Any])
-
-
-class HeadOptions(Options):
-    """What every head has: its name in the table below.
-
-    `fitted` names the options that weights were trained for and that their shapes do not show.
-    """
-
-    fitted: ClassVar[tuple[str, ...]] = ()
-
-    name: str
 
 
 class ClassificationOptions(HeadOptions):
@@ -32,42 +38,6 @@ class ClassificationOptions(HeadOptions):
     name: Literal["classification"] = "classification"
     pooling: Literal["avg", "max"] = "avg"
     dropout: float = Field(0.0, ge=0, lt=1)
-
-
-class FasterRCNNOptions(HeadOptions):
-    """Faster R-CNN on a feature pyramid; the defaults are torchvision's `fasterrcnn_resnet50_fpn`."""
-
-    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
-
-    name: Literal["faster_rcnn"] = "faster_rcnn"
-    channels: int = Field(256, ge=1, description="of every pyramid level")
-    representation: int = Field(1024, ge=1, description="width of the two fully connected layers per RoI")
-    anchor_sizes: list[list[float]] | None = Field(None, description="pixels, per level; 8 x stride unless given")
-    aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], description="height / width")
-    rpn_pre_nms_train: int = Field(2000, ge=1)
-    rpn_pre_nms_test: int = Field(1000, ge=1)
-    rpn_post_nms_train: int = Field(2000, ge=1)
-    rpn_post_nms_test: int = Field(1000, ge=1)
-    rpn_nms: float = Field(0.7, gt=0, le=1)
-    rpn_positive_iou: float = Field(0.7, gt=0, le=1)
-    rpn_negative_iou: float = Field(0.3, ge=0, le=1)
-    rpn_sampled: int = Field(256, ge=1, description="anchors per image that count in the loss")
-    rpn_positive_fraction: float = Field(0.5, gt=0, le=1)
-    box_positive_iou: float = Field(0.5, gt=0, le=1)
-    box_sampled: int = Field(512, ge=1, description="proposals per image that count in the loss")
-    box_positive_fraction: float = Field(0.25, gt=0, le=1)
-    score_threshold: float = Field(0.05, ge=0, lt=1)
-    nms: float = Field(0.5, gt=0, le=1)
-    detections: int = Field(100, ge=1, description="per image at most")
-
-
-class UNetOptions(HeadOptions):
-    """segmentation-models-pytorch's U-Net decoder; the defaults are those of `smp.Unet`."""
-
-    name: Literal["unet"] = "unet"
-    decoder_channels: list[int] = Field([256, 128, 64, 32, 16], min_length=1, description="deepest first")
-    decoder_norm: Literal["batchnorm", "layernorm", "instancenorm", "inplace", "identity"] = "batchnorm"
-    attention: Literal["scse"] | None = None
 
 
 HEADS: Registry[HeadOptions] = Registry("head")
@@ -88,12 +58,132 @@ HEADS.add(
     paper="Ren et al., 1506.01497, with FPN, Lin et al., 1612.03144",
 )
 HEADS.add(
+    "retinanet",
+    RetinaNetOptions,
+    "rehead.heads.retinanet:RetinaNet",
+    task="detection",
+    wants="one feature map per stride from 8 up",
+    paper="Lin et al., 1708.02002",
+)
+HEADS.add(
+    "fcos",
+    FCOSOptions,
+    "rehead.heads.fcos:FCOS",
+    task="detection",
+    wants="one feature map per stride from 8 up",
+    paper="Tian et al., 1904.01355",
+)
+HEADS.add(
     "unet",
     UNetOptions,
-    "rehead.heads.unet:UNet",
+    "rehead.heads.smp_decoders:SMPSegmentation",
     task="segmentation",
-    wants="feature maps from stride 2 or 4 down",
+    wants="maps from stride 2 or 4 on",
     paper="Ronneberger et al., 1505.04597",
+)
+HEADS.add(
+    "unetplusplus",
+    UNetPlusPlusOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps from stride 2 or 4 on",
+    paper="Zhou et al., 1807.10165",
+)
+HEADS.add(
+    "manet",
+    MAnetOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps from stride 2 or 4 on",
+    paper="Fan et al., IEEE Access 8, 2020",
+)
+HEADS.add(
+    "linknet",
+    LinkNetOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps from stride 2 or 4 on",
+    paper="Chaurasia and Culurciello, 1707.03718",
+)
+HEADS.add(
+    "fpn_segmentation",
+    FPNSegmentationOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps of four strides",
+    paper="Kirillov et al., 1901.02446",
+)
+HEADS.add(
+    "pspnet",
+    PSPNetOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="the last map, best of stride 8",
+    paper="Zhao et al., 1612.01105",
+)
+HEADS.add(
+    "pan",
+    PANOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="two to four maps from stride 4 on",
+    paper="Li et al., 1805.10180",
+)
+HEADS.add(
+    "deeplabv3",
+    DeepLabV3Options,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="the last map, best of stride 8",
+    paper="Chen et al., 1706.05587",
+)
+HEADS.add(
+    "deeplabv3plus",
+    DeepLabV3PlusOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="two maps, best of stride 4 and 16",
+    paper="Chen et al., 1802.02611",
+)
+HEADS.add(
+    "upernet",
+    UPerNetOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps from stride 4 on",
+    paper="Xiao et al., 1807.10221",
+)
+HEADS.add(
+    "segformer",
+    SegFormerOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="maps from stride 4 on",
+    paper="Xie et al., 2105.15203",
+)
+HEADS.add(
+    "dpt",
+    DPTOptions,
+    "rehead.heads.smp_decoders:SMPSegmentation",
+    task="segmentation",
+    wants="two to four maps, such as a ViT's",
+    paper="Ranftl et al., 2103.13413",
+)
+HEADS.add(
+    "torchvision_fcn",
+    TorchvisionFCNOptions,
+    "rehead.heads.torchvision_segmentation:TorchvisionSegmentation",
+    task="segmentation",
+    wants="the last two maps, best of stride 8",
+    paper="Long et al., 1411.4038",
+)
+HEADS.add(
+    "torchvision_deeplabv3",
+    TorchvisionDeepLabV3Options,
+    "rehead.heads.torchvision_segmentation:TorchvisionSegmentation",
+    task="segmentation",
+    wants="the last two maps, best of stride 8",
+    paper="Chen et al., 1706.05587",
 )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rehead.configs.base import Options
-from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.base import HeadOptions, Options
+from rehead.configs.heads import HEADS
 from rehead.configs.readers import READERS, SplitOptions
 from rehead.configs.schema import Config
 from rehead.errors import ConfigError, did_you_mean
@@ -94,13 +94,18 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Sets dotted keys in a nested mapping; `head` becomes `heads.main` on both sides."""
+    """Sets dotted keys in a nested mapping; `head` becomes `heads.main` on both sides.
+
+    A head that is given another name starts from that one's defaults.
+    """
     raw = _spell_out_head(raw)
     problems = []
+    spelled = {dotted: _spelled_out(dotted) for dotted in overrides}
     for dotted, value in overrides.items():
-        parts = dotted.split(".")
-        if parts[:2] == ["model", "head"]:
-            parts[1:2] = ["heads", "main"]
+        if spelled[dotted][:2] == ["model", "heads"] and spelled[dotted][3:] == ["name"]:
+            _rename_head(raw, spelled[dotted][2], value)
+    for dotted, value in overrides.items():
+        parts = spelled[dotted]
         here = raw
         for depth, part in enumerate(parts[:-1]):
             child = here.get(part)
@@ -115,6 +120,22 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
     if problems:
         raise ConfigError(problems, "command line")
     return raw
+
+
+def _spelled_out(dotted: str) -> list[str]:
+    """A key's parts, `model.head` written as `model.heads.main`."""
+    parts = dotted.split(".")
+    return ["model", "heads", "main", *parts[2:]] if parts[:2] == ["model", "head"] else parts
+
+
+def _rename_head(raw: dict[str, Any], key: str, name: object) -> None:
+    """Another head's name leaves the file's options behind: they were those of the head named there."""
+    heads = raw["model"].get("heads") if isinstance(raw.get("model"), dict) else None
+    if not isinstance(heads, dict):
+        return
+    head = heads.get(key)
+    if isinstance(head, str) or (isinstance(head, dict) and head.get("name", name) != name):
+        heads[key] = {"name": name}
 
 
 def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from rehead.configs.base import Options
-from rehead.configs.heads import HeadOptions
+from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import SplitOptions
 
 TaskName = Literal["classification", "detection", "segmentation"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rehead.backbones import Backbone, build_backbone
-    from rehead.configs.heads import HeadOptions, register_head
+    from rehead.configs.base import HeadOptions
+    from rehead.configs.heads import register_head
     from rehead.configs.load import load_config
     from rehead.errors import ReheadError
     from rehead.heads.base import Head
@@ -28,7 +29,7 @@ _HOMES = {
     "FeatureSpec": "rehead.types",
     "Frame": "rehead.types",
     "Head": "rehead.heads.base",
-    "HeadOptions": "rehead.configs.heads",
+    "HeadOptions": "rehead.configs.base",
     "ImageBatch": "rehead.types",
     "Model": "rehead.tasks.model",
     "Prediction": "rehead.types",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.base import HeadOptions
+from rehead.configs.heads import HEADS
 from rehead.heads.base import Head
 from rehead.types import Classes, FeatureSpec
 

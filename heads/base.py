@@ -9,7 +9,8 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.base import HeadOptions
+from rehead.configs.heads import HEADS
 from rehead.errors import BuildError
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 

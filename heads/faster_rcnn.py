@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from rehead.configs.heads import FasterRCNNOptions
-from rehead.errors import BuildError
+from rehead.configs.detection_heads import FasterRCNNOptions
 from rehead.heads.base import Features, Head, level
+from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.fpn import FPN
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
@@ -33,7 +30,9 @@ class FasterRCNN(Head):
     def __init__(self, options: FasterRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         self.neck = FPN(specs, options.channels)
-        anchors = anchor_generator(options, self.neck.feature_specs)
+        # One size per level: 8 x stride is FPN's 32..512 on strides 4..64.
+        sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in self.neck.feature_specs.values()]
+        anchors = anchor_generator(sizes, options.aspect_ratios, self.neck.feature_specs)
         self.rpn = RegionProposalNetwork(
             anchors,
             ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0]),
@@ -61,34 +60,20 @@ class FasterRCNN(Head):
             detections_per_img=options.detections,
         )
 
-    def pyramid(self, features: Features) -> Features:
-        """Pyramid levels by name, float32 also in mixed precision.
-
-        torchvision takes the anchors' type from them, and bfloat16 knows no odd pixel beyond 256.
-        """
-        return {name: value.float() for name, value in self.neck(features).items()}
-
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`."""
-        truth = [_truth(target, frame) for target, frame in zip(targets, frames, strict=True)]
-        pyramid = self.pyramid(features)
-        proposals, rpn_losses = self.rpn(_images(frames), pyramid, truth)
-        _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], truth)
+        boxes = truth(targets, frames, first_label=1)
+        pyramid = float32_pyramid(self.neck, features)
+        proposals, rpn_losses = self.rpn(image_list(frames), pyramid, boxes)
+        _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], boxes)
         return {**rpn_losses, **roi_losses}
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Boxes, scores and labels, best first, at most `detections` per image."""
-        pyramid = self.pyramid(features)
-        proposals, _ = self.rpn(_images(frames), pyramid)
+        pyramid = float32_pyramid(self.neck, features)
+        proposals, _ = self.rpn(image_list(frames), pyramid)
         found, _ = self.roi_heads(pyramid, proposals, [frame.size for frame in frames])
-        return [
-            Prediction(
-                boxes=frame.boxes_to_original(one["boxes"].float()),
-                scores=one["scores"].float(),
-                labels=one["labels"] - 1,
-            )
-            for one, frame in zip(found, frames, strict=True)
-        ]
+        return predictions(found, frames, first_label=1)
 
 
 class ExactRPNHead(RPNHead):
@@ -109,21 +94,6 @@ class ExactPredictor(FastRCNNPredictor):
         return scores.float(), deltas.float()
 
 
-def anchor_generator(options: FasterRCNNOptions, specs: Mapping[str, FeatureSpec]) -> AnchorGenerator:
-    """Anchors of one size per level: 8 x stride, which is FPN's 32..512 on strides 4..64."""
-    sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in specs.values()]
-    if len(sizes) != len(specs):
-        raise BuildError(
-            f"anchor_sizes has {len(sizes)} lists but the pyramid has {len(specs)} levels: {', '.join(specs)}"
-        )
-    if len({len(size) for size in sizes}) != 1:
-        raise BuildError(
-            "anchor_sizes: every level needs the same number of sizes, since the levels share one RPN head"
-        )
-    ratios = (tuple(options.aspect_ratios),) * len(sizes)
-    return AnchorGenerator(tuple(tuple(size) for size in sizes), ratios)
-
-
 def roi_align(specs: Mapping[str, FeatureSpec], size: int) -> MultiScaleRoIAlign:
     """RoIAlign over every level but the last, which only makes proposals (1612.03144, section 4.2)."""
     pooled = dict(list(specs.items())[:-1])
@@ -133,15 +103,3 @@ def roi_align(specs: Mapping[str, FeatureSpec], size: int) -> MultiScaleRoIAlign
     align.scales = [1 / stride for stride in strides]  # type: ignore[assignment]
     align.map_levels = initLevelMapper(level(strides[0]), level(strides[-1]))
     return align
-
-
-def _images(frames: Sequence[Frame]) -> ImageList:
-    """torchvision's image list: only the batch's size is read from the tensor, so it holds nothing."""
-    height, width = frames[0].padded
-    return ImageList(torch.empty(len(frames), 0, height, width), [frame.size for frame in frames])
-
-
-def _truth(target: Target, frame: Frame) -> dict[str, Tensor]:
-    if target.boxes is None or target.labels is None:
-        raise BuildError(f"image {frame.image_id!r} has no boxes to learn from; detection needs data with boxes")
-    return {"boxes": target.boxes, "labels": target.labels + 1}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import rehead
 from rehead.backbones import Backbone, build_backbone
-from rehead.configs.heads import HEADS, HeadOptions
+from rehead.configs.base import HeadOptions
+from rehead.configs.heads import HEADS
 from rehead.configs.load import check, dump, load_config
 from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
 from rehead.errors import BuildError, WeightsError

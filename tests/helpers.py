@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 from rehead.configs.schema import BackboneOptions
 from rehead.types import Frame, ImageBatch, Target
@@ -42,12 +45,54 @@ def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | No
     ]
 
 
-def randomise_norms(module: torch.nn.Module) -> None:
+def randomise_norms(module: nn.Module) -> None:
     """Statistics as if the norms had seen data."""
     for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.8, 1.2)
 
 
-__all__ = ["TINY", "batch_of_noise", "randomise_norms", "targets_for"]
+def randomised(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """A state dict whose norms have seen data, so that a swapped or forgotten tensor shows."""
+    generator = torch.Generator().manual_seed(seed)
+    state = module.state_dict()
+    for name, value in state.items():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.1, generator=generator)
+        elif name.endswith("running_var"):
+            value.uniform_(0.8, 1.2, generator=generator)
+        elif value.dtype.is_floating_point and value.ndim == 1:
+            value.add_(torch.empty_like(value).uniform_(-0.05, 0.05, generator=generator))
+    return state
+
+
+def norms_to_eval(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+class AlreadyResized(nn.Module):
+    """Stands for torchvision's transform where the images are resized, normalised and batched already."""
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, images: Tensor, targets: Any = None) -> tuple[ImageList, Any]:
+        return ImageList(images, self.sizes), targets
+
+    def postprocess(self, result: Any, sizes: Any, original: Any) -> Any:
+        return result
+
+
+__all__ = [
+    "TINY",
+    "AlreadyResized",
+    "batch_of_noise",
+    "norms_to_eval",
+    "randomise_norms",
+    "randomised",
+    "targets_for",
+]

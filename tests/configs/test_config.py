@@ -112,6 +112,16 @@ def test_an_override_that_is_no_pair_is_refused() -> None:
         parse_overrides(["train.epochs"])
 
 
+def test_another_heads_name_leaves_the_options_of_the_first_behind() -> None:
+    raw = minimal(model={"head": {"name": "faster_rcnn", "representation": 64, "nms": 0.4}})
+    swapped = load_config(raw, {"model.head.channels": 64, "model.head.name": "retinanet"})
+    assert swapped == load_config(minimal(model={"head": {"name": "retinanet", "channels": 64}}))
+    assert load_config(raw, {"model.head.name": "faster_rcnn"}) == load_config(raw)
+    assert load_config(minimal(model={"head": "faster_rcnn"}), {"model.head.name": "retinanet"}) == load_config(
+        minimal(model={"head": "retinanet"})
+    )
+
+
 def test_an_override_below_a_plain_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="task is 'detection' and has nothing inside"):
         override(minimal(), {"task.name": "x"})
@@ -127,7 +137,7 @@ def test_a_missing_config_names_near_recipes() -> None:
 def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a_plugin.py").write_text(
         "from typing import Literal\n"
-        "from rehead.configs.heads import HeadOptions, register_head\n"
+        "from rehead import HeadOptions, register_head\n"
         "class MineOptions(HeadOptions):\n"
         "    name: Literal['a_plugins_head'] = 'a_plugins_head'\n"
         "    depth: int = 2\n"

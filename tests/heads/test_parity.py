@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import segmentation_models_pytorch as smp
 import torch
-from torch import Tensor, nn
+from helpers import AlreadyResized, norms_to_eval, randomised
+from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.models.detection.image_list import ImageList
 
-from rehead.configs.heads import FasterRCNNOptions, UNetOptions
+from rehead.configs.detection_heads import FasterRCNNOptions
 from rehead.tasks.model import Model, build_model
 from rehead.types import Frame, ImageBatch, Target
 
 NAMES = [f"class{index}" for index in range(7)]
-
-
-def randomised(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A state dict whose norms have seen data, so that a swapped or forgotten tensor shows."""
-    generator = torch.Generator().manual_seed(seed)
-    state = module.state_dict()
-    for name, value in state.items():
-        if name.endswith("running_mean"):
-            value.normal_(0, 0.1, generator=generator)
-        elif name.endswith("running_var"):
-            value.uniform_(0.8, 1.2, generator=generator)
-        elif value.dtype.is_floating_point and value.ndim == 1:
-            value.add_(torch.empty_like(value).uniform_(-0.05, 0.05, generator=generator))
-    return state
-
-
-def norms_to_eval(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
-class AlreadyResized(nn.Module):
-    """Stands for torchvision's transform where the images are resized, normalised and batched already."""
-
-    def __init__(self, sizes: list[tuple[int, int]]) -> None:
-        super().__init__()
-        self.sizes = sizes
-
-    def forward(self, images: Tensor, targets: Any = None) -> tuple[ImageList, Any]:
-        return ImageList(images, self.sizes), targets
-
-    def postprocess(self, result: Any, sizes: Any, original: Any) -> Any:
-        return result
 
 
 class TestFasterRCNN:
@@ -116,31 +79,3 @@ class TestFasterRCNN:
         for name, loss in losses.items():
             assert float(loss.detach()) > 0
             torch.testing.assert_close(loss, theirs[name], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_unet_equals_smp(backbone: str) -> None:
-    torch.manual_seed(0)
-    reference = smp.Unet(backbone, encoder_weights=None, classes=len(NAMES)).eval()
-    state = randomised(reference, seed=1)
-    reference.load_state_dict(state)
-    ours = build_model(backbone, UNetOptions(), NAMES, weights="none").eval()
-    ours.load_state_dict(
-        {
-            (
-                f"backbone.{name.removeprefix('encoder.')}" if name.startswith("encoder.") else f"heads.main.{name}"
-            ): value
-            for name, value in state.items()
-        }
-    )
-    pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    batch = ImageBatch(pixels, [Frame((64, 96), (64, 96))] * 2)
-    with torch.no_grad():
-        images = ours.normalise(batch)
-        theirs = reference(images)
-        logits = ours.head("main").logits(ours.backbone(images), batch.frames)
-        predictions = ours(batch)["main"]
-    assert theirs.std() > 1e-3
-    torch.testing.assert_close(logits, theirs, rtol=1e-5, atol=1e-5)
-    for prediction, one in zip(predictions, theirs, strict=True):
-        assert torch.equal(prediction.semantic, one.argmax(0).to(torch.uint8))

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import rehead
-from rehead.configs.heads import FasterRCNNOptions
+from rehead.configs.detection_heads import FasterRCNNOptions
 from rehead.configs.load import dump, load_config
 from rehead.errors import BuildError, ConfigError, DataError, WeightsError
 from rehead.tasks.model import Model, from_config

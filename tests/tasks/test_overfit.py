@@ -15,7 +15,12 @@ SIZE = 96
 
 
 def fit_eight(
-    tmp_path: Path, task: str, data: Mapping[str, Any], head: Mapping[str, Any], steps: int
+    tmp_path: Path,
+    task: str,
+    data: Mapping[str, Any],
+    head: Mapping[str, Any],
+    steps: int,
+    output_stride: int = 32,
 ) -> dict[str, Any]:
     """Trains on eight images without augmentation, and judges on the same."""
     rehead.train(
@@ -28,7 +33,10 @@ def fit_eight(
                 "augment": "none",
                 "workers": 0,
             },
-            "model": {"backbone": {"name": "resnet18", "width": 32, "weights": "none"}, "head": dict(head)},
+            "model": {
+                "backbone": {"name": "resnet18", "width": 32, "weights": "none", "output_stride": output_stride},
+                "head": dict(head),
+            },
             "train": {
                 "epochs": steps,
                 "evaluate_every": steps,
@@ -68,6 +76,23 @@ class TestOverfit:
         figures = fit_eight(tmp_path, "detection", data, head, steps=200)
         assert figures["bbox"]["AP50"] > 0.9
 
+    @pytest.mark.parametrize(
+        ("head", "steps"),
+        [
+            # Four convolutions without norms learn too, in about twice the steps.
+            ({"name": "retinanet", "channels": 64, "convs": 2}, 150),
+            ({"name": "retinanet", "channels": 64, "norm": "group", "box_loss": "giou", "p6_input": "C5"}, 120),
+            ({"name": "fcos", "channels": 64}, 120),
+        ],
+        ids=["retinanet", "retinanet with giou", "fcos"],
+    )
+    def test_one_stage_detectors(self, tmp_path: Path, head: Mapping[str, Any], steps: int) -> None:
+        write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
+        split = {"images": "eight", "annotations": "annotations/eight.json"}
+        data = {"format": "coco", "train": split, "val": split}
+        figures = fit_eight(tmp_path, "detection", data, head, steps)
+        assert figures["bbox"]["AP50"] > 0.9
+
     def test_unet(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "masks": "eight_masks"}
@@ -75,3 +100,20 @@ class TestOverfit:
         head = {"name": "unet", "decoder_channels": [128, 64, 32, 16, 16]}
         figures = fit_eight(tmp_path, "segmentation", data, head, steps=250)
         assert figures["mIoU"] > 0.9
+
+    @pytest.mark.parametrize(
+        ("head", "output_stride", "reached"),
+        [
+            ({"name": "upernet", "channels": 64, "loss": {"cross_entropy": {}, "dice": {}}}, 32, 0.9),
+            ({"name": "segformer", "channels": 64, "loss": {"lovasz": {}}}, 32, 0.9),
+            # Scores of stride 8, blown up, cannot follow the edges of shapes of 20 pixels.
+            ({"name": "torchvision_fcn", "loss": {"focal": {}}}, 8, 0.8),
+        ],
+        ids=["upernet with dice", "segformer with lovasz", "torchvision_fcn with focal"],
+    )
+    def test_segmentation(self, tmp_path: Path, head: Mapping[str, Any], output_stride: int, reached: float) -> None:
+        write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
+        split = {"images": "eight", "masks": "eight_masks"}
+        data = {"format": "masks", "train": split, "val": split, "classes": list(MASK_CLASSES)}
+        figures = fit_eight(tmp_path, "segmentation", data, head, steps=150, output_stride=output_stride)
+        assert figures["mIoU"] > reached

@@ -1,0 +1,92 @@
+"""The options of the detection heads; the defaults are torchvision's."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rehead.configs.base import HeadOptions
+
+GROUPS = 32
+"""Groups of every group norm in a tower (Wu and He, 1803.08494)."""
+
+
+class FasterRCNNOptions(HeadOptions):
+    """Faster R-CNN on a feature pyramid; the defaults are torchvision's `fasterrcnn_resnet50_fpn`."""
+
+    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+    channels: int = Field(256, ge=1, description="of every pyramid level")
+    representation: int = Field(1024, ge=1, description="width of the two fully connected layers per RoI")
+    anchor_sizes: list[list[float]] | None = Field(None, description="pixels, per level; 8 x stride unless given")
+    aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], description="height / width")
+    rpn_pre_nms_train: int = Field(2000, ge=1)
+    rpn_pre_nms_test: int = Field(1000, ge=1)
+    rpn_post_nms_train: int = Field(2000, ge=1)
+    rpn_post_nms_test: int = Field(1000, ge=1)
+    rpn_nms: float = Field(0.7, gt=0, le=1)
+    rpn_positive_iou: float = Field(0.7, gt=0, le=1)
+    rpn_negative_iou: float = Field(0.3, ge=0, le=1)
+    rpn_sampled: int = Field(256, ge=1, description="anchors per image that count in the loss")
+    rpn_positive_fraction: float = Field(0.5, gt=0, le=1)
+    box_positive_iou: float = Field(0.5, gt=0, le=1)
+    box_sampled: int = Field(512, ge=1, description="proposals per image that count in the loss")
+    box_positive_fraction: float = Field(0.25, gt=0, le=1)
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    nms: float = Field(0.5, gt=0, le=1)
+    detections: int = Field(100, ge=1, description="per image at most")
+
+
+class RetinaNetOptions(HeadOptions):
+    """RetinaNet; the defaults are torchvision's `retinanet_resnet50_fpn`.
+
+    `norm: group`, `box_loss: giou` and `p6_input: C5` make it `retinanet_resnet50_fpn_v2`.
+    """
+
+    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios", "p6_input")
+
+    name: Literal["retinanet"] = "retinanet"
+    channels: int = Field(256, ge=1, description="of every pyramid level and both towers")
+    p6_input: Literal["P5", "C5"] = Field(
+        "P5", description="what the two levels beyond the backbone start from: its last map in the pyramid, or its own"
+    )
+    convs: int = Field(4, ge=1, le=4, description="in each tower, before its prediction")
+    norm: Literal["group"] | None = Field(None, description="in the towers")
+    anchor_sizes: list[list[float]] | None = Field(
+        None, description="pixels, per level; 4 x stride times 1, 2^(1/3) and 2^(2/3) unless given"
+    )
+    aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], min_length=1, description="height / width")
+    positive_iou: float = Field(0.5, gt=0, le=1, description="of an anchor that is an object")
+    negative_iou: float = Field(0.4, ge=0, le=1, description="background below; left out in between")
+    box_loss: Literal["l1", "giou"] = "l1"
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    candidates: int = Field(1000, ge=1, description="boxes per level, before NMS")
+    nms: float = Field(0.5, gt=0, le=1)
+    detections: int = Field(300, ge=1, description="per image at most")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RetinaNetOptions:
+        if self.norm == "group" and self.channels % GROUPS:
+            raise ValueError(f"norm=group needs channels that are a multiple of {GROUPS}, found {self.channels}")
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(f"negative_iou {self.negative_iou} must not exceed positive_iou {self.positive_iou}")
+        return self
+
+
+class FCOSOptions(HeadOptions):
+    """FCOS; the defaults are torchvision's `fcos_resnet50_fpn`."""
+
+    name: Literal["fcos"] = "fcos"
+    channels: int = Field(
+        256, ge=GROUPS, multiple_of=GROUPS, description="of every pyramid level and both towers, for their group norms"
+    )
+    convs: int = Field(4, ge=1, description="in each tower, before its prediction")
+    sampling_radius: float = Field(
+        1.5, gt=0, description="strides around a box's centre within which points belong to it"
+    )
+    score_threshold: float = Field(0.2, ge=0, lt=1)
+    candidates: int = Field(1000, ge=1, description="boxes per level, before NMS")
+    nms: float = Field(0.6, gt=0, le=1)
+    detections: int = Field(100, ge=1, description="per image at most")

@@ -1,0 +1,84 @@
+"""What the heads made of torchvision's detection parts have in common: its forms of images, boxes and anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from rehead.errors import BuildError
+from rehead.heads.base import Features
+from rehead.heads.fpn import FPN
+from rehead.types import FeatureSpec, Frame, Prediction, Target
+
+
+def float32_pyramid(neck: FPN, features: Features) -> Features:
+    """Pyramid levels by name, float32 also in mixed precision.
+
+    torchvision takes the anchors' type from them, and bfloat16 knows no odd pixel beyond 256.
+    """
+    return {name: value.float() for name, value in neck(features).items()}
+
+
+def image_list(frames: Sequence[Frame]) -> ImageList:
+    """torchvision's image list: only the batch's size is read from the tensor, so it holds nothing."""
+    height, width = frames[0].padded
+    return ImageList(torch.empty(len(frames), 0, height, width), [frame.size for frame in frames])
+
+
+def truth(targets: Sequence[Target], frames: Sequence[Frame], first_label: int = 0) -> list[dict[str, Tensor]]:
+    """torchvision's targets.
+
+    Args:
+        targets: one per frame.
+        frames: for the names of the images.
+        first_label: what torchvision calls our label 0.
+
+    Raises:
+        BuildError: for an image without boxes (none listed is fine), named.
+    """
+    found = []
+    for target, frame in zip(targets, frames, strict=True):
+        if target.boxes is None or target.labels is None:
+            raise BuildError(f"image {frame.image_id!r} has no boxes to learn from; detection needs data with boxes")
+        found.append({"boxes": target.boxes, "labels": target.labels + first_label})
+    return found
+
+
+def predictions(
+    found: Sequence[Mapping[str, Tensor]], frames: Sequence[Frame], first_label: int = 0
+) -> list[Prediction]:
+    """From torchvision's detections, best first, in batch pixels."""
+    return [
+        Prediction(
+            boxes=frame.boxes_to_original(one["boxes"].float()),
+            scores=one["scores"].float(),
+            labels=one["labels"] - first_label,
+        )
+        for one, frame in zip(found, frames, strict=True)
+    ]
+
+
+def anchor_generator(
+    sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], specs: Mapping[str, FeatureSpec]
+) -> AnchorGenerator:
+    """Anchors of every size and ratio, at every point of a level.
+
+    Args:
+        sizes: square roots of areas in pixels, per level.
+        aspect_ratios: height / width.
+        specs: of the pyramid.
+
+    Raises:
+        BuildError: if the sizes do not fit the levels.
+    """
+    if len(sizes) != len(specs):
+        raise BuildError(
+            f"anchor_sizes has {len(sizes)} lists but the pyramid has {len(specs)} levels: {', '.join(specs)}"
+        )
+    if len({len(size) for size in sizes}) != 1:
+        raise BuildError("anchor_sizes: every level needs the same number of sizes, since the levels share one head")
+    return AnchorGenerator(tuple(tuple(size) for size in sizes), (tuple(aspect_ratios),) * len(sizes))

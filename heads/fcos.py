@@ -1,0 +1,48 @@
+"""FCOS: every point of a pyramid inside an object says how far its sides are (Tian et al., 1904.01355)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSHead
+
+from rehead.configs.detection_heads import FCOSOptions
+from rehead.heads.detection import anchor_generator
+from rehead.heads.fpn import FPN
+from rehead.heads.one_stage import Neckless, OneStage
+from rehead.types import Classes, FeatureSpec
+
+
+class FCOS(OneStage):
+    """Equal to torchvision's with the same weights.
+
+    Three losses: `loss_classification`, `loss_bbox_regression` and `loss_bbox_ctrness`.
+    """
+
+    def __init__(self, options: FCOSOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(options, classes, specs)
+        self.neck = FPN(specs, options.channels, finest=8, extra="P5")
+        # An "anchor" is a point with its level's stride: distances are counted in strides.
+        points = [[float(spec.stride)] for spec in self.neck.feature_specs.values()]
+        self.hold(
+            detection.FCOS(
+                Neckless(options.channels),
+                len(classes),
+                anchor_generator=anchor_generator(points, [1.0], self.neck.feature_specs),
+                head=FCOSHead(options.channels, 1, len(classes), options.convs),
+                center_sampling_radius=options.sampling_radius,
+                score_thresh=options.score_threshold,
+                nms_thresh=options.nms,
+                detections_per_img=options.detections,
+                topk_candidates=options.candidates,
+            )
+        )
+
+    def matched_losses(
+        self, targets: list[dict[str, Tensor]], outputs: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]
+    ) -> dict[str, Tensor]:
+        """Focal loss on every point; GIoU and centre-ness on those near the centre of an object of their size."""
+        losses: dict[str, Tensor] = self.rules.compute_loss(targets, outputs, anchors, sizes)
+        return losses

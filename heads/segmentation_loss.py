@@ -1,0 +1,112 @@
+"""Losses on pixels: cross-entropy, dice, focal, Lovasz, and weighted sums of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, LovaszLoss
+from torch import Tensor, nn
+
+from rehead.configs.segmentation_heads import SegmentationLossOptions
+from rehead.errors import BuildError
+from rehead.types import IGNORE, Classes
+
+
+class SegmentationLoss(nn.Module):
+    """The terms that a head's `loss` option names. Without a pixel that counts, each is 0 with gradients of 0.
+
+    Args:
+        options: the terms.
+        classes: K of them.
+
+    Raises:
+        BuildError: if the class weights are not one per class.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, options: SegmentationLossOptions, classes: Classes) -> None:
+        super().__init__()
+        self.options = options
+        weights = options.cross_entropy.class_weights if options.cross_entropy else None
+        if weights is not None and len(weights) != len(classes):
+            raise BuildError(
+                f"loss.cross_entropy.class_weights has {len(weights)} values for {len(classes)} classes "
+                f"({', '.join(classes.names[:5])}{', ...' if len(classes) > 5 else ''}); give one per class"
+            )
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+
+    def forward(self, logits: Tensor, semantic: Tensor) -> dict[str, Tensor]:
+        """Weighted terms by name (`loss_dice`, ...), each () float32, to be added up.
+
+        Args:
+            logits: (B, K, H, W) class scores of any precision.
+            semantic: (B, H, W) uint8, `IGNORE` where nothing counts.
+        """
+        losses = {}
+        for name, term in self.options.terms().items():
+            if name == "cross_entropy":
+                assert self.options.cross_entropy is not None
+                smoothing = self.options.cross_entropy.label_smoothing
+                loss = pixel_cross_entropy(logits, semantic, self.class_weights, smoothing)
+            elif name == "dice":
+                loss = dice(logits, semantic)
+            elif name == "focal":
+                assert self.options.focal is not None
+                loss = focal(logits, semantic, self.options.focal.gamma)
+            else:
+                loss = lovasz(logits, semantic)
+            losses[f"loss_{name}"] = term.weight * loss
+        return losses
+
+
+def pixel_cross_entropy(
+    logits: Tensor, semantic: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """() float32 mean over the pixels that are not `IGNORE`; 0, not NaN, where there is none.
+
+    Class weights divide as in torch: by the sum of the pixels' weights.
+    """
+    semantic = semantic.long()
+    counts = semantic != IGNORE
+    total = F.cross_entropy(
+        logits.float(),
+        semantic,
+        class_weights,
+        ignore_index=IGNORE,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    if class_weights is None:
+        return total / counts.sum().clamp(min=1)
+    weight = (class_weights[semantic.where(counts, 0)] * counts).sum()
+    return total / weight.where(weight > 0, 1)
+
+
+def dice(logits: Tensor, semantic: Tensor) -> Tensor:
+    """() float32: 1 - dice of the softmax, over the whole batch, averaged over all classes.
+
+    A class that no pixel has adds 0, as in segmentation-models-pytorch (Milletari et al., 1606.04797).
+    """
+    loss: Tensor = DiceLoss(MULTICLASS_MODE, ignore_index=IGNORE)(logits.float(), semantic.long())
+    return loss
+
+
+def focal(logits: Tensor, semantic: Tensor, gamma: float = 2.0) -> Tensor:
+    """() float32 mean of (1 - p)^gamma * cross-entropy over the pixels that count, p the true class's softmax.
+
+    segmentation-models-pytorch's focal loss is one of sigmoids, and NaN where no pixel counts.
+    """
+    entropy = F.cross_entropy(logits.float(), semantic.long(), ignore_index=IGNORE, reduction="none")
+    # A power below 1 has an infinite slope at 0.
+    wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
+    return (wrong**gamma * entropy).sum() / (semantic != IGNORE).sum().clamp(min=1)
+
+
+def lovasz(logits: Tensor, semantic: Tensor) -> Tensor:
+    """() float32 Lovasz-softmax of the batch, averaged over the classes that it has (Berman et al., 1705.08790)."""
+    if logits.shape[1] == 1 or not (semantic != IGNORE).any():
+        # SMP's has no scalar for no pixel, and refuses a single class, whose softmax is 1 everywhere.
+        return logits.float().sum() * 0
+    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=IGNORE)(logits.float(), semantic.long())
+    return loss
