@@ -34,7 +34,7 @@ def test_train(rehead_command, tmp_path: Path) -> None:
     recipe = "camvid_unet_r18"
     refused(rehead_command("train", recipe, "train.epoch=1"), "train.epoch: unknown key; did you mean 'epochs'?")
     refused(rehead_command("train", recipe, "train.epochs"), "should read key=value")
-    refused(rehead_command("train", recipe, "model.head.name=unett"), "did you mean 'unet'?")
+    refused(rehead_command("train", recipe, "model.head.name=unett"), "did you mean 'unet'")
     refused(rehead_command("train", recipe, "device=cuda:77"), "device: 'cuda:77'")
     refused(
         rehead_command("train", recipe, f"data.root={tmp_path}/nowhere"), f"data.root: no folder {tmp_path}/nowhere"
