@@ -41,10 +41,11 @@ def backbones(
     Example: rehead backbones resnet34 --size 224 --picture resnet34.png
     """
     if name is not None and not any(letter in name for letter in "*?["):
+        shortcut = shortcut.upper()
         if plain and shortcut != "B":
             raise ConfigError([f"--plain and --shortcut {shortcut}: a plain network has no shortcuts"], "command line")
         given = {"name": name, "output_stride": output_stride, "weights": weights, "residual": not plain}
-        _show(_options(freeze, **given, shortcut=shortcut.upper()), size, picture)
+        _show(_options(freeze, **given, shortcut=shortcut), size, picture)
     elif picture is not None:
         raise ConfigError(["--picture draws one network: give its NAME"], "command line")
     elif name is None:

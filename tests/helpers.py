@@ -9,11 +9,44 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from rehead.configs.base import HeadOptions
 from rehead.configs.schema import BackboneOptions
+from rehead.configs.segmentation_heads import (
+    DeepLabV3Options,
+    DeepLabV3PlusOptions,
+    DPTOptions,
+    FPNSegmentationOptions,
+    LinkNetOptions,
+    MAnetOptions,
+    PANOptions,
+    PSPNetOptions,
+    SegFormerOptions,
+    TorchvisionDeepLabV3Options,
+    TorchvisionFCNOptions,
+    UNetPlusPlusOptions,
+    UPerNetOptions,
+)
 from rehead.types import Frame, ImageBatch, Target
 
 TINY = BackboneOptions(name="resnet18", weights="none", width=8)
 """A backbone that runs in milliseconds."""
+
+SMALL_SEGMENTERS: list[HeadOptions] = [
+    UNetPlusPlusOptions(decoder_channels=[16, 16, 8, 8, 8]),
+    MAnetOptions(decoder_channels=[16, 16, 8, 8, 8], attention_channels=8),
+    LinkNetOptions(),
+    FPNSegmentationOptions(pyramid_channels=16, segmentation_channels=32),
+    PSPNetOptions(channels=16),
+    PANOptions(channels=8),
+    DeepLabV3Options(channels=16),
+    DeepLabV3PlusOptions(channels=16),
+    UPerNetOptions(channels=16),
+    SegFormerOptions(channels=16),
+    DPTOptions(intermediate_channels=[8, 8, 16, 16], fusion_channels=16),
+    TorchvisionFCNOptions(),
+    TorchvisionDeepLabV3Options(),
+]
+"""Every segmentation head but the U-Net, with few channels."""
 
 
 def batch_of_noise(
@@ -88,6 +121,7 @@ class AlreadyResized(nn.Module):
 
 
 __all__ = [
+    "SMALL_SEGMENTERS",
     "TINY",
     "AlreadyResized",
     "batch_of_noise",

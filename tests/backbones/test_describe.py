@@ -196,6 +196,7 @@ def test_the_command_shows_one_block_by_block(columns: int) -> None:
 def test_the_command_takes_all_and_refuses_nonsense() -> None:
     assert "11.2 M parameters, 11.2 M of them frozen" in " ".join(run("resnet18", "--freeze", "all"))
     assert run("resnet20", "--plain", "--output-stride", "32")[0] == "plain resnet20, image 224x224"
+    assert run("resnet20", "--plain", "--shortcut", "b")[0] == "plain resnet20, image 224x224"
     assert run("resnet50", "--shortcut", "c", "--output-stride", "8")[0].startswith(
         "resnet50 with shortcuts C, output stride 8, image"
     )

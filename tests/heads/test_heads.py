@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import TINY, batch_of_noise, targets_for
+from helpers import SMALL_SEGMENTERS, TINY, batch_of_noise, targets_for
 
 from rehead.configs.base import HeadOptions
 from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, RetinaNetOptions
 from rehead.configs.heads import HEADS, ClassificationOptions
 from rehead.configs.schema import BackboneOptions
 from rehead.configs.segmentation_heads import (
-    DeepLabV3Options,
-    DeepLabV3PlusOptions,
-    DPTOptions,
-    FPNSegmentationOptions,
-    LinkNetOptions,
-    MAnetOptions,
-    PANOptions,
-    PSPNetOptions,
-    SegFormerOptions,
-    TorchvisionDeepLabV3Options,
-    TorchvisionFCNOptions,
     UNetOptions,
-    UNetPlusPlusOptions,
-    UPerNetOptions,
 )
 from rehead.errors import BuildError
 from rehead.heads import build_head
@@ -56,30 +43,15 @@ HEAD_OPTIONS: list[HeadOptions] = [
 ]
 # These share one wrapper each with the U-Net or with one another: three kinds of strides are enough.
 FEW_BACKBONES = [BACKBONES[0], BACKBONES[2], BACKBONES[-1]]
-SEGMENTATION_OPTIONS = [
-    UNetPlusPlusOptions(decoder_channels=[16, 16, 8, 8, 8]),
-    MAnetOptions(decoder_channels=[16, 16, 8, 8, 8], attention_channels=8),
-    LinkNetOptions(),
-    FPNSegmentationOptions(pyramid_channels=16, segmentation_channels=32),
-    PSPNetOptions(channels=16),
-    PANOptions(channels=8),
-    DeepLabV3Options(channels=16),
-    DeepLabV3PlusOptions(channels=16),
-    UPerNetOptions(channels=16),
-    SegFormerOptions(channels=16),
-    DPTOptions(intermediate_channels=[8, 8, 16, 16], fusion_channels=16),
-    TorchvisionFCNOptions(),
-    TorchvisionDeepLabV3Options(),
-]
 CASES = [(backbone, head) for backbone in BACKBONES for head in HEAD_OPTIONS]
 CASES += [
     (backbone, head)
     for backbone in FEW_BACKBONES
-    for head in SEGMENTATION_OPTIONS
+    for head in SMALL_SEGMENTERS
     # A feature pyramid of four strides has no place in a network of three.
     if not (head.name == "fpn_segmentation" and backbone.output_stride == 8)
 ]
-HEAD_OPTIONS += SEGMENTATION_OPTIONS
+HEAD_OPTIONS += SMALL_SEGMENTERS
 DETECTORS = [options for options in HEAD_OPTIONS if HEADS.get(options.name).about["task"] == "detection"]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, batch_of_noise, targets_for
+from helpers import SMALL_SEGMENTERS, TINY, batch_of_noise, targets_for
 from segmentation_models_pytorch.losses._functional import softmax_focal_loss_with_logits
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -16,16 +16,11 @@ from rehead.configs.load import load_config
 from rehead.configs.schema import BackboneOptions
 from rehead.configs.segmentation_heads import (
     CrossEntropyOptions,
-    DeepLabV3Options,
-    DeepLabV3PlusOptions,
     DPTOptions,
     FocalOptions,
-    FPNSegmentationOptions,
     LinkNetOptions,
-    MAnetOptions,
     PANOptions,
     PSPNetOptions,
-    SegFormerOptions,
     SegmentationLossOptions,
     TermOptions,
     TorchvisionDeepLabV3Options,
@@ -189,22 +184,7 @@ def test_class_weights_are_one_per_class() -> None:
         build_head(UNetOptions(loss=loss), Classes.of(NAMES), PYRAMID)
 
 
-DECODERS: list[HeadOptions] = [
-    UNetOptions(),
-    UNetPlusPlusOptions(),
-    MAnetOptions(),
-    LinkNetOptions(),
-    FPNSegmentationOptions(pyramid_channels=8, segmentation_channels=32),
-    PSPNetOptions(channels=8),
-    PANOptions(channels=8),
-    DeepLabV3Options(channels=8),
-    DeepLabV3PlusOptions(channels=8),
-    UPerNetOptions(channels=8),
-    SegFormerOptions(channels=8),
-    DPTOptions(intermediate_channels=[8, 8, 8, 8], fusion_channels=8),
-    TorchvisionFCNOptions(),
-    TorchvisionDeepLabV3Options(),
-]
+DECODERS: list[HeadOptions] = [UNetOptions(), *SMALL_SEGMENTERS]
 FITTING = {
     "from stride 4": ({key: PYRAMID[key] for key in ("C2", "C3", "C4", "C5")}, set()),
     "dilated": (
