@@ -4,7 +4,7 @@
 
 Trains every recipe for `--epochs` (12 instead of 164, the rate dropping at the same fractions), `--jobs` at a
 time with one CPU core each, in bf16; then prints a row per network. A run that is finished is not trained
-again, one that was stopped goes on. Two hours on two cores with AMX, which is what makes bf16 fast there.
+again, one that was stopped goes on. An hour or two on two cores with AMX, which is what makes bf16 fast there.
 """
 
 from __future__ import annotations
