@@ -103,6 +103,8 @@ class Target:
         image_id: the image's id in the user's files.
         boxes: (N, 4) float32 xyxy; crowds are left out.
         labels: (N,) int64 in 0..K-1.
+        masks: (N, H, W) bool, of the padded batch size.
+        keypoints: (N, P, 3) float32: x, y, and 1 where the point is visible, else 0.
         semantic: (H, W) uint8 class map of the padded batch size, `IGNORE` where nothing counts.
         label: () int64 class of the whole image.
     """
@@ -110,6 +112,8 @@ class Target:
     image_id: int | str
     boxes: Tensor | None = None
     labels: Tensor | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
     semantic: Tensor | None = None
     label: Tensor | None = None
 
@@ -126,6 +130,8 @@ class Prediction:
         boxes: (N, 4) float32 xyxy, best first.
         scores: (N,) float32 in 0..1.
         labels: (N,) int64 in 0..K-1.
+        masks: (N, H, W) bool.
+        keypoints: (N, P, 3) float32: x, y, and the point's own score, a logit.
         semantic: (H, W) uint8 class map.
         probabilities: (K,) float32, of the whole image.
     """
@@ -133,6 +139,8 @@ class Prediction:
     boxes: Tensor | None = None
     scores: Tensor | None = None
     labels: Tensor | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
     semantic: Tensor | None = None
     probabilities: Tensor | None = None
 
