@@ -229,11 +229,11 @@ def _misfits(config: Config) -> list[str]:
                 f"set task={task}, or use {' or '.join(fitting)}"
             )
     if config.data.format is not None and config.data.format in READERS:
-        task = READERS.get(config.data.format).about["task"]
-        if task != config.task:
-            fitting = [entry.name for entry in READERS if entry.about["task"] == config.task]
+        tasks = READERS.get(config.data.format).about["task"].split(", ")
+        if config.task not in tasks:
+            fitting = [entry.name for entry in READERS if config.task in entry.about["task"].split(", ")]
             problems.append(
-                f"data.format: '{config.data.format}' gives {task} but task is {config.task}; "
+                f"data.format: '{config.data.format}' gives {' and '.join(tasks)} but task is {config.task}; "
                 f"use {' or '.join(fitting)}"
             )
     if config.data.format == "masks" and not config.data.classes:

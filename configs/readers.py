@@ -30,7 +30,22 @@ class MasksSplit(SplitOptions):
     masks: str = Field(description="folder of the masks")
 
 
+class InstanceMasksSplit(SplitOptions):
+    """A mask with the same stem for every image; its pixel values number the objects, 0 is background."""
+
+    masks: str = Field(description="folder of the masks")
+    part: tuple[float, float] = Field(
+        (0.0, 1.0), description="from where to where of the images, in order of their names, such as [0, 0.8]"
+    )
+
+
 READERS: Registry[SplitOptions] = Registry("data format")
 READERS.add("folders", FoldersSplit, "rehead.data.readers.folders:FoldersReader", task="classification")
-READERS.add("coco", CocoSplit, "rehead.data.readers.coco:CocoReader", task="detection")
+READERS.add("coco", CocoSplit, "rehead.data.readers.coco:CocoReader", task="detection, instance_segmentation")
 READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")
+READERS.add(
+    "instance_masks",
+    InstanceMasksSplit,
+    "rehead.data.readers.instance_masks:InstanceMasksReader",
+    task="detection, instance_segmentation",
+)

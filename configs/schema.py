@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import SplitOptions
 
-TaskName = Literal["classification", "detection", "segmentation"]
+TaskName = Literal["classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation"]
 Split = Literal["train", "val", "test"]
 
 

@@ -27,15 +27,15 @@ PRESETS = ("none", "light")
 class Augment:
     """Resizes for training, with a preset of random changes.
 
-    `light` is, besides brightness and contrast: for detection a horizontal flip; for segmentation a flip
-    and a random zoom and shift, with `IGNORE` where nothing came from the image; for classification a
-    random part of the original image and a flip. `none` only resizes.
+    `light` is, besides brightness and contrast: for detection and instance segmentation a horizontal flip;
+    for segmentation a flip and a random zoom and shift, with `IGNORE` where nothing came from the image; for
+    classification a random part of the original image and a flip. `none` only resizes.
 
     Every draw is a pure function of (seed, epoch, index), whichever process makes it and in whatever order.
 
     Args:
         preset: `none` or `light`.
-        task: `classification`, `detection` or `segmentation`.
+        task: by its name in the configuration.
         resize: the resize of evaluation, so that sizes agree.
         seed: of the draws.
 
@@ -56,7 +56,7 @@ class Augment:
         self._compose = None if preset == "none" else _light(task, resize.fixed)
 
     def __call__(self, sample: Sample, epoch: int, index: int) -> tuple[Sample, Frame]:
-        """Changes image, semantic map and boxes together.
+        """Changes image, semantic map, masks and boxes together.
 
         Args:
             sample: as read, with its pixels.
@@ -92,6 +92,8 @@ class Augment:
         }
         if sample.semantic is not None:
             given["mask"] = sample.semantic
+        if sample.masks is not None and count:
+            given["masks"] = sample.masks
         result = self._compose(**given)
         image = result["image"] * np.float32(255) if floating else result["image"]
         changed = replace(sample, image=image, semantic=result.get("mask"))
@@ -99,7 +101,11 @@ class Augment:
             return changed
         rows = np.asarray(result["rows"], np.int64).reshape(-1)
         boxes = np.asarray(result["bboxes"], np.float32).reshape(-1, 4)
-        return replace(changed.select(rows), boxes=boxes).clipped()
+        changed = changed.select(rows)
+        if sample.masks is not None:
+            # Masks are not filtered with the boxes.
+            changed.masks = np.ascontiguousarray(np.stack(list(result["masks"]))[rows])
+        return replace(changed, boxes=boxes).clipped()
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:

@@ -25,8 +25,8 @@ def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[Im
 
     Returns:
         The batch, (B, C, H, W) uint8 (float32 if an image is), zero where padded, channels last in memory;
-        and a target per image: boxes cut to the image without crowds and empty ones, the semantic map padded
-        with `IGNORE` to (H, W).
+        and a target per image: boxes cut to the image without crowds and empty ones, masks padded with
+        False and the semantic map with `IGNORE` to (H, W).
     """
     sizes = [sample.pixels.shape[:2] for sample, _ in items]
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
@@ -51,6 +51,10 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
         sample = sample.clipped()
         target.boxes = torch.tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4)
         target.labels = torch.tensor(sample.labels, dtype=torch.int64)
+        if sample.masks is not None:
+            masks = torch.zeros((len(sample.masks), *size), dtype=torch.bool)
+            masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = torch.from_numpy(sample.masks > 0)
+            target.masks = masks
     if sample.semantic is not None:
         target.semantic = _padded(sample.semantic, size)
     if sample.label is not None:

@@ -10,7 +10,7 @@ from rehead.data.readers.base import Reader
 from rehead.errors import DataError
 
 
-def ground_truth(reader: Reader) -> dict[str, Any]:
+def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
     """The annotations of a reader as COCO's instances format.
 
     Sizes, boxes and ids are those of the user's files. Coordinates are rounded to a thousandth of a pixel,
@@ -18,6 +18,7 @@ def ground_truth(reader: Reader) -> dict[str, Any]:
 
     Args:
         reader: of any format that gives boxes.
+        masks: with each object's `segmentation`, for formats that have them.
 
     Returns:
         `images`, `annotations` (numbered from 1, with bbox xywh, area and iscrowd) and `categories`.
@@ -42,7 +43,7 @@ def ground_truth(reader: Reader) -> dict[str, Any]:
         areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas
         crowds = np.zeros(len(boxes), bool) if sample.iscrowd is None else sample.iscrowd
         columns = ids[sample.labels], boxes, areas, crowds.astype(int)
-        annotations += [
+        rows: list[dict[str, Any]] = [
             {
                 "id": len(annotations) + row,
                 "image_id": sample.image_id,
@@ -55,5 +56,11 @@ def ground_truth(reader: Reader) -> dict[str, Any]:
                 zip(*(column.tolist() for column in columns), strict=True), start=1
             )
         ]
+        if masks:
+            if sample.size is None:
+                raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
+            for annotation, code in zip(rows, reader.segmentations(index, sample.size), strict=True):
+                annotation["segmentation"] = code
+        annotations += rows
     categories = [{"id": i, "name": name} for i, name in zip(reader.classes.ids, reader.classes.names, strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}

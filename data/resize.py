@@ -17,6 +17,8 @@ from rehead.types import Frame
 DEFAULTS: dict[str, ResizeOptions] = {
     "classification": ResizeOptions(shorter=256, crop=224),
     "detection": ResizeOptions(shorter=800, longer=1333),
+    "instance_segmentation": ResizeOptions(shorter=800, longer=1333),
+    "keypoint_detection": ResizeOptions(shorter=800, longer=1333),
     "segmentation": ResizeOptions(shorter=512, longer=1024),
 }
 """By task: what `data.resize` means when it is not given."""
@@ -80,7 +82,7 @@ class Resize:
         """Resizes a sample.
 
         Returns:
-            The sample with `image`, `semantic` and `boxes` in resized pixels (`areas` stay original), and
+            The sample with `image`, `semantic`, `masks` and `boxes` in resized pixels (`areas` stay original), and
             its frame, without padding.
         """
         image = sample.pixels
@@ -90,6 +92,9 @@ class Resize:
         if sample.semantic is not None:
             # The exact kind takes the pixel under the centre; plain nearest is off by up to half a pixel.
             resized.semantic = _resize(sample.semantic, (height, width), cv2.INTER_NEAREST_EXACT)
+        if sample.masks is not None:
+            masks = [_resize(mask, (height, width), cv2.INTER_NEAREST_EXACT) for mask in sample.masks]
+            resized.masks = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
         if sample.boxes is not None:
             y, x = height / original[0], width / original[1]
             resized.boxes = sample.boxes * np.array([x, y, x, y], np.float32)

@@ -24,6 +24,7 @@ class Sample:
         labels: (N,) int64 in 0..K-1.
         iscrowd: (N,) bool.
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
+        masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
         mask_path: of the file that holds the semantic map.
         label: 0..K-1, of the whole image.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
@@ -37,6 +38,7 @@ class Sample:
     labels: NDArray[np.int64] | None = None
     iscrowd: NDArray[np.bool_] | None = None
     areas: NDArray[np.float32] | None = None
+    masks: NDArray[np.uint8] | None = None
     mask_path: Path | None = None
     label: int | None = None
     image: NDArray[Any] | None = None
@@ -65,6 +67,7 @@ class Sample:
             labels=None if self.labels is None else self.labels[rows],
             iscrowd=None if self.iscrowd is None else self.iscrowd[rows],
             areas=None if self.areas is None else self.areas[rows],
+            masks=None if self.masks is None else self.masks[rows],
         )
 
     def clipped(self) -> Sample:

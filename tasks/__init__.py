@@ -5,7 +5,10 @@ from __future__ import annotations
 from rehead.tasks.base import Task
 from rehead.tasks.classification import Classification
 from rehead.tasks.detection import Detection
+from rehead.tasks.instance_segmentation import InstanceSegmentation
 from rehead.tasks.segmentation import Segmentation
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Detection(), Segmentation())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Classification(), Detection(), InstanceSegmentation(), Segmentation())
+}
 """Every task by its name in a configuration."""

@@ -61,6 +61,7 @@ def train(
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": list(classes.names)})})
     readers["val"] = open_reader(config.data, "val")
     for split, reader in readers.items():
+        reader.masks = config.task == "instance_segmentation"
         _check_images(reader, split, config.task)
 
     accelerator = build_accelerator(device, config.train.precision)
@@ -147,7 +148,11 @@ def _check_images(reader: Reader, split: str, task: str) -> None:
         raise DataError(
             f"data.{split}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0]}"
         )
-    if split == "train" and task == "detection" and not any(len(s.boxes) for s in samples if s.boxes is not None):
+    if (
+        split == "train"
+        and task in ("detection", "instance_segmentation")
+        and not any(len(s.boxes) for s in samples if s.boxes is not None)
+    ):
         raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
 
 

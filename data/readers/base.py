@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rehead.data.instance_masks import RLE, decode
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
@@ -25,9 +26,11 @@ class Reader(ABC):
 
     Attributes:
         classes: in the order of the labels.
+        masks: whether `read` gives instance masks too, which cost time and memory.
     """
 
     classes: Classes
+    masks: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -49,7 +52,25 @@ class Reader(ABC):
                 f"{sample.path}: the image is {_by(image.shape[:2])} but its annotation says {_by(sample.size)} "
                 "(width x height); resize images and boxes together, or correct the annotation"
             )
-        return replace(sample, image=image)
+        if not self.masks:
+            return replace(sample, image=image)
+        size = (image.shape[0], image.shape[1])
+        return replace(sample, image=image, masks=decode(self.segmentations(index, size), size))
+
+    def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
+        """The objects' masks, in the order of the boxes.
+
+        Args:
+            index: of the image.
+            size: (height, width) of the image, in pixels.
+
+        Returns:
+            COCO's compressed run-length codes.
+
+        Raises:
+            DataError: where the format or the annotation has none.
+        """
+        raise DataError(f"{self[index].path}: this data format has no instance masks; use coco or instance_masks")
 
 
 class MissingPathError(DataError):

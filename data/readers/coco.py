@@ -1,4 +1,4 @@
-"""Detection: COCO JSON (https://cocodataset.org/#format-data)."""
+"""Detection and instance segmentation: COCO JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from rehead.configs.readers import CocoSplit
+from rehead.data.instance_masks import RLE, code_of
 from rehead.data.readers.base import Reader, checked_classes, existing, unknown_classes
 from rehead.data.sample import Sample
 from rehead.errors import DataError
@@ -29,6 +30,7 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: int | bool | None = 0
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -117,6 +119,11 @@ class CocoReader(Reader):
         labels = np.fromiter((label_of.get(a.category_id, -1) for a in annotations), np.int64, count)
         kept = np.flatnonzero(labels >= 0)
         kept = kept[np.argsort(images[kept], kind="stable")]
+        # As text until an image is read: one buffer for all, since forked workers copy every object they touch.
+        texts = [bytes(annotations[row].segmentation) for row in kept]
+        self._segmentations = np.frombuffer(b"".join(texts), np.uint8)
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._annotation_ids = np.array([str(annotations[row].id) for row in kept])
         self._boxes = boxes[kept].astype(np.float32)
         self._labels, self._areas, self._crowds = labels[kept], areas[kept], crowds[kept]
         self._starts = np.searchsorted(images[kept], np.arange(len(self.image_ids) + 1))
@@ -145,6 +152,19 @@ class CocoReader(Reader):
             iscrowd=self._crowds[rows],
             areas=self._areas[rows],
         )
+
+    def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
+        """The objects' masks, from polygons or either kind of run-length code."""
+        found = []
+        for row in range(self._starts[index], self._starts[index + 1]):
+            text = self._segmentations[self._ends[row] : self._ends[row + 1]].tobytes()
+            try:
+                if not text:
+                    raise ValueError("no segmentation, which instance masks are made from")
+                found.append(code_of(msgspec.json.decode(text), size))
+            except ValueError as error:
+                raise DataError(f"{self.annotations}: annotation {self._annotation_ids[row]}: {error}") from error
+        return found
 
 
 def _parse(path: Path) -> _File:

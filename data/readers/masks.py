@@ -45,19 +45,10 @@ class MasksReader(Reader):
         if len(classes) > IGNORE:
             raise DataError(f"data.classes: {len(classes)} classes; a mask of 8 bits has room for {IGNORE} at most")
         self.classes = Classes(tuple(classes))
-        images = _by_stem(self.folder)
-        if not images:
-            raise DataError(f"{self.folder}: no images")
-        masks = _by_stem(self.mask_folder)
-        unmatched = [name for stem, name in images.items() if stem not in masks]
-        if unmatched:
-            raise DataError(
-                f"{self.mask_folder}: no mask for {len(unmatched)} of {len(images)} images: {listed(unmatched)}; "
-                "a mask has its image's name, with any image suffix"
-            )
-        self._stems = np.array(list(images))
-        self._images = np.array(list(images.values()))
-        self._masks = np.array([masks[stem] for stem in images])
+        pairs = matched(self.folder, self.mask_folder)
+        self._stems = np.array([PurePosixPath(image).with_suffix("").as_posix() for image, _ in pairs])
+        self._images = np.array([image for image, _ in pairs])
+        self._masks = np.array([mask for _, mask in pairs])
         self._labels = {value: value for value in range(len(classes))} | dict.fromkeys(ignore_index, IGNORE)
         known = [(value, label) for value, label in self._labels.items() if 0 <= value < 256]
         self._known = np.zeros(256, bool)
@@ -91,7 +82,7 @@ class MasksReader(Reader):
     def semantic(self, index: int) -> NDArray[np.uint8]:
         """The mask alone, as (H, W) uint8 in 0..K-1 or `IGNORE`, in the image's original size."""
         path = self.mask_folder / str(self._masks[index])
-        mask = _read_mask(path)
+        mask = read_mask(path)
         if mask.dtype == np.uint8:
             if not self._known[mask].all():
                 self._complain(path, np.unique(mask))
@@ -115,6 +106,25 @@ class MasksReader(Reader):
         )
 
 
+def matched(folder: Path, mask_folder: Path) -> list[tuple[str, str]]:
+    """Relative names of the images and of their masks, in order.
+
+    Raises:
+        DataError: for no images, images without a mask, or two files of one name.
+    """
+    images = _by_stem(folder)
+    if not images:
+        raise DataError(f"{folder}: no images")
+    masks = _by_stem(mask_folder)
+    unmatched = [name for stem, name in images.items() if stem not in masks]
+    if unmatched:
+        raise DataError(
+            f"{mask_folder}: no mask for {len(unmatched)} of {len(images)} images: {listed(unmatched)}; "
+            "a mask has its image's name, with any image suffix"
+        )
+    return [(name, masks[stem]) for stem, name in images.items()]
+
+
 def _by_stem(folder: Path) -> dict[str, str]:
     """Relative names by relative name without suffix."""
     found: dict[str, str] = {}
@@ -126,7 +136,12 @@ def _by_stem(folder: Path) -> dict[str, str]:
     return found
 
 
-def _read_mask(path: Path) -> NDArray[np.integer]:
+def read_mask(path: Path) -> NDArray[np.integer]:
+    """(H, W) numbers as the file holds them.
+
+    Raises:
+        DataError: naming the file, if it is in colour or cannot be read.
+    """
     # Not OpenCV, which turns a palette into its colours.
     try:
         with Image.open(path) as image:

@@ -1,0 +1,67 @@
+"""Instance masks between arrays and COCO's run-length codes. numpy and pycocotools only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RLE = dict[str, Any]
+"""COCO's compressed run-length code: `size` (height, width), and `counts` in bytes."""
+
+
+def encode(masks: NDArray[Any]) -> list[RLE]:
+    """Codes of (N, H, W) masks, whatever is not 0 being inside."""
+    from pycocotools import mask
+
+    columns = np.asfortranarray((masks != 0).transpose(1, 2, 0), dtype=np.uint8)
+    codes: list[RLE] = mask.encode(columns) if len(masks) else []
+    return codes
+
+
+def decode(codes: Sequence[RLE], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(N, H, W) uint8 masks, 1 inside, of codes for images of this (height, width)."""
+    from pycocotools import mask
+
+    if not codes:
+        return np.zeros((0, *size), np.uint8)
+    decoded: NDArray[np.uint8] = np.ascontiguousarray(mask.decode(list(codes)).transpose(2, 0, 1))
+    return decoded
+
+
+def code_of(segmentation: Any, size: tuple[int, int]) -> RLE:
+    """The code of a COCO `segmentation`: polygons, or a run-length code, compressed or not.
+
+    Args:
+        segmentation: as read from JSON.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    from pycocotools import mask
+
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if isinstance(polygon, list)]
+        if len(polygons) < len(segmentation) or any(len(polygon) % 2 or len(polygon) < 6 for polygon in polygons):
+            raise ValueError("a polygon is a list of x, y, x, y, ... with at least three points")
+        if not polygons:
+            return encode(np.zeros((1, *size), np.uint8))[0]
+        merged: RLE = mask.merge(mask.frPyObjects(polygons, *size))
+        return merged
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        raise ValueError("a segmentation is a list of polygons, or a run-length code with size and counts")
+    if tuple(segmentation["size"]) != size:
+        raise ValueError(f"its run-length code is for height and width {segmentation['size']}, the image has {size}")
+    if isinstance(segmentation["counts"], list):
+        compressed: RLE = mask.frPyObjects(segmentation, *size)
+        return compressed
+    counts = segmentation["counts"]
+    return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def to_json(code: RLE) -> RLE:
+    """A code as JSON holds it: text instead of bytes."""
+    return {**code, "counts": code["counts"].decode("ascii")}

@@ -1,0 +1,76 @@
+"""Instance segmentation: boxes and masks, each judged by the twelve COCO figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rehead.data.coco_format import ground_truth
+from rehead.data.draw import draw_instances
+from rehead.data.instance_masks import encode, to_json
+from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
+from rehead.evaluation.coco import coco_figures
+from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.tasks.detection import DRAWN_FROM, Detection, coco_results
+from rehead.types import Classes, Prediction
+
+
+class InstanceSegmentation(Detection):
+    """One class, one box and one mask per object."""
+
+    name = "instance_segmentation"
+    score = "segm.AP"
+
+    def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
+        """COCO AP of boxes and of masks through pycocotools."""
+        return MaskEvaluator(reader)
+
+    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
+        """Masks and boxes from `DRAWN_FROM` on."""
+        assert prediction.masks is not None
+        assert prediction.labels is not None
+        assert prediction.scores is not None
+        keep = prediction.scores >= DRAWN_FROM
+        return super().draw(
+            draw_instances(image, prediction.masks[keep].numpy(), prediction.labels[keep].numpy()), prediction, classes
+        )
+
+    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
+        """Every annotated mask and box."""
+        assert truth.masks is not None
+        assert truth.labels is not None
+        return super().draw_truth(draw_instances(image, truth.masks, truth.labels), truth, classes)
+
+    def records(
+        self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
+    ) -> list[Figures]:
+        """COCO results form, masks as compressed run-length codes."""
+        return mask_results(prediction, classes, image_id)
+
+
+class MaskEvaluator(Evaluator):
+    """Collects COCO results with masks, as run-length codes: a hundred masks of an image would be 30 MB."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.results: list[Figures] = []
+
+    def update(self, truth: Sample, prediction: Prediction) -> None:
+        """Adds an image's boxes and masks, under the ids of the data's own files."""
+        self.results += mask_results(prediction, self.reader.classes, truth.image_id)
+
+    def figures(self) -> Figures:
+        """The twelve COCO figures under `bbox`, and again under `segm`."""
+        truth = ground_truth(self.reader, masks=True)
+        # pycocotools takes the area of a result from its box or its mask, so each kind goes by itself.
+        boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in self.results]
+        masks = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
+        return {"bbox": coco_figures(truth, boxes), "segm": coco_figures(truth, masks, "segm")}
+
+
+def mask_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+    """COCO results with boxes and masks, best first."""
+    assert prediction.masks is not None
+    codes = encode(prediction.masks.numpy())
+    boxes = coco_results(prediction, classes, image_id)
+    return [{**box, "segmentation": to_json(code)} for box, code in zip(boxes, codes, strict=True)]

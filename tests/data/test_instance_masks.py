@@ -1,0 +1,175 @@
+"""Instance masks from files to batches, and from predictions to figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from rehead.configs.readers import CocoSplit, InstanceMasksSplit
+from rehead.configs.schema import ResizeOptions
+from rehead.data.augment import Augment
+from rehead.data.batch import collate
+from rehead.data.readers.base import Reader
+from rehead.data.readers.coco import CocoReader
+from rehead.data.readers.instance_masks import InstanceMasksReader
+from rehead.data.resize import Resize
+from rehead.errors import DataError
+from rehead.tasks import TASKS
+from rehead.types import Prediction
+
+SEGMENTATIONS: list[Any] = [
+    [[1, 1, 9, 1, 9, 6, 1, 6]],
+    [[0, 0, 4, 0, 4, 4], [10, 5, 11, 5, 11, 7, 10, 7]],
+    {"size": [8, 12], "counts": [8, 4, 4, 4, 76]},
+    {"size": [8, 12], "counts": "84T2"},
+]
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoReader:
+    """One image of 12x8 with polygons and both kinds of run-length codes, and one without objects."""
+    (tmp_path / "images").mkdir()
+    for number in (1, 2):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
+    annotations = [
+        {"id": 1 + row, "image_id": 1, "category_id": 3, "bbox": [1, 1, 8, 5], "area": 9, "segmentation": segmentation}
+        for row, segmentation in enumerate(SEGMENTATIONS)
+    ]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 8} for i in (1, 2)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    reader = CocoReader(CocoSplit(images="images", annotations="a.json"), tmp_path)
+    reader.masks = True
+    return reader
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> InstanceMasksReader:
+    """Four images; the first mask has the numbers 2 and 5, the others nothing."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        Image.new("RGB", (12, 8), (number, 9, 9)).save(tmp_path / "images" / f"{number}.jpg")
+        mask = np.zeros((8, 12), np.uint8)
+        if number == 0:
+            mask[1:3, 2:6] = 5
+            mask[4:8, 7:12] = 2
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    reader = InstanceMasksReader(InstanceMasksSplit(images="images", masks="masks"), tmp_path, ["person"])
+    reader.masks = True
+    return reader
+
+
+class TestCoco:
+    def test_masks_are_those_of_pycocotools(self, coco: CocoReader) -> None:
+        judge = COCO(str(coco.annotations))
+        masks = coco.read(0).masks
+        assert masks is not None
+        assert masks.shape == (4, 8, 12)
+        for row, mask in enumerate(masks):
+            assert mask.any()
+            np.testing.assert_array_equal(mask, judge.annToMask(judge.anns[1 + row]))
+
+    def test_an_image_without_objects_has_no_mask(self, coco: CocoReader) -> None:
+        masks = coco.read(1).masks
+        assert masks is not None
+        assert masks.shape == (0, 8, 12)
+
+    def test_masks_are_read_only_when_asked_for(self, coco: CocoReader) -> None:
+        coco.masks = False
+        assert coco.read(0).masks is None
+
+    @pytest.mark.parametrize(
+        ("segmentation", "message"),
+        [
+            (None, "no segmentation|list of polygons"),
+            ([[1, 2, 3, 4]], "at least three points"),
+            ({"size": [9, 12], "counts": [108]}, "the image has"),
+        ],
+    )
+    def test_a_broken_segmentation_is_named(self, coco: CocoReader, segmentation: Any, message: str) -> None:
+        content = json.loads(coco.annotations.read_text())
+        content["annotations"][2]["segmentation"] = segmentation
+        coco.annotations.write_text(json.dumps(content))
+        reader = CocoReader(CocoSplit(images="images", annotations="a.json"), coco.annotations.parent)
+        reader.masks = True
+        with pytest.raises(DataError, match=f"a.json: annotation 3: .*({message})"):
+            reader.read(0)
+
+
+class TestNumbered:
+    def test_boxes_areas_and_masks_in_the_order_of_the_numbers(self, numbered: InstanceMasksReader) -> None:
+        sample = numbered.read(0)
+        assert sample.boxes is not None
+        assert sample.areas is not None
+        assert sample.masks is not None
+        assert sample.boxes.tolist() == [[7, 4, 12, 8], [2, 1, 6, 3]]
+        assert sample.areas.tolist() == [20, 8]
+        assert sample.masks[0, 4:8, 7:12].all()
+        assert sample.masks.sum(axis=(1, 2)).tolist() == [20, 8]
+
+    def test_parts_are_a_partition(self, numbered: InstanceMasksReader) -> None:
+        root = numbered.folder.parent
+        found = []
+        for part in ((0, 0.5), (0.5, 1)):
+            reader = InstanceMasksReader(InstanceMasksSplit(images="images", masks="masks", part=part), root)
+            found += [reader[index].path.name for index in range(len(reader))]
+        assert found == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+
+    def test_one_class_only(self, numbered: InstanceMasksReader) -> None:
+        with pytest.raises(DataError, match="2 classes"):
+            InstanceMasksReader(
+                InstanceMasksSplit(images="images", masks="masks"), numbered.folder.parent, ["cat", "dog"]
+            )
+
+
+@pytest.mark.parametrize("kind", ["coco", "numbered"])
+def test_masks_stay_with_their_boxes(kind: str, request: pytest.FixtureRequest) -> None:
+    """Resized, flipped and batched, a mask lies in its box and every other row of it belongs to another."""
+    reader: Reader = request.getfixturevalue(kind)
+    resize = Resize(ResizeOptions(height=32, width=48))
+    augment = Augment("light", "instance_segmentation", resize, seed=0)
+    plain = resize(reader.read(0))[0].masks
+    assert plain is not None
+    flips = 0
+    for epoch in range(8):
+        sample, frame = augment(reader.read(0), epoch, 0)
+        assert sample.masks is not None
+        same, mirrored = np.array_equal(sample.masks, plain), np.array_equal(sample.masks, plain[:, :, ::-1])
+        assert same or mirrored
+        flips += mirrored
+        (target,) = collate([(sample, frame)], divisor=40)[1]
+        assert target.masks is not None
+        assert target.masks.shape == (len(sample.masks), 40, 80)
+        assert target.masks.dtype == torch.bool
+        assert not target.masks[:, 32:].any()
+    assert 0 < flips < 8
+
+
+def test_what_is_annotated_has_perfect_figures(numbered: InstanceMasksReader) -> None:
+    task = TASKS["instance_segmentation"]
+    evaluator = task.evaluator(numbered, numbered.classes)
+    for index in range(len(numbered)):
+        truth = numbered.read(index)
+        assert truth.boxes is not None
+        assert truth.masks is not None
+        evaluator.update(
+            truth,
+            Prediction(
+                boxes=torch.tensor(truth.boxes),
+                scores=torch.ones(len(truth.boxes)),
+                labels=torch.zeros(len(truth.boxes), dtype=torch.int64),
+                masks=torch.tensor(truth.masks) > 0,
+            ),
+        )
+    figures = evaluator.figures()
+    assert figures["bbox"]["AP"] == pytest.approx(1)
+    assert figures["segm"]["AP"] == pytest.approx(1)
