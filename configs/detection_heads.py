@@ -12,12 +12,11 @@ GROUPS = 32
 """Groups of every group norm in a tower (Wu and He, 1803.08494)."""
 
 
-class FasterRCNNOptions(HeadOptions):
-    """Faster R-CNN on a feature pyramid; the defaults are torchvision's `fasterrcnn_resnet50_fpn`."""
+class RCNNOptions(HeadOptions):
+    """What the heads that look at proposals share."""
 
     fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
 
-    name: Literal["faster_rcnn"] = "faster_rcnn"
     channels: int = Field(256, ge=1, description="of every pyramid level")
     representation: int = Field(1024, ge=1, description="width of the two fully connected layers per RoI")
     anchor_sizes: list[list[float]] | None = Field(None, description="pixels, per level; 8 x stride unless given")
@@ -37,6 +36,20 @@ class FasterRCNNOptions(HeadOptions):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms: float = Field(0.5, gt=0, le=1)
     detections: int = Field(100, ge=1, description="per image at most")
+
+
+class FasterRCNNOptions(RCNNOptions):
+    """Faster R-CNN on a feature pyramid; the defaults are torchvision's `fasterrcnn_resnet50_fpn`."""
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+
+
+class MaskRCNNOptions(RCNNOptions):
+    """Mask R-CNN; the defaults are torchvision's `maskrcnn_resnet50_fpn`."""
+
+    name: Literal["mask_rcnn"] = "mask_rcnn"
+    mask_convs: int = Field(4, ge=1, description="before a mask is predicted")
+    mask_channels: int = Field(256, ge=1, description="of each of them")
 
 
 class RetinaNetOptions(HeadOptions):

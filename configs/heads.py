@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, RetinaNetOptions
+from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
 from rehead.configs.segmentation_heads import (
     DeepLabV3Options,
     DeepLabV3PlusOptions,
@@ -56,6 +56,14 @@ HEADS.add(
     task="detection",
     wants="one feature map per stride from 4 up",
     paper="Ren et al., 1506.01497, with FPN, Lin et al., 1612.03144",
+)
+HEADS.add(
+    "mask_rcnn",
+    MaskRCNNOptions,
+    "rehead.heads.mask_rcnn:MaskRCNN",
+    task="instance_segmentation",
+    wants="one feature map per stride from 4 up",
+    paper="He et al., 1703.06870",
 )
 HEADS.add(
     "retinanet",
@@ -195,7 +203,7 @@ def register_head(
     Args:
         name: what a configuration writes under `model.head.name`.
         options: its pydantic options; `name` must allow this name.
-        task: `classification`, `detection` or `segmentation`.
+        task: `classification`, `detection`, `instance_segmentation` or `segmentation`.
         wants: the features it needs, for `rehead heads`.
         paper: its source, for `rehead heads`.
     """

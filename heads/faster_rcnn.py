@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from rehead.configs.detection_heads import FasterRCNNOptions
+from rehead.configs.detection_heads import RCNNOptions
 from rehead.heads.base import Features, Head, level
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.fpn import FPN
@@ -27,7 +27,7 @@ class FasterRCNN(Head):
 
     divisor = 32
 
-    def __init__(self, options: FasterRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
+    def __init__(self, options: RCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         self.neck = FPN(specs, options.channels)
         # One size per level: 8 x stride is FPN's 32..512 on strides 4..64.
@@ -61,18 +61,34 @@ class FasterRCNN(Head):
         )
 
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`."""
-        boxes = truth(targets, frames, first_label=1)
+        """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`.
+
+        What is built on this head adds its own.
+        """
+        wanted = self.truth(targets, frames)
         pyramid = float32_pyramid(self.neck, features)
-        proposals, rpn_losses = self.rpn(image_list(frames), pyramid, boxes)
-        _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], boxes)
+        proposals, rpn_losses = self.rpn(image_list(frames), pyramid, wanted)
+        _, roi_losses = self.roi_heads(pyramid, proposals, [frame.size for frame in frames], wanted)
         return {**rpn_losses, **roi_losses}
+
+    def truth(self, targets: Sequence[Target], frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
+        """torchvision's targets."""
+        return truth(targets, frames, first_label=1)
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Boxes, scores and labels, best first, at most `detections` per image."""
+        return self.predictions(self.detect(features, frames), frames)
+
+    def detect(self, features: Features, frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
+        """torchvision's detections, in batch pixels."""
         pyramid = float32_pyramid(self.neck, features)
         proposals, _ = self.rpn(image_list(frames), pyramid)
+        found: list[dict[str, Tensor]]
         found, _ = self.roi_heads(pyramid, proposals, [frame.size for frame in frames])
+        return found
+
+    def predictions(self, found: Sequence[Mapping[str, Tensor]], frames: Sequence[Frame]) -> list[Prediction]:
+        """The boxes of detections, in original pixels."""
         return predictions(found, frames, first_label=1)
 
 

@@ -62,7 +62,7 @@ def batch_of_noise(
 
 
 def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | None = (4, 6, 40, 50)) -> list[Target]:
-    """One box, a class map and a label for every image; `boxes=None` for images without objects."""
+    """One box with its mask, a class map and a label for every image; `boxes=None` for images without objects."""
     height, width = batch.frames[0].padded
     semantic = (torch.arange(width) * num_classes // width).to(torch.uint8).repeat(height, 1)
     found = torch.zeros(0, 4) if boxes is None else torch.tensor([boxes], dtype=torch.float32)
@@ -71,6 +71,7 @@ def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | No
             frame.image_id,
             boxes=found,
             labels=torch.zeros(len(found), dtype=torch.int64) + index % num_classes,
+            masks=torch.ones((len(found), height, width), dtype=torch.bool),
             semantic=semantic,
             label=torch.tensor(index % num_classes),
         )

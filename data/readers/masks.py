@@ -109,18 +109,21 @@ class MasksReader(Reader):
 def matched(folder: Path, mask_folder: Path) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
+    A mask's name without suffix is its image's, or that with `_mask` behind it.
+
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
     """
     images = _by_stem(folder)
     if not images:
         raise DataError(f"{folder}: no images")
-    masks = _by_stem(mask_folder)
+    by_stem = _by_stem(mask_folder)
+    masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if unmatched:
         raise DataError(
             f"{mask_folder}: no mask for {len(unmatched)} of {len(images)} images: {listed(unmatched)}; "
-            "a mask has its image's name, with any image suffix"
+            "a mask has its image's name (or that and _mask), with any image suffix"
         )
     return [(name, masks[stem]) for stem, name in images.items()]
 

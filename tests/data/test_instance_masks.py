@@ -62,7 +62,8 @@ def numbered(tmp_path: Path) -> InstanceMasksReader:
         if number == 0:
             mask[1:3, 2:6] = 5
             mask[4:8, 7:12] = 2
-        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+        # Penn-Fudan's names, and plain ones.
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}{'_mask' if number % 2 else ''}.png")
     reader = InstanceMasksReader(InstanceMasksSplit(images="images", masks="masks"), tmp_path, ["person"])
     reader.masks = True
     return reader

@@ -7,12 +7,10 @@ import torch
 from helpers import SMALL_SEGMENTERS, TINY, batch_of_noise, targets_for
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, RetinaNetOptions
+from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
 from rehead.configs.heads import HEADS, ClassificationOptions
 from rehead.configs.schema import BackboneOptions
-from rehead.configs.segmentation_heads import (
-    UNetOptions,
-)
+from rehead.configs.segmentation_heads import UNetOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
 from rehead.heads.base import one_per_stride
@@ -40,6 +38,7 @@ HEAD_OPTIONS: list[HeadOptions] = [
     UNetOptions(decoder_channels=[32, 16, 16, 8, 8]),
     RetinaNetOptions(channels=16, score_threshold=0.0),
     FCOSOptions(channels=32, convs=1, score_threshold=0.0),
+    MaskRCNNOptions(channels=16, representation=32, mask_convs=1, mask_channels=8, score_threshold=0.0),
 ]
 # These share one wrapper each with the U-Net or with one another: three kinds of strides are enough.
 FEW_BACKBONES = [BACKBONES[0], BACKBONES[2], BACKBONES[-1]]

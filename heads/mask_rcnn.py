@@ -1,0 +1,62 @@
+"""Mask R-CNN: Faster R-CNN that also says which pixels of a box are the object's (He et al., 1703.06870)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from rehead.configs.detection_heads import MaskRCNNOptions
+from rehead.errors import BuildError
+from rehead.heads.base import Features
+from rehead.heads.faster_rcnn import FasterRCNN, roi_align
+from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
+
+POOLED = 14
+"""Height and width of what the mask branch sees of a box; it answers with twice that."""
+
+
+class MaskRCNN(FasterRCNN):
+    """Equal to torchvision's with the same weights."""
+
+    def __init__(self, options: MaskRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(options, classes, specs)
+        widths = [options.mask_channels] * options.mask_convs
+        self.roi_heads.mask_roi_pool = roi_align(self.neck.feature_specs, POOLED)
+        self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1)
+        self.roi_heads.mask_predictor = ExactMaskPredictor(  # type: ignore[no-untyped-call]
+            options.mask_channels, options.mask_channels, len(classes) + 1
+        )
+
+    def truth(self, targets: Sequence[Target], frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
+        """torchvision's targets, with masks."""
+        found = super().truth(targets, frames)
+        for one, target, frame in zip(found, targets, frames, strict=True):
+            if target.masks is None:
+                raise BuildError(
+                    f"image {frame.image_id!r} has boxes but no masks to learn from; mask_rcnn needs data with "
+                    "instance masks (data.format coco or instance_masks), faster_rcnn does without"
+                )
+            one["masks"] = target.masks.to(one["boxes"].device).byte()
+        return found
+
+    def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
+        """Boxes, scores, labels and masks of the original size, best first, at most `detections` per image."""
+        found = self.detect(features, frames)
+        predictions = self.predictions(found, frames)
+        for prediction, one, frame in zip(predictions, found, frames, strict=True):
+            assert prediction.boxes is not None
+            pasted = paste_masks_in_image(one["masks"], prediction.boxes, frame.original)
+            prediction.masks = pasted[:, 0] >= 0.5
+        return predictions
+
+
+class ExactMaskPredictor(MaskRCNNPredictor):
+    """torchvision's, with float32 outputs in mixed precision too."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, K + 1, 28, 28) logits."""
+        logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
+        return logits.float()
