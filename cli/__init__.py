@@ -14,6 +14,7 @@ from rehead.cli.demo import demo
 from rehead.cli.evaluate import evaluate
 from rehead.cli.heads import heads
 from rehead.cli.predict import predict
+from rehead.cli.show import show
 from rehead.cli.swap import swap
 from rehead.cli.train import train
 from rehead.errors import ReheadError
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, predict, swap, backbones, heads, configs):
+for command in (demo, train, evaluate, predict, swap, show, backbones, heads, configs):
     app.command()(command)
 
 

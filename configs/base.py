@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
@@ -14,7 +14,7 @@ class Options(BaseModel):
 
 
 class HeadOptions(Options):
-    """What every head has: its name in the table of heads.
+    """What every head has: its name in the table of heads, its classes, and its weight among others.
 
     `fitted` names the options that weights were trained for and that their shapes do not show.
     """
@@ -22,3 +22,7 @@ class HeadOptions(Options):
     fitted: ClassVar[tuple[str, ...]] = ()
 
     name: str
+    classes: list[str] | None = Field(
+        None, min_length=1, description="names in order; the data's own (data.classes, or their files') unless given"
+    )
+    weight: float = Field(1.0, gt=0, description="of its losses, where several heads learn together")

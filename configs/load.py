@@ -155,7 +155,7 @@ def check(raw: dict[str, Any], source: str) -> Config:
     _import_plugins(raw.get("plugins"), source)
     problems: list[str] = []
     _check_heads(raw, problems)
-    _check_splits(raw, problems)
+    _check_sources(raw, problems)
     config = _validated(Config, raw, "", problems)
     if config is not None:
         problems += _misfits(config)
@@ -186,23 +186,30 @@ def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
             problems.append(f"{where}: a head's key must be a plain word, since tensors are named after it")
 
 
-def _check_splits(raw: dict[str, Any], problems: list[str]) -> None:
-    """The same for the splits, whose options depend on `data.format`."""
+def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
+    """The same for the splits of every source of data, whose options depend on its format."""
     data = raw.get("data")
     if not isinstance(data, dict):
         return
-    given = [split for split in SPLITS if data.get(split) is not None]
-    name = data.get("format")
+    _check_splits(data, "data", problems)
+    if isinstance(data.get("sources"), dict):
+        for key, source in data["sources"].items():
+            if isinstance(source, dict):
+                _check_splits(source, f"data.sources.{key}", problems)
+
+
+def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> None:
+    given = [split for split in SPLITS if source.get(split) is not None]
+    name = source.get("format")
     if name is None and given:
-        problems.append(f"data.format: missing; one of {', '.join(entry.name for entry in READERS)}")
+        problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
     elif name is not None and name not in READERS:
-        problems.append(f"data.format: {READERS.unknown(str(name))}")
+        problems.append(f"{where}.format: {READERS.unknown(str(name))}")
     for split in given:
-        where = f"data.{split}"
         options = None
         if isinstance(name, str) and name in READERS:
-            options = _validated(READERS.get(name).options, data[split], where, problems)
-        data[split] = options or SplitOptions(images="")
+            options = _validated(READERS.get(name).options, source[split], f"{where}.{split}", problems)
+        source[split] = options or SplitOptions(images="")
 
 
 def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
@@ -220,29 +227,51 @@ def _registered(registry: Registry[HeadOptions], raw: object, where: str, proble
 def _misfits(config: Config) -> list[str]:
     """What each part allows but the parts together do not."""
     problems = []
+    for key in config.data.sources:
+        if key not in config.model.heads:
+            hint = did_you_mean(key, config.model.heads) or f"; heads: {', '.join(config.model.heads)}"
+            problems.append(f"data.sources.{key}: a source is named after the head that learns from it{hint}")
     for key, head in config.model.heads.items():
-        task = HEADS.get(head.name).about["task"] if head.name in HEADS else config.task
-        if task != config.task:
+        if head.name not in HEADS:
+            continue
+        task = HEADS.get(head.name).about["task"]
+        if config.task not in (task, "multitask"):
             fitting = [entry.name for entry in HEADS if entry.about["task"] == config.task]
+            several = "multitask" if len(config.model.heads) > 1 else task
             problems.append(
                 f"model.heads.{key}.name: '{head.name}' is a {task} head but task is {config.task}; "
-                f"set task={task}, or use {' or '.join(fitting)}"
+                f"set task={several}, or use {' or '.join(fitting)}"
             )
-    if config.data.format is not None and config.data.format in READERS:
-        tasks = READERS.get(config.data.format).about["task"].split(", ")
-        if config.task not in tasks:
-            fitting = [entry.name for entry in READERS if config.task in entry.about["task"].split(", ")]
-            problems.append(
-                f"data.format: '{config.data.format}' gives {' and '.join(tasks)} but task is {config.task}; "
-                f"use {' or '.join(fitting)}"
-            )
-    if config.data.format == "masks" and not config.data.classes:
-        problems.append("data.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
+        else:
+            problems += _misfits_of_source(config, key, task)
     resize = config.data.resize
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
     if resize is not None and config.task == "classification" and resize.shorter is not None and resize.crop is None:
         problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
+    return problems
+
+
+def _misfits_of_source(config: Config, key: str, task: str) -> list[str]:
+    """What is wrong between a head and the data that it learns from."""
+    problems = []
+    own = key in config.data.sources
+    source = config.data.sources[key] if own else config.data
+    where = f"data.sources.{key}" if own else "data"
+    if source.format is not None and source.format in READERS:
+        tasks = READERS.get(source.format).about["task"].split(", ")
+        if task not in tasks:
+            fitting = [entry.name for entry in READERS if task in entry.about["task"].split(", ")]
+            needs = f"task is {task}" if config.task == task else f"head '{key}' is a {task} head"
+            other = f", or give head '{key}' a source of its own in data.sources.{key}" if not own else ""
+            problems.append(
+                f"{where}.format: '{source.format}' gives {' and '.join(tasks)} but {needs}; "
+                f"use {' or '.join(fitting)}{other if config.task == 'multitask' else ''}"
+            )
+    elif own and source.format is None:
+        problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
+    if source.format == "masks" and not (source.classes or config.model.heads[key].classes):
+        problems.append(f"{where}.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
     return problems
 
 
@@ -273,7 +302,9 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys known at a place inside a model, for did-you-mean."""
     for part in location:
-        found = _models_in(model.model_fields[str(part)].annotation) if str(part) in model.model_fields else []
+        if str(part) not in model.model_fields:
+            continue  # a key of the user's own, such as a head's
+        found = _models_in(model.model_fields[str(part)].annotation)
         if not found:
             return []
         model = found[0]
@@ -284,7 +315,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
 def _models_in(annotation: Any) -> list[type[Options]]:
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, dict):
         return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
     return []
 

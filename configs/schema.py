@@ -12,7 +12,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import SplitOptions
 
-TaskName = Literal["classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation"]
+TaskName = Literal[
+    "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
+]
 Split = Literal["train", "val", "test"]
 
 
@@ -47,20 +49,16 @@ class ResizeOptions(Options):
         return self
 
 
-class DataOptions(Options):
-    """Where the images and their annotations are, and how they become batches."""
+class SourceOptions(Options):
+    """Where images and their annotations are."""
 
     format: str | None = Field(None, description="folders, coco or masks")
     root: str = "."
     train: SerializeAsAny[SplitOptions] | None = None
     val: SerializeAsAny[SplitOptions] | None = None
     test: SerializeAsAny[SplitOptions] | None = None
-    split: Split = Field("val", description="the split that `rehead evaluate` reads")
     classes: list[str] | None = Field(None, description="names in order; required for masks, else those of the data")
     ignore_index: list[int] = Field([], description="mask values that do not count, such as void")
-    resize: ResizeOptions | None = Field(None, description="the task's usual size unless given")
-    augment: Literal["none", "light"] = "light"
-    workers: int = Field(2, ge=0, description="processes that read images")
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +66,18 @@ class DataOptions(Options):
         if isinstance(data, dict) and isinstance(data.get("ignore_index"), int):
             return {**data, "ignore_index": [data["ignore_index"]]}
         return data
+
+
+class DataOptions(SourceOptions):
+    """The data of a run, and how they become batches."""
+
+    sources: dict[str, SourceOptions] = Field(
+        {}, description="by head: where its annotations are, if not with the others"
+    )
+    split: Split = Field("val", description="the split that `rehead evaluate` reads")
+    resize: ResizeOptions | None = Field(None, description="the task's usual size unless given")
+    augment: Literal["none", "light"] = "light"
+    workers: int = Field(2, ge=0, description="processes that read images")
 
 
 class BackboneOptions(Options):

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, ResizeOptions] = {
     "instance_segmentation": ResizeOptions(shorter=800, longer=1333),
     "keypoint_detection": ResizeOptions(shorter=800, longer=1333),
     "segmentation": ResizeOptions(shorter=512, longer=1024),
+    "multitask": ResizeOptions(shorter=800, longer=1333),
 }
 """By task: what `data.resize` means when it is not given."""
 

@@ -44,6 +44,10 @@ class Head(nn.Module, ABC):
         return HEADS.get(self.options.name).about["task"]
 
     @abstractmethod
+    def learns_from(self, target: Target) -> bool:
+        """Whether an image's target holds what this head needs; where several heads learn, it skips the others."""
+
+    @abstractmethod
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Losses by name, each () float32, to be added up.
 

@@ -28,6 +28,10 @@ class Classification(Head):
         scores: Tensor = self.fc(self.dropout(self.pool(features[self.last]).flatten(1)))
         return scores
 
+    def learns_from(self, target: Target) -> bool:
+        """Images with a label."""
+        return target.label is not None
+
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy over the images that have a label."""
         logits = self.logits(features).float()

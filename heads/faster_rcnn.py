@@ -60,6 +60,10 @@ class FasterRCNN(Head):
             detections_per_img=options.detections,
         )
 
+    def learns_from(self, target: Target) -> bool:
+        """Images with boxes, even where there are none."""
+        return target.boxes is not None
+
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """torchvision's four losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg`.
 

@@ -30,6 +30,10 @@ class MaskRCNN(FasterRCNN):
             options.mask_channels, options.mask_channels, len(classes) + 1
         )
 
+    def learns_from(self, target: Target) -> bool:
+        """Images with masks, even where there are none."""
+        return target.masks is not None
+
     def truth(self, targets: Sequence[Target], frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
         """torchvision's targets, with masks."""
         found = super().truth(targets, frames)

@@ -56,6 +56,10 @@ class OneStage(Head):
     ) -> dict[str, Tensor]:
         """torchvision's losses by its names."""
 
+    def learns_from(self, target: Target) -> bool:
+        """Images with boxes, even where there are none."""
+        return target.boxes is not None
+
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """torchvision's losses, `loss_` before its names: `loss_classification`, `loss_bbox_regression`, ..."""
         losses = self.matched_losses(truth(targets, frames), *self.outputs(features, frames))

@@ -31,6 +31,10 @@ class SemanticHead(Head):
     def logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """(B, K, H, W) class scores of the padded batch size."""
 
+    def learns_from(self, target: Target) -> bool:
+        """Images with a class map."""
+        return target.semantic is not None
+
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms of the `loss` option; cross-entropy, averaged over the pixels that count, unless given."""
         semantic = semantic_batch(targets, frames)

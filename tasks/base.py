@@ -40,6 +40,10 @@ class Task(ABC):
         """An empty evaluator for a reader's images."""
 
     @abstractmethod
+    def judges(self, truth: Sample) -> bool:
+        """Whether an image has the annotation that this task is judged by."""
+
+    @abstractmethod
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
         """The image with what was predicted."""
 

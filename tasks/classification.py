@@ -23,6 +23,10 @@ class Classification(Task):
         """Accuracy of the best guess and of the best five."""
         return LabelEvaluator()
 
+    def judges(self, truth: Sample) -> bool:
+        """Images with a label."""
+        return truth.label is not None
+
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
         """The best guess and its probability."""
         assert prediction.probabilities is not None

@@ -12,7 +12,7 @@ import numpy as np
 
 from rehead.data.draw import save, sheet
 from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
-from rehead.data.readers import open_reader
+from rehead.data.readers import open_data
 from rehead.files import write_text
 from rehead.progress import say
 from rehead.tasks import TASKS
@@ -215,7 +215,7 @@ def _sheet(base: Path, runs: dict[str, dict[str, Path]], columns: int = 6) -> Pi
 
 def _drawn(checkpoint: Path, count: int, annotated: bool) -> list[Picture]:
     model = load(checkpoint)
-    reader = open_reader(model.config.data, "val")
+    reader = open_data(model.config, "val")
     task = TASKS[model.config.task]
     classes = model.head("main").classes
     # Spread over the split: single shapes are written class by class.

@@ -26,6 +26,10 @@ class Detection(Task):
         """COCO AP through pycocotools."""
         return BoxEvaluator(reader)
 
+    def judges(self, truth: Sample) -> bool:
+        """Images with boxes, even where there are none."""
+        return truth.boxes is not None
+
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
         """The boxes from `DRAWN_FROM` on."""
         assert prediction.boxes is not None

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from rehead.configs.load import check, override
+from rehead.configs.schema import Config
 from rehead.data.draw import save, sheet
 from rehead.data.loader import evaluation_loader
 from rehead.data.pixels import read_image
-from rehead.data.readers import open_reader
+from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
 from rehead.errors import ConfigError
 from rehead.progress import Progress
 from rehead.tasks import TASKS
-from rehead.tasks.base import Figures
+from rehead.tasks.base import Figures, Picture
 from rehead.tasks.images import divisor_for, resize_for
 from rehead.tasks.model import Model, from_config, load_tensors
 from rehead.training.checkpoints import read_metadata
@@ -38,18 +40,15 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     path = Path(checkpoint)
     metadata = read_metadata(path)
     classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
-    names = list(next(iter(classes.values())).names)
     # The checkpoint's class names, in its order, are the only ones that its labels can mean.
+    names = {key: list(own.names) for key, own in classes.items()}
     raw = metadata["config"]
-    raw["data"]["classes"] = names
+    for key, own in names.items():
+        raw["model"]["heads"][key]["classes"] = own
     config = check(override(raw, overrides or {}), f"{path} with the command line" if overrides else str(path))
-    if config.data.classes != names:
-        raise ConfigError(
-            [f"data.classes: {_listed(config.data.classes or [])}, but this checkpoint tells apart {_listed(names)}"],
-            str(path),
-        )
+    _refuse_other_classes(config, overrides or {}, names, path)
     device = choose_device(config.device)
-    reader = open_reader(config.data, config.data.split)
+    reader = open_data(config, config.data.split, names)
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
     return run_evaluation(model.to(device), reader, batch_size=config.train.batch_size)
@@ -73,8 +72,8 @@ def run_evaluation(
     config = model.config
     device = next(model.parameters()).device
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    task = TASKS[config.task]
-    evaluators = {key: task.evaluator(reader, model.head(key).classes) for key in model.heads}
+    tasks = {key: TASKS[model.head(key).task] for key in model.heads}
+    evaluators = {key: task.evaluator(reader.of(key), model.head(key).classes) for key, task in tasks.items()}
     loader = evaluation_loader(
         reader,
         resize=resize_for(model),
@@ -95,21 +94,50 @@ def run_evaluation(
         ):
             for batch, truths in loader:
                 found: dict[str, list[Prediction]] = model(batch.to(device, memory_format))
-                for key, predictions in found.items():
-                    for truth, prediction in zip(truths, predictions, strict=True):
-                        local = prediction.to(torch.device("cpu"))
-                        evaluators[key].update(truth, local)
-                        if folder is not None and drawn < pictures:
-                            drawn += 1
-                            image = read_image(truth.path, model.backbone.options.in_channels, truth.size)
-                            names = model.head(key).classes
-                            tiles = [task.draw(image, local, names), task.draw_truth(image, truth, names)]
-                            picture = sheet(tiles, columns=2, captions=["predicted", "annotated"])
-                            save(folder / f"{drawn:03d}_{truth.path.stem}.png", picture)
+                for row, truth in enumerate(truths):
+                    local = {key: own[row].to(torch.device("cpu")) for key, own in found.items()}
+                    judged = [key for key in tasks if tasks[key].judges(truth)]
+                    for key in judged:
+                        evaluators[key].update(truth, local[key])
+                    if folder is not None and drawn < pictures and judged:
+                        drawn += 1
+                        picture = _picture(model, truth, {key: local[key] for key in judged})
+                        save(folder / f"{drawn:03d}_{truth.path.stem}.png", picture)
                 bar.advance(steps=len(truths))
     finally:
         model.train(was_training)
     return {key: evaluator.figures() for key, evaluator in evaluators.items()}
+
+
+def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Picture:
+    """What was predicted beside what is true: a row for every head."""
+    image = read_image(truth.path, model.backbone.options.in_channels, truth.size)
+    tiles, captions = [], []
+    for key, prediction in found.items():
+        head = model.head(key)
+        task = TASKS[head.task]
+        tiles += [task.draw(image, prediction, head.classes), task.draw_truth(image, truth, head.classes)]
+        named = f"{key}: " if len(model.heads) > 1 else ""
+        captions += [f"{named}predicted", f"{named}annotated"]
+    return sheet(tiles, columns=2, captions=captions)
+
+
+def _refuse_other_classes(
+    config: Config, overrides: Mapping[str, Any], names: Mapping[str, list[str]], path: Path
+) -> None:
+    """A command line that asks for other classes than the checkpoint has gets no answer to another question."""
+    asked = {
+        "data.classes": (config.data.classes, next(iter(names.values()))),
+        **{f"data.sources.{key}.classes": (source.classes, names[key]) for key, source in config.data.sources.items()},
+        **{f"model.heads.{key}.classes": (head.classes, names[key]) for key, head in config.model.heads.items()},
+    }
+    problems = [
+        f"{key}: {_listed(wanted or [])}, but this checkpoint tells apart {_listed(own)}"
+        for key, (wanted, own) in asked.items()
+        if key in overrides and wanted != own
+    ]
+    if problems:
+        raise ConfigError(problems, str(path))
 
 
 def _listed(names: list[str]) -> str:

@@ -46,6 +46,7 @@ def start_from(model: Model, path: Path) -> None:
             "use the same model.backbone options"
         )
     model.backbone.load_state_dict(body)
+    model.lineage = metadata["lineage"]
     parts = [f"backbone taken ({len(body)} tensors)"]
     for key in model.heads:
         head = model.head(key)

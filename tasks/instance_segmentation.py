@@ -25,6 +25,10 @@ class InstanceSegmentation(Detection):
         """COCO AP of boxes and of masks through pycocotools."""
         return MaskEvaluator(reader)
 
+    def judges(self, truth: Sample) -> bool:
+        """Images with masks, even where there are none."""
+        return truth.masks is not None
+
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
         """Masks and boxes from `DRAWN_FROM` on."""
         assert prediction.masks is not None

@@ -13,16 +13,22 @@ from torch import Tensor, nn
 
 import rehead
 from rehead.backbones import Backbone, build_backbone
+from rehead.backbones.pretraining import is_file
 from rehead.configs.base import HeadOptions
 from rehead.configs.heads import HEADS
 from rehead.configs.load import check, dump, load_config
 from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
 from rehead.errors import BuildError, WeightsError
 from rehead.heads import Head, build_head
+from rehead.heads.base import Features
 from rehead.tasks.images import batch_of
 from rehead.tasks.init import differing, start_from
-from rehead.training.checkpoints import read_metadata, read_tensors, save_model, tensors_of
-from rehead.types import Classes, ImageBatch, Prediction, Target
+from rehead.tasks.lineage import Entry, backbone_hash, continued
+from rehead.training.checkpoints import read_lineage, read_metadata, read_tensors, save_model, tensors_of
+from rehead.types import Classes, Frame, ImageBatch, Prediction, Target
+
+CHANGED = "changed by hand"
+"""What a lineage says of tensors that no training of rehead made."""
 
 Targets = Sequence[Target] | Mapping[str, Sequence[Target]]
 
@@ -34,13 +40,17 @@ class Model(nn.Module):
         backbone: gives features.
         heads: by key; each was built from this backbone's specs.
         config: what it was built from; saved in every checkpoint.
+        lineage: where the backbone's tensors come from; see `rehead.tasks.lineage`.
     """
 
-    def __init__(self, backbone: Backbone, heads: Mapping[str, Head], config: Config) -> None:
+    def __init__(
+        self, backbone: Backbone, heads: Mapping[str, Head], config: Config, lineage: Sequence[Entry] = ()
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(dict(heads))
         self.config = config
+        self.lineage = list(lineage)
 
     def head(self, key: str) -> Head:
         """The head of a key."""
@@ -75,20 +85,41 @@ class Model(nn.Module):
             targets: one per image, or by head key; needed in training mode.
 
         Returns:
-            `dict[str, Tensor]` (the names start with the head's key if there are several heads), or
-            `dict[str, list[Prediction]]`.
+            `dict[str, Tensor]` or `dict[str, list[Prediction]]`. Where there are several heads, the losses'
+            names start with the head's key, each is multiplied by its head's `weight`, and a head skips the
+            images that lack what it learns from: without any in the batch it gives no loss.
         """
         features = self.backbone(self.normalise(batch))
         if not self.training:
             return {key: self.head(key).predict(features, batch.frames) for key in self.heads}
         if targets is None:
             raise BuildError("a model in training mode needs targets; call .eval() for predictions")
+        if len(self.heads) == 1:
+            key = next(iter(self.heads))
+            own = targets[key] if isinstance(targets, Mapping) else targets
+            return self.head(key).loss(features, batch.frames, own)
         losses: dict[str, Tensor] = {}
         for key in self.heads:
             own = targets[key] if isinstance(targets, Mapping) else targets
-            prefix = f"{key}." if len(self.heads) > 1 else ""
-            losses |= {prefix + name: loss for name, loss in self.head(key).loss(features, batch.frames, own).items()}
+            losses |= {f"{key}.{name}": loss for name, loss in self._loss_of(key, features, batch.frames, own).items()}
+        if not losses:
+            images = ", ".join(repr(frame.image_id) for frame in batch.frames)
+            raise BuildError(f"no head has anything to learn from in this batch (images {images})")
         return losses
+
+    def _loss_of(
+        self, key: str, features: Features, frames: Sequence[Frame], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """The weighted losses of one of several heads, over the images that it learns from."""
+        head = self.head(key)
+        rows = [row for row, target in enumerate(targets) if head.learns_from(target)]
+        if not rows:
+            return {}
+        if len(rows) < len(targets):
+            features = {name: value[rows] for name, value in features.items()}
+            frames, targets = [frames[row] for row in rows], [targets[row] for row in rows]
+        losses = head.loss(features, frames, targets)
+        return {name: head.options.weight * loss for name, loss in losses.items()}
 
     def predict(self, image: str | Path | np.ndarray[Any, Any], head: str | None = None) -> Prediction:
         """What a head says of one image.
@@ -100,7 +131,10 @@ class Model(nn.Module):
         Returns:
             A prediction in the image's own pixels, on the CPU.
         """
-        key = self._key(head)
+        return self.predict_all(image)[self._key(head)]
+
+    def predict_all(self, image: str | Path | np.ndarray[Any, Any]) -> dict[str, Prediction]:
+        """What every head says of one image, in one pass of the backbone; see `predict`."""
         was_training = self.training
         self.eval()
         try:
@@ -109,7 +143,7 @@ class Model(nn.Module):
                 predictions: dict[str, list[Prediction]] = self(batch_of(self, image).to(device))
         finally:
             self.train(was_training)
-        return predictions[key][0].to(torch.device("cpu"))
+        return {key: found[0].to(torch.device("cpu")) for key, found in predictions.items()}
 
     def swap_head(
         self, head: str | HeadOptions | Mapping[str, Any], classes: Classes | Sequence[str], key: str = "main"
@@ -121,7 +155,8 @@ class Model(nn.Module):
             classes: what the new head tells apart.
             key: the new head's key; every other head goes.
         """
-        options = head_options(head)
+        names = Classes.of(classes)
+        options = head_options(head).model_copy(update={"classes": None, "weight": 1.0})
         config = self.config.model_copy(
             update={
                 "task": HEADS.get(options.name).about["task"],
@@ -131,7 +166,7 @@ class Model(nn.Module):
             }
         )
         backbone = deepcopy(self.backbone)
-        return Model(backbone, {key: build_head(options, Classes.of(classes), backbone.feature_specs)}, config)
+        return Model(backbone, {key: build_head(options, names, backbone.feature_specs)}, config, self.lineage)
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint that `rehead.load` rebuilds the model from."""
@@ -142,6 +177,7 @@ class Model(nn.Module):
         return {
             "config": dump(self.config),
             "classes": {key: classes.to_json() for key, classes in self.classes.items()},
+            "lineage": continued(self.lineage, backbone_hash(self.backbone.state_dict()), CHANGED),
             "versions": {"rehead": rehead.__version__, "torch": torch.__version__},
         }
 
@@ -210,12 +246,33 @@ def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights:
         body = body.model_copy(update={"mean": body.mean or theirs["mean"], "std": body.std or theirs["std"]})
     backbone = build_backbone(body, load_weights=load_backbone, trained=trained)
     heads = {key: build_head(head, classes[key], backbone.feature_specs) for key, head in options.heads.items()}
+    lineage = _began(backbone, options.backbone.weights) if load_backbone else []
     # With mean and std filled in, a checkpoint says all about itself.
     resolved = config.model_copy(update={"model": options.model_copy(update={"backbone": backbone.options})})
-    model = Model(backbone, heads, resolved)
+    model = Model(backbone, heads, resolved, lineage)
     if load_weights and options.init is not None:
         start_from(model, Path(options.init))
     return model
+
+
+def _began(backbone: Backbone, weights: str) -> list[Entry]:
+    """The lineage of a backbone whose weights were loaded; a checkpoint's goes on."""
+    lineage = read_lineage(Path(weights)) if is_file(weights) else []
+    if lineage:
+        said = f"{weights}, adapted"
+    elif backbone.report is None:
+        said = "random"
+    else:
+        said = weights if is_file(weights) else backbone.report.source
+    return continued(lineage, backbone_hash(backbone.state_dict()), said)
+
+
+def with_classes(config: Config, classes: Mapping[str, Classes]) -> Config:
+    """The configuration with the names of every head's classes written out."""
+    heads = {
+        key: head.model_copy(update={"classes": list(classes[key].names)}) for key, head in config.model.heads.items()
+    }
+    return config.model_copy(update={"model": config.model.model_copy(update={"heads": heads})})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -230,6 +287,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
     classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
+    model.lineage = list(metadata["lineage"])
     return model.eval().to(device)
 
 

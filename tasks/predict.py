@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from rehead.data.draw import save
+from rehead.data.draw import save, sheet
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
 from rehead.errors import DataError
@@ -28,7 +28,8 @@ def predict(
     Args:
         checkpoint: a `.safetensors` file of rehead.
         paths: image files, and folders of which every image is taken.
-        out: a folder: `predictions.json`, `pictures/`, and `masks/` for segmentation.
+        out: a folder: `predictions.json`, `pictures/`, and `masks/` for segmentation. Of several heads the
+            pictures stand side by side, the records lie under each head's key, and the masks in its folder.
         device: `auto`, `cpu`, `cuda`, ...
 
     Returns:
@@ -39,12 +40,11 @@ def predict(
     """
     images = find_images(paths)
     model = load(checkpoint, choose_device(device))
-    task = TASKS[model.config.task]
-    key = next(iter(model.heads))
-    classes = model.head(key).classes
+    heads = {key: model.head(key) for key in model.heads}
+    several = len(heads) > 1
     folder = Path(out)
     unreadable: dict[Path, str] = {}
-    records: list[Figures] = []
+    records: dict[str, list[Figures]] = {key: [] for key in heads}
     stems: set[str] = set()
     ids: set[int | str] = set()
     with torch.inference_mode(), Progress("predicting", len(images)) as progress:
@@ -55,24 +55,29 @@ def predict(
             except DataError as error:
                 unreadable[path] = str(error)
                 continue
-            prediction = model.predict(image, key)
+            found = model.predict_all(image)
             # Two folders may hold an image of the same name.
             stem, count = path.stem, 1
             while stem in stems:
                 count += 1
                 stem = f"{path.stem}_{count}"
             stems.add(stem)
-            save(folder / "pictures" / f"{stem}.png", task.draw(image, prediction, classes))
+            tiles = [TASKS[head.task].draw(image, found[key], head.classes) for key, head in heads.items()]
+            picture = sheet(tiles, columns=len(tiles), captions=list(heads)) if several else tiles[0]
+            save(folder / "pictures" / f"{stem}.png", picture)
             # COCO names its files by image id.
             number = int(stem) if stem.isascii() and stem.isdigit() else stem
             image_id = stem if number in ids else number
             ids.add(image_id)
-            found = task.records(prediction, classes, image_id, stem, folder)
-            records += [{**record, "file_name": str(path)} for record in found]
+            for key, head in heads.items():
+                place = folder / key if several else folder
+                said = TASKS[head.task].records(found[key], head.classes, image_id, stem, place)
+                records[key] += [{**record, "file_name": str(path)} for record in said]
     if len(unreadable) == len(images):
         reasons = "\n".join(f"  - {reason}" for reason in unreadable.values())
         raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
-    write_text(folder / "predictions.json", json.dumps(records, indent=1) + "\n")
+    written = records if several else next(iter(records.values()))
+    write_text(folder / "predictions.json", json.dumps(written, indent=1) + "\n")
     say(f"{len(images) - len(unreadable)} images predicted: {folder}/predictions.json, {folder}/pictures/")
     for reason in unreadable.values():
         say(f"skipped: {reason}")

@@ -27,6 +27,10 @@ class Segmentation(Task):
         """IoU from one confusion matrix over all images."""
         return PixelEvaluator(classes)
 
+    def judges(self, truth: Sample) -> bool:
+        """Images with a class map."""
+        return truth.semantic is not None
+
     def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
         """The class map over the image."""
         assert prediction.semantic is not None

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from rehead.configs.heads import HEADS
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
 from rehead.data.augment import Augment
 from rehead.data.loader import BatchSampler, make_loader
-from rehead.data.readers import open_reader
+from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
 from rehead.files import write_text, writing
@@ -21,10 +22,12 @@ from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.evaluate import run_evaluation
 from rehead.tasks.images import divisor_for, resize_for
-from rehead.tasks.model import Model, from_config
-from rehead.training.checkpoints import read_resume
+from rehead.tasks.lineage import backbone_hash, training
+from rehead.tasks.model import Model, from_config, with_classes
+from rehead.training.checkpoints import read_metadata, read_resume
 from rehead.training.engine import build_accelerator, choose_device, seed_step
 from rehead.training.loop import Batch, fit
+from rehead.types import Classes
 
 
 def train(
@@ -55,18 +58,20 @@ def train(
     folder = Path(config.out)
     device = choose_device(config.device)
     _check_folder(folder, resume, overwrite)
-    readers = {"train": open_reader(config.data, "train")}
-    classes = readers["train"].classes
+    readers = {"train": open_data(config, "train")}
+    classes = {key: readers["train"].of(key).classes for key in config.model.heads}
     # Validation uses the training classes in the training order, whatever order its own files have.
-    config = config.model_copy(update={"data": config.data.model_copy(update={"classes": list(classes.names)})})
-    readers["val"] = open_reader(config.data, "val")
+    config = with_classes(config, classes)
+    readers["val"] = open_data(config, "val")
     for split, reader in readers.items():
-        reader.masks = config.task == "instance_segmentation"
-        _check_images(reader, split, config.task)
+        _check_images(reader, split, config)
 
     accelerator = build_accelerator(device, config.train.precision)
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
-    model = from_config(config, dict.fromkeys(config.model.heads, classes), load_weights=not resume)
+    model = from_config(config, classes, load_weights=not resume)
+    if resume:
+        # Without its last entry, which is this training's own.
+        model.lineage = read_metadata(folder / "last.safetensors")["lineage"][:-1]
     if accelerator.num_processes > 1:
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
     if accelerator.is_main_process:
@@ -78,13 +83,19 @@ def train(
         learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         say(
             f"{config.task}: {len(readers['train'])} training and {len(readers['val'])} validation images, "
-            f"{len(classes)} classes; {config.model.backbone.name} with "
-            f"{', '.join(head.name for head in config.model.heads.values())}, {learning / 1e6:.1f} M parameters learn "
-            f"on {accelerator.device}; run folder {folder}"
+            f"{config.model.backbone.name} with {_listed_heads(config, classes)}, {learning / 1e6:.1f} M parameters "
+            f"learn on {accelerator.device}; run folder {folder}"
         )
     fit(TrainingJob(model, readers, folder), config.train, folder, accelerator, resume)
     say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
+
+
+def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:
+    return " and ".join(
+        f"{head.name} ({len(classes[key])} class{'es' if len(classes[key]) > 1 else ''})"
+        for key, head in config.model.heads.items()
+    )
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -136,7 +147,7 @@ def _check_changes(folder: Path, config: Config) -> None:
         say(f"changed on resuming: {key} was {before.get(key)!r}, is {now.get(key)!r}")
 
 
-def _check_images(reader: Reader, split: str, task: str) -> None:
+def _check_images(reader: Reader, split: str, config: Config) -> None:
     """Finds now what would stop the run later.
 
     Raises:
@@ -148,9 +159,10 @@ def _check_images(reader: Reader, split: str, task: str) -> None:
         raise DataError(
             f"data.{split}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0]}"
         )
+    tasks = {HEADS.get(head.name).about["task"] for head in config.model.heads.values()}
     if (
         split == "train"
-        and task in ("detection", "instance_segmentation")
+        and tasks & {"detection", "instance_segmentation"}
         and not any(len(s.boxes) for s in samples if s.boxes is not None)
     ):
         raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
@@ -174,7 +186,6 @@ class TrainingJob:
         self.folder = folder
         config = model.config
         self.config: Config = config
-        self.task = TASKS[config.task]
         self.resize = resize_for(model)
         self.sampler = BatchSampler(
             len(readers["train"]), batch_size=config.train.batch_size, seed=config.train.seed, shuffle=True
@@ -197,7 +208,7 @@ class TrainingJob:
         return loader
 
     def evaluate(self) -> tuple[float, dict[str, float | None]]:
-        """The first head's score, and every figure as `key.figure`."""
+        """The score, the mean over the heads, and every figure as `key.figure`."""
         figures = run_evaluation(
             self.model,
             self.readers["val"],
@@ -206,9 +217,10 @@ class TrainingJob:
             folder=self.folder / "pictures",
         )
         named = flat(figures)
-        score = named[f"{next(iter(figures))}.{self.task.score}"]
-        return -1.0 if score is None else score, named
+        scores = [named[f"{key}.{TASKS[self.model.head(key).task].score}"] for key in figures]
+        return sum(-1.0 if score is None else score for score in scores) / len(scores), named
 
-    def metadata(self) -> Mapping[str, Any]:
-        """What a checkpoint says of itself."""
-        return self.model.metadata()
+    def metadata(self, steps: int) -> Mapping[str, Any]:
+        """What a checkpoint says of itself: this training is the last of its backbone's lineage."""
+        entry = training(self.config, steps, backbone_hash(self.model.backbone.state_dict()))
+        return {**self.model.metadata(), "lineage": [*self.model.lineage, entry]}

@@ -63,6 +63,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in strings.items() if name != "format"}
 
 
+def read_lineage(path: Path) -> list[dict[str, Any]]:
+    """The lineage of a checkpoint's backbone; nothing for a file that is no checkpoint of rehead."""
+    if path.suffix != ".safetensors":
+        return []
+    try:
+        lineage: list[dict[str, Any]] = read_metadata(path)["lineage"]
+    except WeightsError:
+        return []
+    return lineage
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a model checkpoint, on the CPU."""
     return load_file(path)

@@ -46,8 +46,8 @@ class Job(Protocol):
     def evaluate(self) -> tuple[float, dict[str, float | None]]:
         """The score that `best.safetensors` maximises, and every figure by dotted name."""
 
-    def metadata(self) -> Mapping[str, Any]:
-        """What a model checkpoint says of itself."""
+    def metadata(self, steps: int) -> Mapping[str, Any]:
+        """What a model checkpoint says of itself after so many steps."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Loop:
         self.state = Progressed()
         # Summed since the last row of the metric files; they wait on the device until a row is due.
         self.sums: dict[str, Tensor] = {}
-        self.summed = 0
+        self.summed: dict[str, int] = {}
         self.saved_at = time.monotonic()
 
     def run(self, resume: bool) -> None:
@@ -163,13 +163,14 @@ class Loop:
         for name, value in {"loss": loss, **losses}.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.summed += 1
+            # Not every step has every loss: a head among several skips a batch that has nothing for it.
+            self.summed[name] = self.summed.get(name, 0) + 1
         return loss.detach()
 
     def _log(self, epoch: int) -> None:
         """A row of mean losses since the last one."""
-        means = {name: round(float(value) / self.summed, 6) for name, value in self.sums.items()}
-        self.sums, self.summed = {}, 0
+        means = {name: round(float(value) / self.summed[name], 6) for name, value in self.sums.items()}
+        self.sums, self.summed = {}, {}
         if self.accelerator.is_main_process:
             lr = self.optimizer.param_groups[0]["lr"]
             self.metrics.write({"step": self.state.step, "epoch": epoch + 1, "lr": lr, **means})
@@ -197,7 +198,7 @@ class Loop:
         best = self.state.best is None or score > self.state.best
         if best:
             self.state.best = score
-            self._write(lambda: save_model(self.folder / "best.safetensors", self._tensors(), self.job.metadata()))
+            self._write_model("best.safetensors", self._tensors())
         shown = "  ".join(
             f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None and value >= 0
         )
@@ -219,7 +220,7 @@ class Loop:
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "summed": self.summed,
         }
-        self._write(lambda: save_model(self.folder / "last.safetensors", tensors, self.job.metadata()))
+        self._write_model("last.safetensors", tensors)
         self._write(lambda: save_resume(self.folder / "resume.pt", state))
         self.saved_at = time.monotonic()
 
@@ -244,6 +245,9 @@ class Loop:
                 f"not saved. {self._kept()} Lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
             )
         return tensors
+
+    def _write_model(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self._write(lambda: save_model(self.folder / name, tensors, self.job.metadata(self.state.step)))
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

@@ -35,6 +35,10 @@ class Reader(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def of(self, head: str) -> Reader:
+        """The reader whose annotations a head learns from and is judged by: this one, unless several are joined."""
+        return self
+
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """The annotation alone: no file is opened."""
@@ -52,10 +56,22 @@ class Reader(ABC):
                 f"{sample.path}: the image is {_by(image.shape[:2])} but its annotation says {_by(sample.size)} "
                 "(width x height); resize images and boxes together, or correct the annotation"
             )
+        return self.complete(index, replace(sample, image=image))
+
+    def complete(self, index: int, sample: Sample) -> Sample:
+        """The sample with what its annotation holds per pixel: instance masks if asked for, here.
+
+        Args:
+            index: of the image.
+            sample: with its pixels, in which the masks' size must be the same.
+
+        Raises:
+            DataError: when a mask cannot be read, or is not of the image's size.
+        """
         if not self.masks:
-            return replace(sample, image=image)
-        size = (image.shape[0], image.shape[1])
-        return replace(sample, image=image, masks=decode(self.segmentations(index, size), size))
+            return sample
+        size = (sample.pixels.shape[0], sample.pixels.shape[1])
+        return replace(sample, masks=decode(self.segmentations(index, size), size))
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
         """The objects' masks, in the order of the boxes.

@@ -68,16 +68,24 @@ class MasksReader(Reader):
         )
 
     def read(self, index: int, channels: int = 3) -> Sample:
-        """The image and its semantic map."""
+        """The image and its semantic map, whose size says which way up the image is."""
         sample = self[index]
         semantic = self.semantic(index)
         image = read_image(sample.path, channels, size=(semantic.shape[0], semantic.shape[1]))
-        if image.shape[:2] != semantic.shape:
+        return self._with_map(replace(sample, image=image), index, semantic)
+
+    def complete(self, index: int, sample: Sample) -> Sample:
+        """The sample with its semantic map."""
+        return self._with_map(sample, index, self.semantic(index))
+
+    def _with_map(self, sample: Sample, index: int, semantic: NDArray[np.uint8]) -> Sample:
+        height, width = sample.pixels.shape[:2]
+        if (height, width) != semantic.shape:
             raise DataError(
-                f"{sample.mask_path}: the mask is {semantic.shape[1]}x{semantic.shape[0]} but its image "
-                f"{sample.path} is {image.shape[1]}x{image.shape[0]} (width x height)"
+                f"{self.mask_folder / str(self._masks[index])}: the mask is {semantic.shape[1]}x{semantic.shape[0]} "
+                f"but its image {sample.path} is {width}x{height} (width x height)"
             )
-        return replace(sample, image=image, semantic=semantic)
+        return replace(sample, semantic=semantic)
 
     def semantic(self, index: int) -> NDArray[np.uint8]:
         """The mask alone, as (H, W) uint8 in 0..K-1 or `IGNORE`, in the image's original size."""

@@ -68,7 +68,7 @@ def test_predict(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
 def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "new.safetensors"
     arguments = ["--classes", "a,b", "--out", out]
-    refused(rehead_command("swap", checkpoint, "--head", "fasterrcnn", *arguments), "did you mean 'faster_rcnn'?")
+    refused(rehead_command("swap", checkpoint, "--head", "fasterrcnn", *arguments), "did you mean 'faster_rcnn'")
     refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", ",", "--out", out), "name at least one")
     refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", "a,a", "--out", out), "given twice: a")
     refused(rehead_command("swap", tmp_path / "no.safetensors", "--head", "unet", *arguments), "no such checkpoint")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "backbones", "heads", "configs"]
+COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs"]
 
 
 def cpu_seconds(code: str) -> float:

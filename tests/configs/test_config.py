@@ -72,7 +72,7 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'?"),
+        (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'"),
         (minimal(model={"head": {"name": "unet"}}), "'unet' is a segmentation head but task is detection"),
         (minimal(data={"format": "folders", "train": {"images": "x"}}), "'folders' gives classification"),
         (minimal(model={"head": {"name": ["faster_rcnn"]}}), "unknown head '['faster_rcnn']'"),
@@ -147,7 +147,8 @@ def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monk
     monkeypatch.syspath_prepend(tmp_path)
     raw = minimal(plugins=["a_plugin"], model={"head": {"name": "a_plugins_head", "depth": 3}})
     config = load_config(raw)
-    assert config.model.heads["main"].model_dump() == {"name": "a_plugins_head", "depth": 3}
+    head = config.model.heads["main"].model_dump()
+    assert (head["name"], head["depth"]) == ("a_plugins_head", 3)
     assert load_config(dump(config)) == config
 
 

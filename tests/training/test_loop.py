@@ -88,7 +88,7 @@ class ToyJob:
         torch.rand(7)  # whatever an evaluation draws must not change the training
         return score, {"main.score": score, "main.absent": None}
 
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self, steps: int) -> Mapping[str, Any]:
         return {"config": {"a": 1}, "evaluations": self.evaluations}
 
 
