@@ -28,6 +28,7 @@ class MasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values are class ids."""
 
     masks: str = Field(description="folder of the masks")
+    partial: bool = Field(False, description="leave out images without a mask, instead of refusing them")
 
 
 class InstanceMasksSplit(SplitOptions):

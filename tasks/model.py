@@ -105,6 +105,13 @@ class Model(nn.Module):
         if not losses:
             images = ", ".join(repr(frame.image_id) for frame in batch.frames)
             raise BuildError(f"no head has anything to learn from in this batch (images {images})")
+        skipped = [key for key in self.heads if not any(name.startswith(f"{key}.") for name in losses)]
+        learning = [one for key in skipped for one in self.head(key).parameters() if one.requires_grad]
+        if learning:
+            # A gradient of zero, not none at all: fused SGD fails where some parameters have no momentum yet
+            # (it asks whether all lack it), and processes that train together must agree on what has a gradient.
+            name = next(iter(losses))
+            losses[name] = losses[name] + 0 * torch.stack([one.sum() for one in learning]).sum()
         return losses
 
     def _loss_of(

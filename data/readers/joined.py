@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -13,6 +14,8 @@ from rehead.data.instance_masks import RLE
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
+
+logger = logging.getLogger("rehead")
 
 SHARED = ("image_id", "path", "size", "image")
 """What belongs to the image and not to one of its annotations."""
@@ -28,7 +31,7 @@ class JoinedReader(Reader):
         by_head: the readers, by the heads that learn from them.
 
     Raises:
-        DataError: where two readers give the same kind of annotation, or share no image at all.
+        DataError: where two readers give the same kind of annotation.
     """
 
     def __init__(self, by_head: Mapping[str, Reader]) -> None:
@@ -46,9 +49,11 @@ class JoinedReader(Reader):
         shared = (self._rows >= 0).sum(axis=1) > 1
         for name, part, column in zip(self.names, self.parts, self._rows.T, strict=True):
             if not (shared & (column >= 0)).any():
-                raise DataError(
-                    f"head '{name}' shares no image with another: its first is {part[0].path.absolute()}; images are "
-                    "the same where their paths are, so let the sources name the same folder of images"
+                logger.warning(
+                    "no image of head '%s' has annotations for another head (its first is %s); images are the same "
+                    "where their paths are",
+                    name,
+                    part[0].path.absolute(),
                 )
 
     def _refuse_two_of_a_kind(self) -> None:

@@ -45,7 +45,7 @@ class MasksReader(Reader):
         if len(classes) > IGNORE:
             raise DataError(f"data.classes: {len(classes)} classes; a mask of 8 bits has room for {IGNORE} at most")
         self.classes = Classes(tuple(classes))
-        pairs = matched(self.folder, self.mask_folder)
+        pairs = matched(self.folder, self.mask_folder, partial=split.partial)
         self._stems = np.array([PurePosixPath(image).with_suffix("").as_posix() for image, _ in pairs])
         self._images = np.array([image for image, _ in pairs])
         self._masks = np.array([mask for _, mask in pairs])
@@ -114,10 +114,15 @@ class MasksReader(Reader):
         )
 
 
-def matched(folder: Path, mask_folder: Path) -> list[tuple[str, str]]:
+def matched(folder: Path, mask_folder: Path, *, partial: bool = False) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
     A mask's name without suffix is its image's, or that with `_mask` behind it.
+
+    Args:
+        folder: of the images.
+        mask_folder: of the masks.
+        partial: leave out images without a mask, as long as one has one.
 
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
@@ -128,12 +133,12 @@ def matched(folder: Path, mask_folder: Path) -> list[tuple[str, str]]:
     by_stem = _by_stem(mask_folder)
     masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
     unmatched = [name for stem, name in images.items() if stem not in masks]
-    if unmatched:
+    if unmatched and not (partial and len(unmatched) < len(images)):
         raise DataError(
             f"{mask_folder}: no mask for {len(unmatched)} of {len(images)} images: {listed(unmatched)}; "
             "a mask has its image's name (or that and _mask), with any image suffix"
         )
-    return [(name, masks[stem]) for stem, name in images.items()]
+    return [(name, masks[stem]) for stem, name in images.items() if stem in masks]
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
