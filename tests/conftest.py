@@ -20,14 +20,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def all_cores_for_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Slow tests train on larger tensors, where threads pay."""
+    """Slow tests train on larger tensors, where threads pay: each process of `-n` takes its share of the cores."""
     if request.node.get_closest_marker("slow") is None:
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     yield
     torch.set_num_threads(before)
 
