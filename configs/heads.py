@@ -8,7 +8,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
+from rehead.configs.detection_heads import (
+    FasterRCNNOptions,
+    FCOSOptions,
+    KeypointRCNNOptions,
+    MaskRCNNOptions,
+    RetinaNetOptions,
+)
 from rehead.configs.segmentation_heads import (
     DeepLabV3Options,
     DeepLabV3PlusOptions,
@@ -54,7 +60,7 @@ HEADS.add(
     FasterRCNNOptions,
     "rehead.heads.faster_rcnn:FasterRCNN",
     task="detection",
-    wants="one feature map per stride from 4 up",
+    wants="maps whose strides double from 4, or one map",
     paper="Ren et al., 1506.01497, with FPN, Lin et al., 1612.03144",
 )
 HEADS.add(
@@ -62,15 +68,23 @@ HEADS.add(
     MaskRCNNOptions,
     "rehead.heads.mask_rcnn:MaskRCNN",
     task="instance_segmentation",
-    wants="one feature map per stride from 4 up",
+    wants="maps whose strides double from 4, or one map",
     paper="He et al., 1703.06870",
+)
+HEADS.add(
+    "keypoint_rcnn",
+    KeypointRCNNOptions,
+    "rehead.heads.keypoint_rcnn:KeypointRCNN",
+    task="keypoint_detection",
+    wants="maps whose strides double from 4, or one map",
+    paper="He et al., 1703.06870, section 5",
 )
 HEADS.add(
     "retinanet",
     RetinaNetOptions,
     "rehead.heads.retinanet:RetinaNet",
     task="detection",
-    wants="one feature map per stride from 8 up",
+    wants="maps whose strides double from 8, or one map",
     paper="Lin et al., 1708.02002",
 )
 HEADS.add(
@@ -78,7 +92,7 @@ HEADS.add(
     FCOSOptions,
     "rehead.heads.fcos:FCOS",
     task="detection",
-    wants="one feature map per stride from 8 up",
+    wants="maps whose strides double from 8, or one map",
     paper="Tian et al., 1904.01355",
 )
 HEADS.add(
@@ -203,7 +217,7 @@ def register_head(
     Args:
         name: what a configuration writes under `model.head.name`.
         options: its pydantic options; `name` must allow this name.
-        task: `classification`, `detection`, `instance_segmentation` or `segmentation`.
+        task: `classification`, `detection`, `instance_segmentation`, `keypoint_detection` or `segmentation`.
         wants: the features it needs, for `rehead heads`.
         paper: its source, for `rehead heads`.
     """

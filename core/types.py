@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 IGNORE = 255
 """The value of a pixel that counts neither in a semantic loss nor in IoU (Cityscapes' convention)."""
 
+UNUSED = "N/A "
+"""What the names of classes without any example start with: columns of a classifier that came with its weights."""
+
 Moved = TypeVar("Moved", "Target", "Prediction")
 
 
@@ -61,6 +64,11 @@ class Frame:
         height, width = self.original
         boxes = boxes / boxes.new_tensor([x, y, x, y])
         return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+    def points_to_original(self, points: Tensor) -> Tensor:
+        """Maps (..., 2) x, y from batch pixels to original pixels."""
+        y, x = self.scale
+        return points / points.new_tensor([x, y])
 
 
 @dataclass

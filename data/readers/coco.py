@@ -77,7 +77,9 @@ class CocoReader(Reader):
         else:
             unknown_classes(classes, known.names, self.annotations)
             id_of = dict(zip(known.names, known.ids, strict=True))
-            self.classes = checked_classes(classes, [id_of[name] for name in classes], self.annotations)
+            # Ids below 0 for classes that nothing is an example of.
+            ids = [id_of.get(name, -1 - label) for label, name in enumerate(classes)]
+            self.classes = checked_classes(classes, ids, self.annotations)
         self._read_images(file.images)
         self._read_annotations(file.annotations, set(known.ids))
 

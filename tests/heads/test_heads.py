@@ -14,7 +14,7 @@ from rehead.configs.segmentation_heads import UNetOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
 from rehead.heads.base import one_per_stride
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import FPN
 from rehead.heads.segmentation_loss import pixel_cross_entropy
 from rehead.tasks.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
