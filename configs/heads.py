@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
-
-from pydantic import Field
+from typing import Any, TypeVar
 
 from rehead.configs.base import HeadOptions
+from rehead.configs.classification_heads import ClassificationOptions, LinearOptions, MLPOptions
 from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
 from rehead.configs.segmentation_heads import (
     DeepLabV3Options,
@@ -30,24 +29,22 @@ from rehead.registry import Registry
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 
-class ClassificationOptions(HeadOptions):
-    """Pooling, dropout and one linear layer on the last feature map."""
-
-    fitted: ClassVar[tuple[str, ...]] = ("pooling",)
-
-    name: Literal["classification"] = "classification"
-    pooling: Literal["avg", "max"] = "avg"
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-
 HEADS: Registry[HeadOptions] = Registry("head")
 HEADS.add(
-    "classification",
-    ClassificationOptions,
-    "rehead.heads.classification:Classification",
+    "linear",
+    LinearOptions,
+    "rehead.heads.classification:Linear",
     task="classification",
     wants="the last feature map",
     paper="global average pooling and a linear layer, as in He et al., 1512.03385",
+)
+HEADS.add(
+    "mlp",
+    MLPOptions,
+    "rehead.heads.classification:MLP",
+    task="classification",
+    wants="the last feature map",
+    paper="layer norm and a hidden layer, as in timm's NormMlpClassifierHead",
 )
 HEADS.add(
     "faster_rcnn",
@@ -193,6 +190,16 @@ HEADS.add(
     wants="the last two maps, best of stride 8",
     paper="Chen et al., 1706.05587",
 )
+
+
+def task_of(options: HeadOptions) -> str:
+    """The task of a head with these options, which its data must serve and its predictions are judged by.
+
+    Several classes per image need other data and other figures than one, with the same heads.
+    """
+    if isinstance(options, ClassificationOptions) and options.multi_label:
+        return "multi_label_classification"
+    return HEADS.get(options.name).about["task"]
 
 
 def register_head(

@@ -58,7 +58,7 @@ class TestOverfit:
         write_classification(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight"}
         data = {"format": "folders", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "classification", data, {"name": "classification"}, steps=60)
+        figures = fit_eight(tmp_path, "classification", data, {"name": "linear"}, steps=60)
         assert figures["top1"] == 1
 
     def test_faster_rcnn(self, tmp_path: Path) -> None:
