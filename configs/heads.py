@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rehead.configs.base import HeadOptions
 from rehead.configs.classification_heads import ClassificationOptions, LinearOptions, MLPOptions
@@ -26,7 +26,13 @@ from rehead.configs.segmentation_heads import (
 )
 from rehead.registry import Registry
 
+if TYPE_CHECKING:
+    from rehead.configs.schema import Config
+
 Target = TypeVar("Target", bound=Callable[..., Any])
+
+MULTI_LABEL = "multi_label_classification"
+"""The task of a classification head with `multi_label`; configurations write `classification` for it too."""
 
 
 HEADS: Registry[HeadOptions] = Registry("head")
@@ -44,7 +50,7 @@ HEADS.add(
     "rehead.heads.classification:MLP",
     task="classification",
     wants="the last feature map",
-    paper="layer norm and a hidden layer, as in timm's NormMlpClassifierHead",
+    paper="layer norm and a hidden layer with GELU, as timm's MLP classifiers",
 )
 HEADS.add(
     "faster_rcnn",
@@ -197,9 +203,20 @@ def task_of(options: HeadOptions) -> str:
 
     Several classes per image need other data and other figures than one, with the same heads.
     """
-    if isinstance(options, ClassificationOptions) and options.multi_label:
-        return "multi_label_classification"
-    return HEADS.get(options.name).about["task"]
+    return MULTI_LABEL if _multi_label(options) else HEADS.get(options.name).about["task"]
+
+
+def image_task(config: Config) -> str:
+    """The task that says how images are resized and augmented.
+
+    It is the configuration's own, but the crops that suit one class per image would cut some of several off.
+    """
+    several = config.task == "classification" and any(map(_multi_label, config.model.heads.values()))
+    return MULTI_LABEL if several else config.task
+
+
+def _multi_label(options: HeadOptions) -> bool:
+    return isinstance(options, ClassificationOptions) and options.multi_label
 
 
 def register_head(
