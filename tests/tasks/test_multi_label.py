@@ -14,6 +14,7 @@ from helpers import TINY
 
 import rehead
 from rehead.configs.load import load_config
+from rehead.data.augment import Augment
 from rehead.data.draw import draw_classes
 from rehead.data.drawn import SHAPES
 from rehead.data.readers import open_data
@@ -122,6 +123,21 @@ class TestData:
         figures = evaluate(train(settings(drawn, tmp_path / "run", val=none)) / "last.safetensors")["main"]
         assert figures["mAP"] is None
         assert set(figures["AP"].values()) == {None}
+
+    def test_training_cuts_no_class_off(self, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        built: list[Augment] = []
+
+        class Noted(Augment):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                built.append(self)
+
+        monkeypatch.setattr("rehead.tasks.train.Augment", Noted)
+        train(settings(drawn, tmp_path / "several"))
+        train(settings(drawn, tmp_path / "boxes too", {"boxes": BOXES, "tags": TAGS}))
+        folders = {"format": "folders", "root": str(drawn / "shapes"), "train": {"images": "train"}}
+        train(settings(drawn, tmp_path / "one", {"main": {"name": "linear"}}, **folders, val={"images": "val"}))
+        assert [augment.crops for augment in built] == [False, False, True]
 
     def test_the_whole_image_is_looked_at_unless_someone_crops(self) -> None:
         several, one = (rehead.build_model(TINY, head, ["a"]) for head in (TAGS, "linear"))
