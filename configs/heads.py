@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rehead.configs.base import HeadOptions
+from rehead.configs.classification_heads import ClassificationOptions, LinearOptions, MLPOptions
 from rehead.configs.detection_heads import (
     FasterRCNNOptions,
     FCOSOptions,
@@ -33,27 +32,31 @@ from rehead.configs.segmentation_heads import (
 )
 from rehead.registry import Registry
 
+if TYPE_CHECKING:
+    from rehead.configs.schema import Config
+
 Target = TypeVar("Target", bound=Callable[..., Any])
 
-
-class ClassificationOptions(HeadOptions):
-    """Pooling, dropout and one linear layer on the last feature map."""
-
-    fitted: ClassVar[tuple[str, ...]] = ("pooling",)
-
-    name: Literal["classification"] = "classification"
-    pooling: Literal["avg", "max"] = "avg"
-    dropout: float = Field(0.0, ge=0, lt=1)
+MULTI_LABEL = "multi_label_classification"
+"""The task of a classification head with `multi_label`; configurations write `classification` for it too."""
 
 
 HEADS: Registry[HeadOptions] = Registry("head")
 HEADS.add(
-    "classification",
-    ClassificationOptions,
-    "rehead.heads.classification:Classification",
+    "linear",
+    LinearOptions,
+    "rehead.heads.classification:Linear",
     task="classification",
     wants="the last feature map",
     paper="global average pooling and a linear layer, as in He et al., 1512.03385",
+)
+HEADS.add(
+    "mlp",
+    MLPOptions,
+    "rehead.heads.classification:MLP",
+    task="classification",
+    wants="the last feature map",
+    paper="layer norm and a hidden layer with GELU, as timm's MLP classifiers",
 )
 HEADS.add(
     "faster_rcnn",
@@ -207,6 +210,27 @@ HEADS.add(
     wants="the last two maps, best of stride 8",
     paper="Chen et al., 1706.05587",
 )
+
+
+def task_of(options: HeadOptions) -> str:
+    """The task of a head with these options, which its data must serve and its predictions are judged by.
+
+    Several classes per image need other data and other figures than one, with the same heads.
+    """
+    return MULTI_LABEL if _multi_label(options) else HEADS.get(options.name).about["task"]
+
+
+def image_task(config: Config) -> str:
+    """The task that says how images are resized and augmented.
+
+    It is the configuration's own, but the crops that suit one class per image would cut some of several off.
+    """
+    several = config.task == "classification" and any(map(_multi_label, config.model.heads.values()))
+    return MULTI_LABEL if several else config.task
+
+
+def _multi_label(options: HeadOptions) -> bool:
+    return isinstance(options, ClassificationOptions) and options.multi_label
 
 
 def register_head(

@@ -26,7 +26,8 @@ class Sample:
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
         mask_path: of the file that holds the semantic map.
-        label: 0..K-1, of the whole image.
+        label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
+            an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
         semantic: (H, W) uint8 in 0..K-1, or `rehead.types.IGNORE`.
     """
@@ -40,7 +41,7 @@ class Sample:
     areas: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
     mask_path: Path | None = None
-    label: int | None = None
+    label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
     semantic: NDArray[np.uint8] | None = None
 

@@ -61,7 +61,7 @@ FORMS: dict[str, Form] = {
     "fcos": ONE_STAGE,
     "torchvision_fcn": DENSE,
     "torchvision_deeplabv3": DENSE,
-    "classification": Form("torchvision", CLASSIFIER, "fc.bias"),
+    "linear": Form("torchvision", CLASSIFIER, "fc.bias"),
     **dict.fromkeys(
         ("unet", "unetplusplus", "manet", "linknet", "fpn_segmentation", "pspnet", "pan", "deeplabv3"), DECODER
     ),
@@ -119,7 +119,7 @@ def _torchvision() -> Iterator[tuple[str, Known]]:
             head = {"name": f"torchvision_{kind}"}
             yield name, Known("segmentation", head, dilated, {"shorter": 520}, _categories(name))
     for network in NETWORKS:
-        head = {"name": "classification"}
+        head = {"name": "linear"}
         size = {"shorter": 256, "crop": 224}
         yield network, Known("classification", head, {"name": network}, size, _categories(network))
 

@@ -27,10 +27,14 @@ class Reader(ABC):
     Attributes:
         classes: in the order of the labels.
         masks: whether `read` gives instance masks too, which cost time and memory.
+        boxes: whether a reader of objects gives their boxes and labels.
+        presence: whether a reader of objects gives which classes occur, as the label of the image.
     """
 
     classes: Classes
     masks: bool = False
+    boxes: bool = True
+    presence: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
