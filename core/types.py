@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rehead.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 IGNORE = 255
-"""The value of a pixel that counts neither in a semantic loss nor in IoU (Cityscapes' convention)."""
+"""The value of a pixel that counts neither in a semantic loss nor in IoU (Cityscapes' convention), in 8 bits."""
+
+IGNORE_16 = 32767
+"""The same in a map of 16 bits, which is what more than 255 classes need."""
 
 UNUSED = "N/A "
 """What the names of classes without any example start with: columns of a classifier that came with its weights."""
 
 Moved = TypeVar("Moved", "Target", "Prediction")
+
+
+def map_type(num_classes: int) -> Literal["uint8", "int16"]:
+    """The type of a semantic map that tells so many classes apart."""
+    return "uint8" if num_classes <= IGNORE else "int16"
+
+
+def ignore_of(semantic: Tensor | NDArray[Any]) -> int:
+    """What does not count in a semantic map of this type."""
+    return IGNORE if semantic.dtype.itemsize == 1 else IGNORE_16
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ class Target:
         labels: (N,) int64 in 0..K-1.
         masks: (N, H, W) bool, of the padded batch size.
         keypoints: (N, P, 3) float32: x, y, and 1 where the point is visible, else 0.
-        semantic: (H, W) uint8 class map of the padded batch size, `IGNORE` where nothing counts.
+        semantic: (H, W) class map of the padded batch size, of `map_type`; `ignore_of` where nothing counts.
         label: of the whole image: () int64, its class; or (K,) float32, soft: the classes' probabilities (of mixup
             or distillation) or, for a head with `multi_label`, a value in 0..1 per class, 1 where it is present.
     """
@@ -141,7 +155,7 @@ class Prediction:
         labels: (N,) int64 in 0..K-1.
         masks: (N, H, W) bool.
         keypoints: (N, P, 3) float32: x, y, and the point's own score, a logit.
-        semantic: (H, W) uint8 class map.
+        semantic: (H, W) class map, of `map_type`.
         probabilities: (K,) float32, of the whole image; they add up to 1 unless the head has `multi_label`.
     """
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rehead.data.sample import Sample
-from rehead.types import IGNORE, Frame, ImageBatch, Target
+from rehead.types import Frame, ImageBatch, Target, ignore_of
 
 
 def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[ImageBatch, list[Target]]:
@@ -26,7 +26,7 @@ def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[Im
     Returns:
         The batch, (B, C, H, W) uint8 (float32 if an image is), zero where padded, channels last in memory;
         and a target per image: boxes cut to the image without crowds and empty ones, masks padded with
-        False and the semantic map with `IGNORE` to (H, W).
+        False and the semantic map with what does not count to (H, W).
     """
     sizes = [sample.pixels.shape[:2] for sample, _ in items]
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
@@ -65,6 +65,6 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
 
 
 def _padded(semantic: np.ndarray, size: tuple[int, int]) -> Tensor:
-    padded = np.full(size, IGNORE, np.uint8)
+    padded = np.full(size, ignore_of(semantic), semantic.dtype)
     padded[: semantic.shape[0], : semantic.shape[1]] = semantic
     return torch.from_numpy(padded)

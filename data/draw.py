@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rehead.files import atomic_path
-from rehead.types import IGNORE
+from rehead.types import ignore_of
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -124,7 +124,7 @@ def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[s
 
     Args:
         image: (H, W, C), uint8 or floating point in 0..255.
-        semantic: (H, W) in 0..K-1; pixels of `IGNORE` turn grey and dark instead.
+        semantic: (H, W) in 0..K-1; pixels that do not count turn grey and dark instead.
         names: of the K classes.
 
     Returns:
@@ -134,17 +134,20 @@ def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[s
     picture = _enlarged(_picture(image), factor).astype(np.float32)
     semantic = semantic.repeat(factor, 0).repeat(factor, 1)
     bare = 1 if names[0].lower() == "background" else 0
-    palette = np.zeros((256, 3), np.float32)
-    palette[bare : len(names)] = [colour_of(label) for label in range(len(names) - bare)]
-    mixed = np.where((semantic < bare)[:, :, None], picture, 0.45 * picture + 0.55 * palette[semantic])
-    mixed[semantic == IGNORE] = 0.5 * picture[semantic == IGNORE].mean(axis=1, keepdims=True)
+    palette = np.zeros((len(names) + 1, 3), np.float32)
+    palette[bare:-1] = [colour_of(label) for label in range(len(names) - bare)]
+    mixed = np.where(
+        (semantic < bare)[:, :, None], picture, 0.45 * picture + 0.55 * palette[np.minimum(semantic, len(names))]
+    )
+    ignored = semantic == ignore_of(semantic)
+    mixed[ignored] = 0.5 * picture[ignored].mean(axis=1, keepdims=True)
     border = np.zeros(semantic.shape, np.uint8)
     border[1:] |= semantic[1:] != semantic[:-1]
     border[:, 1:] |= semantic[:, 1:] != semantic[:, :-1]
     thickness = max(1, round(min(semantic.shape) / 500))
     thick = cv2.dilate(border, np.ones((thickness, thickness), np.uint8)) > 0
     mixed[thick] = 0.4 * mixed[thick] + 0.6 * 255
-    counts = np.bincount(semantic.ravel(), minlength=256)[: len(names)]
+    counts = np.bincount(semantic.ravel(), minlength=len(names))[: len(names)]
     present = [(names[label], colour_of(label - bare)) for label in np.flatnonzero(counts).tolist() if label >= bare]
     return np.concatenate([mixed.round().astype(np.uint8), _legend(semantic.shape[1], semantic.shape[0], present)])
 

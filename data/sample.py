@@ -29,7 +29,7 @@ class Sample:
         label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
             an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
-        semantic: (H, W) uint8 in 0..K-1, or `rehead.types.IGNORE`.
+        semantic: (H, W) in 0..K-1, of `rehead.types.map_type`; `ignore_of` it where nothing counts.
     """
 
     image_id: int | str
@@ -43,7 +43,7 @@ class Sample:
     mask_path: Path | None = None
     label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
-    semantic: NDArray[np.uint8] | None = None
+    semantic: NDArray[Any] | None = None
 
     @property
     def pixels(self) -> NDArray[Any]:

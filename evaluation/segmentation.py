@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.errors import DataError
-from rehead.types import IGNORE
+from rehead.types import IGNORE_16, ignore_of, map_type
 
 
 class ConfusionMatrix:
@@ -19,20 +19,20 @@ class ConfusionMatrix:
         counts: (K, K) int64; rows are the truth, columns the prediction. Those of several processes add up.
 
     Args:
-        num_classes: K, at most 255.
+        num_classes: K, at most 32767.
     """
 
     def __init__(self, num_classes: int) -> None:
-        if not 1 <= num_classes <= IGNORE:
-            raise DataError(f"{num_classes} classes; a semantic map of 8 bits has room for 1 to {IGNORE}")
+        if not 1 <= num_classes <= IGNORE_16:
+            raise DataError(f"{num_classes} classes; a semantic map has room for 1 to {IGNORE_16}")
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
-    def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+    def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
         """Adds one image.
 
         Args:
-            prediction: (H, W) uint8 in 0..K-1.
-            truth: (H, W) uint8 in 0..K-1, or `IGNORE`, which does not count.
+            prediction: (H, W) in 0..K-1, uint8 for up to 255 classes, else int16.
+            truth: (H, W), likewise, or `ignore_of` its type, which does not count.
 
         Raises:
             DataError: for maps of different sizes or types, or values outside.
@@ -40,17 +40,22 @@ class ConfusionMatrix:
         classes = len(self.counts)
         if prediction.shape != truth.shape:
             raise DataError(f"the prediction is {prediction.shape} but the truth {truth.shape} (height, width)")
-        if prediction.dtype != np.uint8 or truth.dtype != np.uint8:
-            raise DataError(f"semantic maps are uint8, found {prediction.dtype} (prediction), {truth.dtype} (truth)")
+        wanted = map_type(classes)
+        if prediction.dtype != wanted or truth.dtype != wanted:
+            raise DataError(
+                f"semantic maps of {classes} classes are {wanted}, found {prediction.dtype} (prediction), "
+                f"{truth.dtype} (truth)"
+            )
         if prediction.size and prediction.max() >= classes:
             raise DataError(f"the prediction has class {prediction.max()}; classes are 0..{classes - 1}")
-        if ((truth >= classes) & (truth != IGNORE)).any():
-            raise DataError(f"the truth has values that are neither 0..{classes - 1} nor {IGNORE} (not counted)")
+        ignored = ignore_of(truth)
+        if ((truth >= classes) & (truth != ignored)).any():
+            raise DataError(f"the truth has values that are neither 0..{classes - 1} nor {ignored} (not counted)")
         # One small number per pair of values; ignored pixels land in a row of their own. Up to 15 classes the
         # numbers stay in 8 bits, which makes this as fast as memory allows.
-        number = np.uint8 if (classes + 1) * classes <= 256 else np.uint16
-        pairs: NDArray[Any] = np.minimum(truth, np.uint8(classes)).astype(number)
-        pairs = pairs * number(classes) + prediction
+        number = np.min_scalar_type((classes + 1) * classes - 1).type
+        pairs: NDArray[Any] = np.minimum(truth, truth.dtype.type(classes)).astype(number)
+        pairs = pairs * number(classes) + prediction.astype(number)
         counted = np.bincount(pairs.ravel(), minlength=(classes + 1) * classes)
         self.counts += counted.reshape(classes + 1, classes)[:classes]
 

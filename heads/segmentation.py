@@ -13,7 +13,7 @@ from rehead.configs.segmentation_heads import SegmentationOptions
 from rehead.errors import BuildError
 from rehead.heads.base import Features, Head
 from rehead.heads.segmentation_loss import SegmentationLoss
-from rehead.types import IGNORE, Classes, FeatureSpec, Frame, Prediction, Target
+from rehead.types import IGNORE_16, Classes, FeatureSpec, Frame, Prediction, Target, map_type
 
 
 class SemanticHead(Head):
@@ -21,10 +21,8 @@ class SemanticHead(Head):
 
     def __init__(self, options: SegmentationOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
-        if len(classes) > IGNORE:
-            raise BuildError(
-                f"{options.name}: {len(classes)} classes; a semantic map of 8 bits has room for {IGNORE} at most"
-            )
+        if len(classes) > IGNORE_16:
+            raise BuildError(f"{options.name}: {len(classes)} classes; a semantic map has room for {IGNORE_16} at most")
         self.criterion = SegmentationLoss(options.loss, classes)
 
     @abstractmethod
@@ -60,14 +58,15 @@ class SemanticHead(Head):
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """A class per original pixel: logits are resized before the argmax, so edges stay smooth."""
+        dtype = getattr(torch, map_type(len(self.classes)))
         return [
-            Prediction(semantic=original_size(one, frame).argmax(0).to(torch.uint8))
+            Prediction(semantic=original_size(one, frame).argmax(0).to(dtype))
             for one, frame in zip(self.logits(features, frames), frames, strict=True)
         ]
 
 
 def semantic_batch(targets: Sequence[Target], frames: Sequence[Frame]) -> Tensor:
-    """(B, H, W) uint8 class maps.
+    """(B, H, W) class maps.
 
     Raises:
         BuildError: for an image without one, named.

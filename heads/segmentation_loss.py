@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rehead.configs.segmentation_heads import SegmentationLossOptions
 from rehead.errors import BuildError
-from rehead.types import IGNORE, Classes
+from rehead.types import Classes, ignore_of
 
 
 class SegmentationLoss(nn.Module):
@@ -41,7 +41,7 @@ class SegmentationLoss(nn.Module):
 
         Args:
             logits: (B, K, H, W) class scores of any precision.
-            semantic: (B, H, W) uint8, `IGNORE` where nothing counts.
+            semantic: (B, H, W) class map, `ignore_of` its type where nothing counts.
         """
         losses = {}
         for name, term in self.options.terms().items():
@@ -63,17 +63,18 @@ class SegmentationLoss(nn.Module):
 def pixel_cross_entropy(
     logits: Tensor, semantic: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """() float32 mean over the pixels that are not `IGNORE`; 0, not NaN, where there is none.
+    """() float32 mean over the pixels that count; 0, not NaN, where there is none.
 
     Class weights divide as in torch: by the sum of the pixels' weights.
     """
+    ignored = ignore_of(semantic)
     semantic = semantic.long()
-    counts = semantic != IGNORE
+    counts = semantic != ignored
     total = F.cross_entropy(
         logits.float(),
         semantic,
         class_weights,
-        ignore_index=IGNORE,
+        ignore_index=ignored,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
@@ -88,7 +89,7 @@ def dice(logits: Tensor, semantic: Tensor) -> Tensor:
 
     A class that no pixel has adds 0, as in segmentation-models-pytorch (Milletari et al., 1606.04797).
     """
-    loss: Tensor = DiceLoss(MULTICLASS_MODE, ignore_index=IGNORE)(logits.float(), semantic.long())
+    loss: Tensor = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(logits.float(), semantic.long())
     return loss
 
 
@@ -97,16 +98,17 @@ def focal(logits: Tensor, semantic: Tensor, gamma: float = 2.0) -> Tensor:
 
     segmentation-models-pytorch's focal loss is one of sigmoids, and NaN where no pixel counts.
     """
-    entropy = F.cross_entropy(logits.float(), semantic.long(), ignore_index=IGNORE, reduction="none")
+    ignored = ignore_of(semantic)
+    entropy = F.cross_entropy(logits.float(), semantic.long(), ignore_index=ignored, reduction="none")
     # A power below 1 has an infinite slope at 0.
     wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
-    return (wrong**gamma * entropy).sum() / (semantic != IGNORE).sum().clamp(min=1)
+    return (wrong**gamma * entropy).sum() / (semantic != ignored).sum().clamp(min=1)
 
 
 def lovasz(logits: Tensor, semantic: Tensor) -> Tensor:
     """() float32 Lovasz-softmax of the batch, averaged over the classes that it has (Berman et al., 1705.08790)."""
-    if logits.shape[1] == 1 or not (semantic != IGNORE).any():
+    if logits.shape[1] == 1 or not (semantic != ignore_of(semantic)).any():
         # SMP's has no scalar for no pixel, and refuses a single class, whose softmax is 1 everywhere.
         return logits.float().sum() * 0
-    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=IGNORE)(logits.float(), semantic.long())
+    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(logits.float(), semantic.long())
     return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from rehead.data.pixels import read_image
 from rehead.data.readers.base import Reader, existing, image_names, listed
 from rehead.data.sample import Sample
 from rehead.errors import DataError
-from rehead.types import IGNORE, Classes
+from rehead.types import IGNORE_16, Classes, ignore_of, map_type
 
 
 class MasksReader(Reader):
@@ -28,8 +29,8 @@ class MasksReader(Reader):
     Args:
         split: the folders `images` and `masks`.
         root: what their paths are relative to.
-        classes: the names of values 0, 1, 2, ...; at most 255.
-        ignore_index: values that do not count; they become `IGNORE`.
+        classes: the names of values 0, 1, 2, ...; at most 32767.
+        ignore_index: values that do not count; they become `ignore_of` the map.
 
     Raises:
         DataError: for no names, no images, images without masks, or two files of one name.
@@ -42,17 +43,19 @@ class MasksReader(Reader):
         self.mask_folder = existing(root, split.masks, "masks", folder=True)
         if not classes:
             raise DataError("data.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
-        if len(classes) > IGNORE:
-            raise DataError(f"data.classes: {len(classes)} classes; a mask of 8 bits has room for {IGNORE} at most")
+        if len(classes) > IGNORE_16:
+            raise DataError(f"data.classes: {len(classes)} classes; a mask has room for {IGNORE_16} at most")
         self.classes = Classes(tuple(classes))
         pairs = matched(self.folder, self.mask_folder, partial=split.partial)
         self._stems = np.array([PurePosixPath(image).with_suffix("").as_posix() for image, _ in pairs])
         self._images = np.array([image for image, _ in pairs])
         self._masks = np.array([mask for _, mask in pairs])
-        self._labels = {value: value for value in range(len(classes))} | dict.fromkeys(ignore_index, IGNORE)
+        self._type = np.dtype(map_type(len(classes)))
+        ignored = ignore_of(np.empty(0, self._type))
+        self._labels = {value: value for value in range(len(classes))} | dict.fromkeys(ignore_index, ignored)
         known = [(value, label) for value, label in self._labels.items() if 0 <= value < 256]
         self._known = np.zeros(256, bool)
-        self._lookup = np.full(256, IGNORE, np.uint8)
+        self._lookup = np.full(256, ignored, self._type)
         for value, label in known:
             self._known[value] = True
             self._lookup[value] = label
@@ -78,7 +81,7 @@ class MasksReader(Reader):
         """The sample with its semantic map."""
         return self._with_map(sample, index, self.semantic(index))
 
-    def _with_map(self, sample: Sample, index: int, semantic: NDArray[np.uint8]) -> Sample:
+    def _with_map(self, sample: Sample, index: int, semantic: NDArray[Any]) -> Sample:
         height, width = sample.pixels.shape[:2]
         if (height, width) != semantic.shape:
             raise DataError(
@@ -87,19 +90,19 @@ class MasksReader(Reader):
             )
         return replace(sample, semantic=semantic)
 
-    def semantic(self, index: int) -> NDArray[np.uint8]:
-        """The mask alone, as (H, W) uint8 in 0..K-1 or `IGNORE`, in the image's original size."""
+    def semantic(self, index: int) -> NDArray[Any]:
+        """The mask alone, as (H, W) in 0..K-1 or what does not count, in the image's original size."""
         path = self.mask_folder / str(self._masks[index])
         mask = read_mask(path)
         if mask.dtype == np.uint8:
             if not self._known[mask].all():
                 self._complain(path, np.unique(mask))
-            known: NDArray[np.uint8] = self._lookup[mask]
+            known: NDArray[Any] = self._lookup[mask]
             return known
         values, inverse = np.unique(mask, return_inverse=True)
         self._complain(path, values)
-        labels = np.array([self._labels[int(value)] for value in values], np.uint8)
-        found: NDArray[np.uint8] = labels[inverse.reshape(mask.shape)]
+        labels = np.array([self._labels[int(value)] for value in values], self._type)
+        found: NDArray[Any] = labels[inverse.reshape(mask.shape)]
         return found
 
     def _complain(self, path: Path, values: NDArray[np.integer]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rehead.data.batch import collate
 from rehead.data.sample import Sample
-from rehead.types import IGNORE, Frame
+from rehead.types import IGNORE, IGNORE_16, Frame
 
 
 def item(height: int, width: int, channels: int = 3, dtype: Any = np.uint8, **more: Any) -> tuple[Sample, Frame]:
@@ -79,15 +79,16 @@ def test_an_image_without_objects_has_empty_boxes(crowds: Any) -> None:
     assert target.labels.shape == (0,)
 
 
-def test_semantic_maps_are_padded_with_what_does_not_count() -> None:
-    semantic = np.arange(12, dtype=np.uint8).reshape(3, 4)
+@pytest.mark.parametrize(("dtype", "ignored"), [(np.uint8, IGNORE), (np.int16, IGNORE_16)])
+def test_semantic_maps_are_padded_with_what_does_not_count(dtype: type, ignored: int) -> None:
+    semantic = np.arange(12, dtype=dtype).reshape(3, 4)
     _, (target, other) = collate([item(3, 4, semantic=semantic), item(6, 2)], 8)
     assert target.semantic is not None
-    assert target.semantic.dtype == torch.uint8
+    assert target.semantic.numpy().dtype == dtype
     assert target.semantic.shape == (8, 8)
     np.testing.assert_array_equal(target.semantic[:3, :4], semantic)
-    assert (target.semantic[3:] == IGNORE).all()
-    assert (target.semantic[:, 4:] == IGNORE).all()
+    assert (target.semantic[3:] == ignored).all()
+    assert (target.semantic[:, 4:] == ignored).all()
     assert other.semantic is None
 
 

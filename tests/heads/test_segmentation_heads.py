@@ -33,7 +33,7 @@ from rehead.errors import BuildError, ConfigError
 from rehead.heads import build_head
 from rehead.heads.segmentation_loss import SegmentationLoss, dice, focal, lovasz, pixel_cross_entropy
 from rehead.tasks.model import build_model
-from rehead.types import IGNORE, Classes, FeatureSpec, Frame
+from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ignore_of, map_type
 
 NAMES = ["a", "b", "c"]
 PYRAMID = {f"C{power}": FeatureSpec(8 * power, 2**power) for power in range(1, 6)}
@@ -50,8 +50,8 @@ def random_case(classes: int = 3, ignored_rows: int = 2) -> tuple[Tensor, Tensor
     """Scores (2, K, 6, 5), and a class map in which the first rows do not count."""
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(2, classes, 6, 5, generator=generator)).requires_grad_()
-    semantic = torch.randint(0, classes, (2, 6, 5), generator=generator, dtype=torch.uint8)
-    semantic[:, :ignored_rows] = IGNORE
+    semantic = torch.randint(0, classes, (2, 6, 5), generator=generator).to(getattr(torch, map_type(classes)))
+    semantic[:, :ignored_rows] = ignore_of(semantic)
     return logits, semantic
 
 
@@ -102,7 +102,7 @@ class TestLoss:
         logits, semantic = random_case()
         assert loss(logits.bfloat16(), semantic).dtype == torch.float32
 
-    @pytest.mark.parametrize("classes", [1, 3, 255])
+    @pytest.mark.parametrize("classes", [1, 3, 255, 1203])
     @pytest.mark.parametrize("ignored_rows", [0, 6])
     def test_every_term_is_finite_with_finite_gradients(self, classes: int, ignored_rows: int) -> None:
         logits, semantic = random_case(classes, ignored_rows)
@@ -236,12 +236,12 @@ def test_misfits_name_both_sides() -> None:
     refused(DPTOptions(intermediate_channels=[8, 8]), VIT, "has 2 values but the backbone gives 3")
     refused(TorchvisionFCNOptions(), {"C5": FeatureSpec(8, 32)}, r"C5 \(stride 32.*auxiliary_weight=0")
     refused(UNetOptions(attention="scse", decoder_channels=[8] * 5), PYRAMID, "by 16.*decoder_channels")
-    with pytest.raises(BuildError, match="256 classes; a semantic map of 8 bits has room for 255"):
-        build_head(UNetOptions(), Classes.of([str(index) for index in range(256)]), PYRAMID)
+    with pytest.raises(BuildError, match="32768 classes; a semantic map has room for 32767"):
+        build_head(UNetOptions(), Classes.of([str(index) for index in range(32768)]), PYRAMID)
 
 
 @pytest.mark.parametrize("options", DECODERS, ids=lambda options: options.name)
-def test_one_class_and_the_most_there_can_be(options: HeadOptions) -> None:
+def test_one_class_is_everywhere(options: HeadOptions) -> None:
     model = build_model(TINY, options, ["only"])
     batch = batch_of_noise()
     losses = model.train()(batch, targets_for(batch, 1))
@@ -249,11 +249,16 @@ def test_one_class_and_the_most_there_can_be(options: HeadOptions) -> None:
     assert sum(float(loss.detach()) for loss in losses.values()) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         assert (model.eval()(batch)["main"][0].semantic == 0).all()
-    head: Any = build_head(options, Classes.of([str(index) for index in range(255)]), PYRAMID).eval()
-    features = {name: torch.randn(1, s.channels, 64 // s.stride, 64 // s.stride) for name, s in PYRAMID.items()}
-    with torch.no_grad():
-        head.logits = lambda *_: torch.eye(255)[[254]].view(1, 255, 1, 1).expand(1, 255, 64, 64)
-        assert (head.predict(features, [Frame((64, 64), (64, 64))])[0].semantic == 254).all()
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(255, torch.uint8), (256, torch.int16), (1203, torch.int16)])
+def test_a_map_is_as_wide_as_its_classes_need(classes: int, dtype: torch.dtype) -> None:
+    head: Any = build_head(LinkNetOptions(), Classes.of([str(index) for index in range(classes)]), PYRAMID).eval()
+    scores = torch.eye(classes)[[classes - 1]].view(1, classes, 1, 1).expand(1, classes, 8, 8)
+    head.logits = lambda *_: scores
+    semantic = head.predict({}, [Frame((8, 8), (8, 8))])[0].semantic
+    assert semantic.dtype == dtype
+    assert (semantic == classes - 1).all()
 
 
 @pytest.mark.parametrize("options", [UPerNetOptions(channels=8), TorchvisionDeepLabV3Options()])
