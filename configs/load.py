@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS
-from rehead.configs.readers import READERS, SplitOptions
+from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
 from rehead.errors import ConfigError, did_you_mean
 from rehead.registry import Registry
@@ -206,10 +206,13 @@ def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> No
     elif name is not None and name not in READERS:
         problems.append(f"{where}.format: {READERS.unknown(str(name))}")
     for split in given:
-        options = None
-        if isinstance(name, str) and name in READERS:
-            options = _validated(READERS.get(name).options, source[split], f"{where}.{split}", problems)
-        source[split] = options or SplitOptions(images="")
+        options: SplitOptions | None = None
+        raw = source[split]
+        if split != "train" and isinstance(raw, dict) and "from_train" in raw:
+            options = _validated(FromTrainSplit, raw, f"{where}.{split}", problems)
+        elif isinstance(name, str) and name in READERS:
+            options = _validated(READERS.get(name).options, raw, f"{where}.{split}", problems)
+        source[split] = options or SplitOptions()
 
 
 def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
@@ -270,8 +273,14 @@ def _misfits_of_source(config: Config, key: str, task: str) -> list[str]:
             )
     elif own and source.format is None:
         problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
-    if source.format == "masks" and not (source.classes or config.model.heads[key].classes):
+    if source.format == "masks" and not (source.classes or source.values or config.model.heads[key].classes):
         problems.append(f"{where}.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
+    splits = (getattr(source, split) for split in SPLITS)
+    if config.data.sources and any(isinstance(split, FromTrainSplit) for split in splits):
+        problems.append(
+            f"{where}: from_train draws from one source; with several, an image that one head trains on could be "
+            "another's for validation: give val and test of their own"
+        )
     return problems
 
 

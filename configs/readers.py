@@ -9,24 +9,33 @@ from rehead.registry import Registry
 
 
 class SplitOptions(Options):
-    """What every split has. Paths are relative to `data.root`."""
+    """What the options of a split derive from. Paths are relative to `data.root`."""
 
-    images: str = Field(description="folder of the images")
+
+class FromTrainSplit(SplitOptions):
+    """A part of the training images, in any format; training goes without them."""
+
+    from_train: float = Field(gt=0, lt=1, description="which share of the training images")
+    seed: int = Field(0, ge=0, description="of the draw; another one gives another part")
 
 
 class FoldersSplit(SplitOptions):
     """One folder per class inside `images`."""
 
+    images: str = Field(description="folder of the class folders")
+
 
 class CocoSplit(SplitOptions):
     """COCO JSON; `images` is the folder that its file names start from."""
 
+    images: str = Field(description="folder of the images")
     annotations: str = Field(description="the JSON file")
 
 
 class MasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values are class ids."""
 
+    images: str = Field(description="folder of the images")
     masks: str = Field(description="folder of the masks")
     partial: bool = Field(False, description="leave out images without a mask, instead of refusing them")
 
@@ -34,6 +43,7 @@ class MasksSplit(SplitOptions):
 class InstanceMasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values number the objects, 0 is background."""
 
+    images: str = Field(description="folder of the images")
     masks: str = Field(description="folder of the masks")
     part: tuple[float, float] = Field(
         (0.0, 1.0), description="from where to where of the images, in order of their names, such as [0, 0.8]"

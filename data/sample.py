@@ -25,6 +25,7 @@ class Sample:
         iscrowd: (N,) bool.
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
+        keypoints: (N, P, 3) float32: x, y in pixels of `image`, and 0 not labelled, 1 hidden, 2 visible.
         mask_path: of the file that holds the semantic map.
         label: 0..K-1, of the whole image.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
@@ -39,6 +40,7 @@ class Sample:
     iscrowd: NDArray[np.bool_] | None = None
     areas: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
+    keypoints: NDArray[np.float32] | None = None
     mask_path: Path | None = None
     label: int | None = None
     image: NDArray[Any] | None = None
@@ -68,6 +70,7 @@ class Sample:
             iscrowd=None if self.iscrowd is None else self.iscrowd[rows],
             areas=None if self.areas is None else self.areas[rows],
             masks=None if self.masks is None else self.masks[rows],
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
 
     def clipped(self) -> Sample:

@@ -19,10 +19,10 @@ SHOWN = 5
 
 
 class Reader(ABC):
-    """A split of a data set. Subclasses are built as `Reader(split, root, classes, ignore_index)`.
+    """A split of a data set. Those of a format are `ColumnReader`s.
 
-    A reader crosses to worker processes: keep columns (numpy arrays), not a Python object per annotation,
-    since forked processes copy every object that they touch.
+    A reader crosses to worker processes: it keeps no Python object per annotation, since forked processes
+    copy every object that they touch.
 
     Attributes:
         classes: in the order of the labels.
