@@ -32,6 +32,44 @@ class CocoSplit(SplitOptions):
     annotations: str = Field(description="the JSON file")
 
 
+class VocSplit(SplitOptions):
+    """Pascal VOC: an XML file per image; a class map per image for a segmentation head."""
+
+    images: str = Field("JPEGImages", description="folder of the images")
+    annotations: str = Field("Annotations", description="folder of the XML files")
+    masks: str = Field("SegmentationClass", description="folder of the class maps")
+    image_set: str | None = Field(
+        None, description="text file of image names, such as ImageSets/Main/train.txt; all images unless given"
+    )
+
+
+class YoloSplit(SplitOptions):
+    """YOLO: a text file of boxes or polygons per image."""
+
+    images: str = Field(description="folder of the images, or a text file of their paths")
+    labels: str | None = Field(
+        None, description="folder of the label files; `images` in the path becomes `labels` unless given"
+    )
+    names: str = Field("data.yaml", description="YAML file with the classes' names; data.classes come first")
+
+
+class CsvSplit(SplitOptions):
+    """A table with a line per box."""
+
+    images: str = Field(".", description="folder that the names in the table start from")
+    annotations: str = Field(description="the CSV file")
+
+
+class ViaSplit(SplitOptions):
+    """A JSON export or project of the VGG Image Annotator; `images` is the folder that its file names start from."""
+
+    images: str = Field(description="folder of the images")
+    annotations: str = Field(description="the JSON file")
+    attribute: str | None = Field(
+        None, description="region attribute that holds the class; needed where regions have several"
+    )
+
+
 class MasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values are class ids."""
 
@@ -60,3 +98,7 @@ READERS.add(
     "rehead.data.readers.instance_masks:InstanceMasksReader",
     task="detection, instance_segmentation",
 )
+READERS.add("voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detection, segmentation")
+READERS.add("yolo", YoloSplit, "rehead.data.readers.yolo:YoloReader", task="detection, instance_segmentation")
+READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection")
+READERS.add("via", ViaSplit, "rehead.data.readers.via:ViaReader", task="detection, instance_segmentation")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rehead.data.instance_masks import RLE, decode
 from rehead.data.pixels import SUFFIXES, read_image
@@ -122,6 +124,11 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
 
 def image_names(folder: Path) -> list[str]:
     """Relative names of the images at any depth, sorted, with `/` between parts; hidden ones are skipped."""
+    return file_names(folder, SUFFIXES)
+
+
+def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
+    """The same for files with any of some suffixes, given in lower case."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -129,9 +136,63 @@ def image_names(folder: Path) -> list[str]:
         found += [
             prefix + name
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found)
+
+
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
+    """Relative names of files at any depth, by relative name without suffix, sorted.
+
+    Raises:
+        DataError: for two files of one name.
+    """
+    found: dict[str, str] = {}
+    for name in file_names(folder, suffixes):
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if stem in found:
+            raise DataError(f"{folder}: {found[stem]} and {name} have the same name; one of them must go")
+        found[stem] = name
+    return found
+
+
+def file_finder(folder: Path) -> Callable[[str], str]:
+    """Finds images under the names that annotations give them.
+
+    Args:
+        folder: of the images.
+
+    Returns:
+        From a name to the relative name of the file: the same path; the same without suffix; or, for paths of
+        another machine, the only file of that name. A name that nothing has comes back as it is.
+    """
+    names = image_names(folder)
+    there = set(names)
+    others: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        path = PurePosixPath(name)
+        for key in (path.with_suffix("").as_posix(), path.name):
+            others[key].add(name)
+
+    def find(name: str) -> str:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if str(path) in there:
+            return str(path)
+        for key in (str(path), path.name):
+            if len(others.get(key, ())) == 1:
+                return next(iter(others[key]))
+        return str(path)
+
+    return find
+
+
+def named_classes(names: Iterable[str]) -> Classes:
+    """Classes that no file lists: sorted by name, or by number, which then is the id too."""
+    unique = set(names)
+    if all(name.isdecimal() and str(int(name)) == name for name in unique):
+        ordered = sorted(unique, key=int)
+        return Classes(tuple(ordered), tuple(map(int, ordered)))
+    return Classes(tuple(sorted(unique)))
 
 
 def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> Classes:
@@ -164,6 +225,15 @@ def listed(names: Sequence[object]) -> str:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def finite(text: str) -> float | None:
+    """The number that a text is; None if it is none, or infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -144,11 +144,11 @@ def mirrored(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 def _boxes(path: Path, annotations: list[_Annotation]) -> NDArray[np.float64]:
     """(N, 4) xyxy."""
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
-    negative = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
+    negative = np.flatnonzero(~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1)))
     if len(negative):
         first = annotations[negative[0]]
         raise DataError(
-            f"{path}: {len(negative)} boxes have a negative width or height, first: annotation "
+            f"{path}: {len(negative)} boxes have a negative or infinite side, first: annotation "
             f"{first.id}, bbox {list(first.bbox)}; a bbox is [x, y, width, height]"
         )
     boxes[:, 2:] += boxes[:, :2]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE, code_of
 from rehead.data.pixels import read_image
-from rehead.data.readers.base import Reader, checked_classes, listed, unknown_classes
+from rehead.data.readers.base import Reader, checked_classes, listed, named_classes, unknown_classes
 from rehead.data.readers.columns import Columns, id_at
 from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
@@ -172,7 +172,8 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
             raise DataError(
                 f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
             )
-        return checked_classes(wanted, range(len(wanted)), annotations)
+        ids = named_classes(wanted)
+        return checked_classes(wanted, [ids.ids[ids.names.index(name)] for name in wanted], annotations)
     unknown_classes(wanted, known.names, annotations)
     id_of = dict(zip(known.names, known.ids, strict=True))
     chosen = checked_classes(wanted, [id_of[name] for name in wanted], annotations)

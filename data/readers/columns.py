@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.data.readers.base import named_classes
 from rehead.types import Classes
 
 Box = tuple[float, float, float, float]
@@ -206,7 +207,7 @@ class Builder:
         listed = classes is not None
         labels = self.labels
         if classes is None and labels:
-            classes = Classes(tuple(sorted(set(map(str, labels)))))
+            classes = named_classes(map(str, labels))
             label_of = {name: label for label, name in enumerate(classes.names)}
             labels = [label_of[str(name)] for name in labels]
         return Columns(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import MasksSplit
-from rehead.data.readers.base import existing, image_names, listed
+from rehead.data.pixels import SUFFIXES
+from rehead.data.readers.base import existing, files_by_stem, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
@@ -65,10 +66,10 @@ def matched(folder: Path, mask_folder: Path, *, partial: bool = False) -> list[t
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
     """
-    images = _by_stem(folder)
+    images = files_by_stem(folder, SUFFIXES)
     if not images:
         raise DataError(f"{folder}: no images")
-    by_stem = _by_stem(mask_folder)
+    by_stem = files_by_stem(mask_folder, SUFFIXES)
     masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if unmatched and not (partial and len(unmatched) < len(images)):
@@ -77,14 +78,3 @@ def matched(folder: Path, mask_folder: Path, *, partial: bool = False) -> list[t
             "a mask has its image's name (or that and _mask), with any image suffix"
         )
     return [(name, masks[stem]) for stem, name in images.items() if stem in masks]
-
-
-def _by_stem(folder: Path) -> dict[str, str]:
-    """Relative names by relative name without suffix."""
-    found: dict[str, str] = {}
-    for name in image_names(folder):
-        stem = PurePosixPath(name).with_suffix("").as_posix()
-        if stem in found:
-            raise DataError(f"{folder}: {found[stem]} and {name} have the same name; one of them must go")
-        found[stem] = name
-    return found

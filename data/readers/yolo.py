@@ -1,0 +1,162 @@
+"""Detection and instance segmentation: YOLO (https://docs.ultralytics.com/datasets/detect)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+
+from rehead.configs.readers import YoloSplit
+from rehead.data.pixels import image_size
+from rehead.data.readers.base import checked_classes, existing, image_names, listed
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.store import stored
+from rehead.errors import DataError
+from rehead.types import Classes
+
+
+class YoloReader(ColumnReader):
+    """A text file per image, a line per object: the class's number, then a box or a polygon.
+
+    A box is `x y width height` of its centre, a polygon `x y x y ...`, both as shares of the image's width and
+    height, upright (EXIF). An image without a label file, or with an empty one, has no objects.
+
+    Args:
+        split: `images`, a folder or a text file of paths; `labels`, the folder of the label files; `names`, the
+            YAML file that names the classes.
+        root: what their paths are relative to.
+        classes: names that select and order the classes of the YAML file; where there is no such file, the names of
+            classes 0, 1, 2, ...
+
+    Raises:
+        DataError: naming the file and the line, for what is no label, and classes without a name.
+    """
+
+    def __init__(self, split: YoloSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+        root = root.absolute()
+        is_list = split.images.endswith(".txt")
+        source = existing(root, split.images, "images", folder=not is_list)
+        if split.labels is not None:
+            existing(root, split.labels, "labels", folder=True)
+        folder = root if is_list else source
+        images = _listed(source, root) if is_list else image_names(source)
+        if not images:
+            raise DataError(f"{source}: no images")
+        labels = [_label_file(folder, name, root, split, is_list) for name in images]
+        if not any(path.is_file() for path in labels):
+            raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
+        file = root / split.names
+        named = class_names(file) if file.is_file() else None
+        if named is None and classes is None:
+            raise DataError(f"{file}: no such file to name the classes, and no data.classes")
+        known = named or Classes(tuple(classes or ()))
+        columns = stored(
+            f"yolo {source.absolute()} {split.labels} {known}",
+            [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
+            lambda: parse(folder, images, labels, known),
+        )
+        super().__init__(columns, folder, source, classes)
+
+
+def class_names(path: Path) -> Classes:
+    """The classes of a `data.yaml`: `names` as a list, or by number.
+
+    Raises:
+        DataError: naming the file, if it has none.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not YAML: {error}") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, list) and names:
+        return checked_classes([str(name) for name in names], range(len(names)), path)
+    if isinstance(names, dict) and names and all(isinstance(number, int) for number in names):
+        return checked_classes([str(names[number]) for number in sorted(names)], sorted(names), path)
+    raise DataError(f"{path}: no names; it should list the classes, such as names: [cat, dog] or names: {{0: cat}}")
+
+
+def _listed(path: Path, root: Path) -> list[str]:
+    """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if name := line.strip():
+            image = Path(os.path.abspath((path.parent if name.startswith("./") else root) / name))
+            found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
+    return found
+
+
+def _label_file(folder: Path, name: str, root: Path, split: YoloSplit, is_list: bool) -> Path:
+    if split.labels is not None:
+        inside = PurePosixPath(name).name if is_list else name
+        return (root / split.labels / inside).with_suffix(".txt")
+    # The last folder called images, as YOLO has it; else beside the image.
+    parts = list((folder / name).parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def parse(folder: Path, images: Sequence[str], labels: Sequence[Path], classes: Classes) -> Columns:
+    """The columns of label files.
+
+    Raises:
+        DataError: as `YoloReader`.
+    """
+    builder = Builder()
+    for name, path in zip(images, labels, strict=True):
+        size = image_size(folder / name)
+        builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
+        if not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if line.strip():
+                try:
+                    _add(builder, line, size, classes.label_of, f"{path.name} line {number}")
+                except ValueError as error:
+                    raise DataError(f"{path}: line {number}: {error}") from error
+    return builder.columns(classes)
+
+
+def _add(builder: Builder, line: str, size: tuple[int, int], label_of: dict[int, int], name: str) -> None:
+    words = line.split()
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"{line.strip()[:60]!r} is not a class number and coordinates") from None
+    if numbers[0] not in label_of:
+        raise ValueError(f"class {words[0]}, but the classes are {listed(list(label_of))}")
+    label = label_of[int(numbers[0])]
+    shares = np.array(numbers[1:], np.float64)
+    # Not between 0 and 1 exactly: rounding takes boxes at the edge a little over it.
+    if not (np.abs(shares - 0.5) <= 0.51).all():
+        raise ValueError(f"coordinates {listed(numbers[1:])}; they are shares of the image's width and height, 0 to 1")
+    height, width = size
+    if len(shares) == 4:
+        x, y, w, h = shares * [width, height, width, height]
+        builder.object(label, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), name)
+    elif len(shares) >= 6 and len(shares) % 2 == 0:
+        points = shares.reshape(-1, 2) * [width, height]
+        (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
+        area = polygon_area(points)
+        segmentation = msgspec.json.encode([points.ravel().round(3).tolist()])
+        builder.object(label, (x1, y1, x2, y2), name, area=area, segmentation=segmentation)
+    else:
+        raise ValueError(
+            f"{len(shares)} coordinates; a box has 4 (x y width height of its centre), a polygon an even number "
+            "of 6 or more"
+        )
+
+
+def polygon_area(points: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Square pixels inside a polygon of (M, 2) points (the shoelace formula)."""
+    x, y = points.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
