@@ -102,3 +102,5 @@ READERS.add("voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detectio
 READERS.add("yolo", YoloSplit, "rehead.data.readers.yolo:YoloReader", task="detection, instance_segmentation")
 READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection")
 READERS.add("via", ViaSplit, "rehead.data.readers.via:ViaReader", task="detection, instance_segmentation")
+# Not a format: looks at the files and says which one they are in. Configurations that were checked have its answer.
+READERS.add("auto", SplitOptions, "rehead.data.readers.recognise:recognise", task="")

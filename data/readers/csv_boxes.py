@@ -60,6 +60,9 @@ class CsvReader(ColumnReader):
         super().__init__(columns, folder, path, classes)
 
 
+Rows = list[tuple[int, dict[str, str]]]
+
+
 def parse(path: Path, folder: Path) -> Columns:
     """The columns of a table.
 
@@ -70,35 +73,9 @@ def parse(path: Path, folder: Path) -> Columns:
     Raises:
         DataError: as `CsvReader`.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    lines = csv.reader(text.splitlines(), delimiter=delimiter)
-    place: dict[str, int] = {}
-    by_image: dict[str, list[tuple[int, dict[str, str]]]] = {}
-    for row in lines:
-        if not any(cell.strip() for cell in row):
-            continue
-        if not place:
-            place = _header(row, path)
-            if place.pop("headless", 0) == 0:
-                continue
-        cells = {name: row[number].strip() for name, number in place.items() if number < len(row)}
-        if not cells.get("image"):
-            raise DataError(f"{path}: line {lines.line_num}: names no image")
-        by_image.setdefault(cells["image"], []).append((lines.line_num, cells))
-    if not by_image:
-        raise DataError(f"{path}: holds no lines")
-    return _built(path, folder, by_image)
-
-
-def _built(path: Path, folder: Path, by_image: Mapping[str, list[tuple[int, dict[str, str]]]]) -> Columns:
     find = file_finder(folder)
     builder = Builder()
-    for image, rows in by_image.items():
+    for image, rows in table_of(path).items():
         builder.image(find(image), PurePosixPath(image.replace("\\", "/")).as_posix(), _size(rows[0][1]))
         for number, cells in rows:
             try:
@@ -114,20 +91,53 @@ def _built(path: Path, folder: Path, by_image: Mapping[str, list[tuple[int, dict
     return builder.columns()
 
 
+def table_of(path: Path) -> dict[str, Rows]:
+    """By image, its lines with their numbers, and in each the cells by what they are (the keys of `COLUMNS`).
+
+    Raises:
+        DataError: for what is no table of boxes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+    first = text.partition("\n")[0]
+    lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    place: dict[str, int] = {}
+    by_image: dict[str, Rows] = {}
+    for row in lines:
+        if not any(cell.strip() for cell in row):
+            continue
+        if not place and not _headless(row):
+            place = _header(row, path)
+            continue
+        place = place or {name: number for number, name in enumerate(HEADLESS)}
+        cells = {name: row[number].strip() for name, number in place.items() if number < len(row)}
+        if not cells.get("image"):
+            raise DataError(f"{path}: line {lines.line_num}: names no image")
+        by_image.setdefault(cells["image"], []).append((lines.line_num, cells))
+    if not by_image:
+        raise DataError(f"{path}: holds no lines")
+    return by_image
+
+
 def _plain(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
+def _headless(row: Sequence[str]) -> bool:
+    """Whether a table's first line is one of boxes already."""
+    return len(row) == len(HEADLESS) and all(not cell.strip() or finite(cell) is not None for cell in row[1:5])
+
+
 def _header(row: Sequence[str], path: Path) -> dict[str, int]:
-    """Where each column is; with `headless` where the first line is one of boxes already."""
+    """Where each column is."""
     known = {_plain(word): name for name, words in COLUMNS.items() for word in words.split()}
     place: dict[str, int] = {}
     for number, cell in enumerate(row):
         name = known.get(_plain(cell))
         if name is not None and name not in place:
             place[name] = number
-    if len(row) == len(HEADLESS) and all(not cell.strip() or finite(cell) is not None for cell in row[1:5]):
-        return {"headless": 1, **{name: number for number, name in enumerate(HEADLESS)}}
     if "image" not in place and "name" in {_plain(cell) for cell in row}:
         place["image"] = place.pop("class")
     corners = {"xmin", "ymin", "xmax", "ymax"} <= place.keys()

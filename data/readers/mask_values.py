@@ -151,7 +151,7 @@ def read_mask(path: Path) -> NDArray[np.integer]:
     Raises:
         DataError: naming the file, if it is in colour or cannot be read.
     """
-    image = _opened(path)
+    image = opened_mask(path)
     if image.mode not in NUMBERED:
         raise DataError(
             f"{path}: the mask is in colour ({image.mode}); it must hold one number per pixel, the value "
@@ -168,11 +168,15 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: naming the file, if it cannot be read.
     """
-    return np.asarray(_opened(path).convert("RGB"))
+    return np.asarray(opened_mask(path).convert("RGB"))
 
 
-def _opened(path: Path) -> Image.Image:
-    """A whole image by Pillow: not by OpenCV, which turns a palette into its colours."""
+def opened_mask(path: Path) -> Image.Image:
+    """A whole image by Pillow: not by OpenCV, which turns a palette into its colours.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
     try:
         with Image.open(path) as image:
             image.load()
