@@ -6,15 +6,19 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from rehead.data.instance_masks import RLE, decode
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.progress import Progress
 from rehead.types import Classes
+
+Item = TypeVar("Item")
 
 SHOWN = 5
 """How many names a message lists before it stops."""
@@ -88,7 +92,9 @@ class Reader(ABC):
         Raises:
             DataError: where the format or the annotation has none.
         """
-        raise DataError(f"{self[index].path}: this data format has no instance masks; use coco or instance_masks")
+        raise DataError(
+            f"{self[index].path}: this data format has no instance masks; use coco, yolo, via or instance_masks"
+        )
 
 
 class MissingPathError(DataError):
@@ -225,6 +231,14 @@ def listed(names: Sequence[object]) -> str:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def watched(items: Collection[Item]) -> Iterator[Item]:
+    """The annotations' files one after the other, with a bar for those who wait."""
+    with Progress("reading annotations", len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 def finite(text: str) -> float | None:

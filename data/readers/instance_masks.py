@@ -10,7 +10,7 @@ import numpy as np
 
 from rehead.configs.readers import InstanceMasksSplit
 from rehead.data.instance_masks import encode, to_json
-from rehead.data.readers.base import existing
+from rehead.data.readers.base import existing, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.mask_values import read_mask
@@ -65,7 +65,7 @@ def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes)
         DataError: for a mask that cannot be read.
     """
     builder = Builder()
-    for image, name in pairs:
+    for image, name in watched(pairs):
         mask = read_mask(mask_folder / name)
         builder.image(image, image.rpartition(".")[0], (mask.shape[0], mask.shape[1]))
         for number in np.unique(mask).tolist():

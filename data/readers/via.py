@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import ViaSplit
 from rehead.data.pixels import image_size
-from rehead.data.readers.base import existing, file_finder, listed
+from rehead.data.readers.base import existing, file_finder, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
@@ -77,7 +77,7 @@ def parse(path: Path, folder: Path, attribute: str | None = None) -> Columns:
         attribute = _attribute(path, regions)
     find = file_finder(folder)
     builder = Builder()
-    for key, entry in content.items():
+    for key, entry in watched(content.items()):
         name = find(str(entry["filename"]))
         builder.image(name, str(entry["filename"]), image_size(folder / name) if (folder / name).is_file() else None)
         for number, region in enumerate(regions[key], start=1):

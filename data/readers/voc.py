@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import VocSplit
-from rehead.data.readers.base import existing, files_by_stem, finite, image_names, listed
+from rehead.data.readers.base import existing, files_by_stem, finite, image_names, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
@@ -131,7 +131,7 @@ def parse(folder: Path, files: Mapping[str, Path]) -> Columns:
     """
     by_stem = {PurePosixPath(name).with_suffix("").as_posix(): name for name in image_names(folder)}
     builder = Builder()
-    for stem, path in files.items():
+    for stem, path in watched(files.items()):
         try:
             root = ElementTree.parse(path).getroot()
         except (ElementTree.ParseError, UnicodeDecodeError) as error:

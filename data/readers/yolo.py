@@ -13,7 +13,7 @@ import yaml
 
 from rehead.configs.readers import YoloSplit
 from rehead.data.pixels import image_size
-from rehead.data.readers.base import checked_classes, existing, image_names, listed
+from rehead.data.readers.base import checked_classes, existing, image_names, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
@@ -112,7 +112,7 @@ def parse(folder: Path, images: Sequence[str], labels: Sequence[Path], classes: 
         DataError: as `YoloReader`.
     """
     builder = Builder()
-    for name, path in zip(images, labels, strict=True):
+    for name, path in watched(list(zip(images, labels, strict=True))):
         size = image_size(folder / name)
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
         if not path.is_file():

@@ -162,6 +162,14 @@ class TestKeypoints:
         assert chosen[0].keypoints is not None
         assert (len(chosen[1].keypoints), len(chosen[0].keypoints)) == (2, 0)
 
+    def test_a_ground_truth_has_them(self, tmp_path: Path) -> None:
+        categories = self.CATEGORIES[:1]
+        found = reader(write(tmp_path, [annotation(1, 5, 1, keypoints=self.POINTS)], categories=categories))
+        truth = ground_truth(found)
+        assert truth["annotations"][0]["keypoints"] == self.POINTS
+        assert truth["annotations"][0]["num_keypoints"] == 2
+        assert truth["categories"] == categories
+
     def test_a_wrong_number_of_them_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="annotation 41: 8 numbers in keypoints, but its category names 3 points"):
             reader(

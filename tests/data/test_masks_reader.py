@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,7 +15,8 @@ from rehead.configs.schema import DataOptions
 from rehead.data.readers import open_reader
 from rehead.data.readers.masks import MasksReader
 from rehead.errors import DataError
-from rehead.types import IGNORE
+from rehead.tasks import TASKS
+from rehead.types import IGNORE, Prediction
 
 NAMES = ["sky", "road", "car"]
 SPLIT = MasksSplit(images="images", masks="masks")
@@ -134,6 +136,14 @@ def test_masks_of_0_and_255(tmp_path: Path) -> None:
     reader = MasksReader(SPLIT, tmp_path, None, values={"ground": 0, "thing": 255})
     assert reader.semantic(0).tolist() == [[0, 1]]
     assert reader.classes.ids == (0, 255)
+
+
+def test_predictions_are_written_with_the_users_values(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 255, 7]], np.uint8))
+    reader = MasksReader(SPLIT, tmp_path, None, values={"thing": 255, "other": 7, "ground": 0})
+    prediction = Prediction(semantic=torch.tensor(reader.semantic(0)))
+    TASKS["segmentation"].records(prediction, reader.classes, "a", "a", tmp_path / "out")
+    assert np.asarray(Image.open(tmp_path / "out/masks/a.png")).tolist() == [[0, 255, 7]]
 
 
 def test_images_and_masks_are_matched_by_name_at_any_depth(tmp_path: Path) -> None:
