@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +243,16 @@ def _recognise(source: dict[str, Any], where: str, tasks: set[str], problems: li
     more = {key: value for key, value in found.more.items() if not (source.get(key) or source.get("classes"))}
     source.update({**more, **splits, "format": found.format})
     keys = [f"{where}.{key}={_inline(value)}" for key, value in {**splits, **more}.items()]
-    say(
+    _say_once(
         f"{where}.format: {root} has {found.saw}: {found.format}, {', '.join(keys)}"
         + ("; there is no val, so a fifth of the training images is taken" if drawn else "")
     )
+
+
+@cache
+def _say_once(message: str) -> None:
+    """A configuration is checked before the heavy imports and again after them."""
+    say(message)
 
 
 def _inline(value: Any) -> str:
