@@ -162,32 +162,32 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
     return found
 
 
-def file_finder(folder: Path) -> Callable[[str], str]:
+def file_finder(folder: Path) -> Callable[[str], str | None]:
     """Finds images under the names that annotations give them.
 
     Args:
         folder: of the images.
 
     Returns:
-        From a name to the relative name of the file: the same path; the same without suffix; or, for paths of
-        another machine, the only file of that name. A name that nothing has comes back as it is.
+        From a name to the relative name of the file, or None: the same path; the same without suffix; or, for
+        paths of another machine, the only file of that name.
     """
     names = image_names(folder)
     there = set(names)
     others: dict[str, set[str]] = defaultdict(set)
     for name in names:
         path = PurePosixPath(name)
-        for key in (path.with_suffix("").as_posix(), path.name):
+        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
             others[key].add(name)
 
-    def find(name: str) -> str:
+    def find(name: str) -> str | None:
         path = PurePosixPath(name.replace("\\", "/"))
         if str(path) in there:
             return str(path)
         for key in (str(path), path.name):
             if len(others.get(key, ())) == 1:
                 return next(iter(others[key]))
-        return str(path)
+        return None
 
     return find
 
@@ -231,6 +231,18 @@ def listed(names: Sequence[object]) -> str:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def contents(path: Path) -> bytes:
+    """All bytes of a file, without a byte order mark.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def watched(items: Collection[Item]) -> Iterator[Item]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.readers.base import checked_classes, existing
+from rehead.data.readers.base import checked_classes, contents, existing
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts, ids_of
 from rehead.data.readers.store import stored
@@ -180,7 +180,7 @@ def _refuse(path: Path, annotations: list[_Annotation], wrong: NDArray[np.bool_]
 
 def _parsed(path: Path) -> _File:
     """Typed parsing: several times faster than dicts, and in a fraction of their memory."""
-    data = path.read_bytes()
+    data = contents(path)
     try:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.data.readers.base import named_classes
+from rehead.errors import DataError
 from rehead.types import Classes
 
 Box = tuple[float, float, float, float]
@@ -143,9 +145,14 @@ def _rebuilt(arrays: dict[str, NDArray[Any]], classes: Classes | None, listed: b
 
 
 class Builder:
-    """Columns from images and objects in their order, for formats that are read file by file."""
+    """Columns from images and objects in their order, for formats that are read image by image.
 
-    def __init__(self) -> None:
+    Args:
+        source: what the annotations are read from, for messages.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
         self.names: list[str] = []
         self.ids: list[int | str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -156,6 +163,7 @@ class Builder:
         self.crowds: list[bool] = []
         self.objects: list[str] = []
         self.segmentations: list[bytes] = []
+        self.keypoints: list[Sequence[float]] = []
 
     def image(self, name: str, image_id: int | str, size: tuple[int, int] | None = None) -> None:
         """Adds an image; the objects that follow are on it.
@@ -179,6 +187,7 @@ class Builder:
         area: float | None = None,
         crowd: bool = False,
         segmentation: bytes = b"",
+        keypoints: Sequence[float] = (),
     ) -> None:
         """Adds an object of the last image.
 
@@ -189,6 +198,7 @@ class Builder:
             area: in square pixels; the box's unless given.
             crowd: not trained on, and neither right nor wrong to predict.
             segmentation: JSON as COCO has it.
+            keypoints: x, y and visibility of every point of the classes.
         """
         self.counts[-1] += 1
         self.boxes.append(box)
@@ -197,13 +207,20 @@ class Builder:
         self.crowds.append(crowd)
         self.objects.append(name)
         self.segmentations.append(segmentation)
+        self.keypoints.append(keypoints)
 
     def columns(self, classes: Classes | None = None) -> Columns:
         """What was added.
 
         Args:
             classes: of the indices in `label`; for names, those that occurred are the classes, sorted.
+
+        Raises:
+            DataError: for two images of one id.
         """
+        if len(set(self.ids)) < len(self.ids):
+            twice = Counter(self.ids).most_common(1)[0][0]
+            raise DataError(f"{self.source}: image {twice!r} occurs more than once")
         listed = classes is not None
         labels = self.labels
         if classes is None and labels:
@@ -222,5 +239,8 @@ class Builder:
             crowds=np.array(self.crowds, np.bool_),
             objects=Texts.of(self.objects),
             segmentations=Texts.of(self.segmentations) if any(self.segmentations) else None,
+            keypoints=np.array(self.keypoints, np.float32).reshape(len(labels), len(classes.keypoints), 3)
+            if classes is not None and classes.keypoints
+            else None,
             listed=listed,
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import CsvSplit
-from rehead.data.readers.base import existing, file_finder, finite, listed
+from rehead.data.readers.base import contents, existing, file_finder, finite, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.store import stored
@@ -74,9 +74,10 @@ def parse(path: Path, folder: Path) -> Columns:
         DataError: as `CsvReader`.
     """
     find = file_finder(folder)
-    builder = Builder()
+    builder = Builder(path)
     for image, rows in table_of(path).items():
-        builder.image(find(image), PurePosixPath(image.replace("\\", "/")).as_posix(), _size(rows[0][1]))
+        name = PurePosixPath(image.replace("\\", "/")).as_posix()
+        builder.image(find(image) or name, name, _size(rows[0][1]))
         for number, cells in rows:
             try:
                 box = _box(cells)
@@ -98,7 +99,7 @@ def table_of(path: Path) -> dict[str, Rows]:
         DataError: for what is no table of boxes.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = contents(path).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}") from error
     first = text.partition("\n")[0]

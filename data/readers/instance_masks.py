@@ -64,7 +64,7 @@ def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes)
     Raises:
         DataError: for a mask that cannot be read.
     """
-    builder = Builder()
+    builder = Builder(mask_folder)
     for image, name in watched(pairs):
         mask = read_mask(mask_folder / name)
         builder.image(image, image.rpartition(".")[0], (mask.shape[0], mask.shape[1]))

@@ -96,7 +96,14 @@ def recognise(root: Path, tasks: Collection[str]) -> Found:
     Raises:
         DataError: saying what there is, when nothing is recognised or nothing that serves the tasks.
     """
-    tree = Tree.of(root)
+    try:
+        return _recognised(Tree.of(root), tasks)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
+
+
+def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
+    root = tree.root
     found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
     fitting = [one for one in found if set(tasks) <= set(READERS.get(one.format).about["task"].split(", "))]
     if fitting:

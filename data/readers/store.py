@@ -56,6 +56,9 @@ def stored(name: str, sources: Iterable[Path], parse: Callable[[], Columns]) -> 
         name: what tells these columns from others: the format, the paths and the options that parsing depends on.
         sources: the files whose size and time of change say whether the columns still hold.
         parse: gives the columns.
+
+    Raises:
+        DataError: for a source that is not there.
     """
     stamp, newest = _stamp(sources)
     path = cache_folder() / "annotations" / f"{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()}"
@@ -87,7 +90,10 @@ def _stamp(sources: Iterable[Path]) -> tuple[str, int]:
     digest = hashlib.sha256(f"{VERSION} {sys.byteorder}".encode())
     newest = 0
     for source in sources:
-        status = source.stat()
+        try:
+            status = source.stat()
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
         newest = max(newest, status.st_mtime_ns)
         digest.update(b"%s\0%d %d\0" % (os.fsencode(source), status.st_size, status.st_mtime_ns))
     return digest.hexdigest(), newest

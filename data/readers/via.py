@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import ViaSplit
 from rehead.data.pixels import image_size
-from rehead.data.readers.base import existing, file_finder, listed, watched
+from rehead.data.readers.base import contents, existing, file_finder, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
@@ -61,7 +61,7 @@ def parse(path: Path, folder: Path, attribute: str | None = None) -> Columns:
         DataError: as `ViaReader`.
     """
     try:
-        content: Any = msgspec.json.decode(path.read_bytes())
+        content: Any = msgspec.json.decode(contents(path))
     except msgspec.DecodeError as error:
         raise DataError(f"{path}: broken JSON: {error}") from error
     if isinstance(content, dict):
@@ -76,9 +76,9 @@ def parse(path: Path, folder: Path, attribute: str | None = None) -> Columns:
     if attribute is None:
         attribute = _attribute(path, regions)
     find = file_finder(folder)
-    builder = Builder()
+    builder = Builder(path)
     for key, entry in watched(content.items()):
-        name = find(str(entry["filename"]))
+        name = find(str(entry["filename"])) or str(entry["filename"])
         builder.image(name, str(entry["filename"]), image_size(folder / name) if (folder / name).is_file() else None)
         for number, region in enumerate(regions[key], start=1):
             try:

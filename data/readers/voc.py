@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import VocSplit
-from rehead.data.readers.base import existing, files_by_stem, finite, image_names, listed, watched
+from rehead.data.readers.base import contents, existing, file_finder, files_by_stem, finite, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
@@ -104,7 +105,7 @@ def _names(image_set: Path, known: Mapping[str, object], folder: Path) -> list[s
     """The images of an image set that are in it: `000012`, or `000012  1` in a file of one class."""
     found: list[str] = []
     missing: list[str] = []
-    for line in image_set.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    for line in os.fsdecode(contents(image_set)).splitlines():
         name = line.strip()
         if name not in known:
             # The second column, -1, 0 or 1, says whether the class is in the image.
@@ -129,17 +130,17 @@ def parse(folder: Path, files: Mapping[str, Path]) -> Columns:
     Raises:
         DataError: as `VocReader`.
     """
-    by_stem = {PurePosixPath(name).with_suffix("").as_posix(): name for name in image_names(folder)}
-    builder = Builder()
+    find = file_finder(folder)
+    builder = Builder(folder)
     for stem, path in watched(files.items()):
         try:
-            root = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, UnicodeDecodeError) as error:
+            root = ElementTree.fromstring(contents(path))
+        except (ElementTree.ParseError, ValueError) as error:
             raise DataError(f"{path}: broken XML: {error}") from error
         if root.tag != "annotation":
             raise DataError(f"{path}: its outermost element is <{root.tag}>, but VOC's is <annotation>")
         named = (root.findtext("filename") or "").strip()
-        builder.image(by_stem.get(stem) or named or f"{stem}.jpg", stem, _size(root))
+        builder.image(find(stem) or (named and find(named)) or named or f"{stem}.jpg", stem, _size(root))
         for number, element in enumerate(root.iter("object"), start=1):
             try:
                 name, box, difficult = _object(element)

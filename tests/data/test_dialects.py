@@ -40,6 +40,7 @@ class TestVoc:
         [
             ("<annotation>", r"1\.xml: broken XML: no element found: line 1"),
             ("", r"1\.xml: broken XML"),
+            ("<?xml version='1.0' encoding='gbk'?><annotation/>", r"1\.xml: broken XML"),
             ("<svg/>", r"1\.xml: its outermost element is <svg>"),
             (xml(thing() + "<object><bndbox/></object>"), r"1\.xml: object 2: no <name>"),
             (xml("<object><name>cat</name></object>"), r"1\.xml: object 1: <bndbox> has no <xmin>"),
@@ -111,6 +112,7 @@ class TestYolo:
             ("0 0.5 0.5 0.1 0.1 0.2", "5 coordinates"),
             ("0 5 5 4 4", "coordinates 5.0, 5.0, 4.0, 4.0; they are shares"),
             ("0 0.5 0.5 nan 0.1", "they are shares"),
+            ("0 0.5 0.5 -0.005 0.1", "a box of -0.005 by 0.1"),
         ],
     )
     def test_what_is_broken_is_named(self, tmp_path: Path, line: str, said: str) -> None:
@@ -140,6 +142,33 @@ class TestYolo:
             found = self.again(tmp_path, images="lists/train.txt")
             assert [len(sample.labels) for sample in found if sample.labels is not None] == [1]
             assert found.read(0).image_id == "images/train/a"
+
+    def test_poses(self, tmp_path: Path) -> None:
+        self.reader(tmp_path, "1 0.5 0.5 1 0.5")
+        label = tmp_path / "labels/train/a.txt"
+        label.write_text("0 0.5 0.5 1 0.5 0.5 0.5 2 0 0 0 1 0.2 1")
+        names = "names: [person]\nkpt_shape: [3, 3]\n"
+        (tmp_path / "data.yaml").write_text(names + "flip_idx: [0, 2, 1]")
+        found = self.again(tmp_path)
+        assert (found.classes.keypoints, found.classes.flip_pairs) == (("0", "1", "2"), ((1, 2),))
+        assert found[0].keypoints is not None
+        assert found[0].keypoints.tolist() == [[[10, 5, 2], [0, 0, 0], [20, 2, 1]]]
+        label.write_text("0 0.5 0.5 1 0.5 0.5 0.5 0 0 1 0.2")
+        found = self.again(tmp_path)
+        assert found[0].keypoints is not None
+        assert found[0].keypoints.tolist() == [[[10, 5, 2], [0, 0, 0], [20, 2, 2]]]
+        label.write_text("0 0.5 0.5 1 0.5 0.5 0.5 0 0 1")
+        with pytest.raises(DataError, match=r"a\.txt: line 1: 9 numbers after the class; a box has 4, its 3 points 2"):
+            self.again(tmp_path)
+        (tmp_path / "data.yaml").write_text(names + "flip_idx: [0, 7, 1]")
+        with pytest.raises(DataError, match=r"data\.yaml: kpt_shape \[3, 3\] with flip_idx \[0, 7, 1\]"):
+            self.again(tmp_path)
+
+    def test_two_images_of_one_name_would_share_their_labels(self, tmp_path: Path) -> None:
+        self.reader(tmp_path, "1 0.5 0.5 1 0.5")
+        Image.new("RGB", (20, 10)).save(tmp_path / "images/train/a.jpg")
+        with pytest.raises(DataError, match="images/train: image 'a' occurs more than once"):
+            self.again(tmp_path)
 
     def test_labels_that_are_elsewhere(self, tmp_path: Path) -> None:
         self.reader(tmp_path, "1 0.5 0.5 1 0.5")
