@@ -89,8 +89,18 @@ class InstanceMasksSplit(SplitOptions):
 
 
 READERS: Registry[SplitOptions] = Registry("data format")
-READERS.add("folders", FoldersSplit, "rehead.data.readers.folders:FoldersReader", task="classification")
-READERS.add("coco", CocoSplit, "rehead.data.readers.coco:CocoReader", task="detection, instance_segmentation")
+READERS.add(
+    "folders",
+    FoldersSplit,
+    "rehead.data.readers.folders:FoldersReader",
+    task="classification, multi_label_classification",
+)
+READERS.add(
+    "coco",
+    CocoSplit,
+    "rehead.data.readers.coco:CocoReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
 READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")
 READERS.add(
     "instance_masks",
@@ -98,9 +108,21 @@ READERS.add(
     "rehead.data.readers.instance_masks:InstanceMasksReader",
     task="detection, instance_segmentation",
 )
-READERS.add("voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detection, segmentation")
-READERS.add("yolo", YoloSplit, "rehead.data.readers.yolo:YoloReader", task="detection, instance_segmentation")
-READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection")
-READERS.add("via", ViaSplit, "rehead.data.readers.via:ViaReader", task="detection, instance_segmentation")
+READERS.add(
+    "voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detection, segmentation, multi_label_classification"
+)
+READERS.add(
+    "yolo",
+    YoloSplit,
+    "rehead.data.readers.yolo:YoloReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
+READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection, multi_label_classification")
+READERS.add(
+    "via",
+    ViaSplit,
+    "rehead.data.readers.via:ViaReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
 # Not a format: looks at the files and says which one they are in. Configurations that were checked have its answer.
 READERS.add("auto", SplitOptions, "rehead.data.readers.recognise:recognise", task="")

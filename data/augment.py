@@ -29,13 +29,14 @@ class Augment:
 
     `light` is, besides brightness and contrast: for detection and instance segmentation a horizontal flip;
     for segmentation a flip and a random zoom and shift, with `IGNORE` where nothing came from the image; for
-    classification a random part of the original image and a flip. `none` only resizes.
+    classification a random part of the original image and a flip; where an image may have several classes, of
+    which a part could lack some, a flip alone. `none` only resizes.
 
     Every draw is a pure function of (seed, epoch, index), whichever process makes it and in whatever order.
 
     Args:
         preset: `none` or `light`.
-        task: by its name in the configuration.
+        task: as `rehead.configs.heads.image_task` names it.
         resize: the resize of evaluation, so that sizes agree.
         seed: of the draws.
 

@@ -58,7 +58,9 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
     if sample.semantic is not None:
         target.semantic = _padded(sample.semantic, size)
     if sample.label is not None:
-        target.label = torch.tensor(sample.label)
+        target.label = torch.tensor(
+            sample.label, dtype=torch.float32 if isinstance(sample.label, np.ndarray) else torch.int64
+        )
     return target
 
 

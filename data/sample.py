@@ -27,7 +27,8 @@ class Sample:
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
         keypoints: (N, P, 3) float32: x, y in pixels of `image`, and 0 not labelled, 1 hidden, 2 visible.
         mask_path: of the file that holds the semantic map.
-        label: 0..K-1, of the whole image.
+        label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
+            an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
         semantic: (H, W) uint8 in 0..K-1, or `rehead.types.IGNORE`.
     """
@@ -42,7 +43,7 @@ class Sample:
     masks: NDArray[np.uint8] | None = None
     keypoints: NDArray[np.float32] | None = None
     mask_path: Path | None = None
-    label: int | None = None
+    label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
     semantic: NDArray[np.uint8] | None = None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rehead.configs.heads import image_task
 from rehead.data.batch import collate
 from rehead.data.pixels import read_image
 from rehead.data.resize import DEFAULTS, Resize
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def resize_for(model: Model) -> Resize:
     """The one resize function of a model: its config's size, its weights' interpolation."""
-    options = model.config.data.resize or DEFAULTS[model.config.task]
+    options = model.config.data.resize or DEFAULTS[image_task(model.config)]
     return Resize(options, model.backbone.interpolation)
 
 

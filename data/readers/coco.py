@@ -1,4 +1,4 @@
-"""Detection, instance segmentation and keypoints: COCO JSON (https://cocodataset.org/#format-data)."""
+"""Detection, instance segmentation, keypoints and classes of images: COCO JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 

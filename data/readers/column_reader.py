@@ -17,13 +17,14 @@ from rehead.data.readers.columns import Columns, id_at
 from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
 from rehead.errors import DataError, did_you_mean
-from rehead.types import Classes
+from rehead.types import UNUSED, Classes
 
 
 class ColumnReader(Reader):
     """Images in the order of the columns.
 
-    Crossing to a worker takes the columns' place in the store along, not their content.
+    With `presence`, an image's label is 1 for every class that it has an object of, crowds too, and 0 for the
+    others. Crossing to a worker takes the columns' place in the store along, not their content.
 
     Args:
         columns: of the split, with all classes of the file.
@@ -81,10 +82,16 @@ class ColumnReader(Reader):
             assert columns.boxes is not None
             assert columns.labels is not None
             rows = self._rows(index)
+            labels = columns.labels[rows].astype(np.int64)
+            labels = labels if self._label_of is None else self._label_of[labels]
+            if self.presence:
+                sample.label = np.zeros(len(self.classes), np.float32)
+                sample.label[labels] = 1
+            if not self.boxes:
+                return sample
             # Copies, since what the store maps cannot be written to.
             sample.boxes = columns.boxes[rows].copy()
-            labels = columns.labels[rows].astype(np.int64)
-            sample.labels = labels if self._label_of is None else self._label_of[labels]
+            sample.labels = labels
             sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()
             sample.areas = None if columns.areas is None else columns.areas[rows].copy()
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
@@ -165,16 +172,18 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
         return Classes(tuple(wanted))
     if not columns.listed:
         # A small split may lack a class, and then nothing in its files says that there is one.
-        absent = [name for name in wanted if name not in known.names]
+        absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
         unasked = [name for name in known.names if name not in wanted]
         if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
             hints = [f"'{name}'{did_you_mean(name, unasked)}" for name in absent]
             raise DataError(
                 f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
             )
-        ids = named_classes(wanted)
-        return checked_classes(wanted, [ids.ids[ids.names.index(name)] for name in wanted], annotations)
+        named = named_classes(wanted)
+        return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
     unknown_classes(wanted, known.names, annotations)
     id_of = dict(zip(known.names, known.ids, strict=True))
-    chosen = checked_classes(wanted, [id_of[name] for name in wanted], annotations)
+    # Ids below 0 for classes that nothing is an example of.
+    ids = [id_of.get(name, -1 - label) for label, name in enumerate(wanted)]
+    chosen = checked_classes(wanted, ids, annotations)
     return replace(chosen, keypoints=known.keypoints, flip_pairs=known.flip_pairs)

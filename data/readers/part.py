@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,18 @@ HEAD = 4096
 """Bytes of two files of one size that are compared before all of them are."""
 
 
+def _of_whole(name: str) -> Any:
+    """What is asked of a part is asked of the whole."""
+
+    def get(part: PartReader) -> Any:
+        return getattr(part.whole, name)
+
+    def put(part: PartReader, value: Any) -> None:
+        setattr(part.whole, name, value)
+
+    return property(get, put)
+
+
 class PartReader(Reader):
     """Some images of another reader.
 
@@ -35,14 +48,7 @@ class PartReader(Reader):
         self.rows = rows
         self.classes = whole.classes
 
-    @property
-    def masks(self) -> bool:
-        """Whether instance masks are read too."""
-        return self.whole.masks
-
-    @masks.setter
-    def masks(self, value: bool) -> None:
-        self.whole.masks = value
+    masks, boxes, presence = (_of_whole(name) for name in ("masks", "boxes", "presence"))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -194,11 +200,14 @@ def _present(reader: Reader) -> list[frozenset[int]]:
                 found.append(reader.values.present(mask))
                 bar.advance()
         return found
-    samples = (reader[index] for index in range(len(reader)))
-    return [
-        frozenset(() if sample.labels is None else sample.labels.tolist())
-        | frozenset(
-            () if sample.label is None else np.flatnonzero(sample.label) if np.ndim(sample.label) else [sample.label]
-        )
-        for sample in samples
-    ]
+    return [_classes_of(reader[index]) for index in range(len(reader))]
+
+
+def _classes_of(sample: Sample) -> frozenset[int]:
+    """Those of the objects, and that or those of the image."""
+    found = set() if sample.labels is None else set(sample.labels.tolist())
+    if isinstance(sample.label, np.ndarray):
+        found |= set(np.flatnonzero(sample.label).tolist())
+    elif sample.label is not None:
+        found.add(sample.label)
+    return frozenset(found)

@@ -183,6 +183,10 @@ def check(reader: Reader, truth: list[Picture], crowds: bool) -> None:
         np.testing.assert_allclose(sample.areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), rtol=1e-3)
         assert [reader.classes.names[label] for label in sample.labels] == [thing.name for thing in picture.things]
         assert sample.iscrowd.tolist() == [thing.crowd and crowds for thing in picture.things]
+    reader.presence = True
+    for sample in reader:
+        assert isinstance(sample.label, np.ndarray)
+        assert set(np.flatnonzero(sample.label)) == set(found[sample.path.stem].labels)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -169,3 +169,6 @@ def test_raccoons(shared: Path) -> None:
     contents = [{sample.path.read_bytes() for sample in reader} for reader in (train, val)]
     assert not contents[0] & contents[1]
     assert sum(map(len, contents)) < 200
+    # What is asked of a part is asked of the whole.
+    val.presence, val.boxes = True, False
+    assert (val[0].label, val[0].boxes) == ([1], None)

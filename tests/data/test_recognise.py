@@ -20,7 +20,7 @@ HEADS = {
     "detection": "faster_rcnn",
     "instance_segmentation": "mask_rcnn",
     "segmentation": "unet",
-    "classification": "classification",
+    "classification": "linear",
 }
 
 
