@@ -238,7 +238,8 @@ class Builder:
             areas=np.array(self.areas, np.float32),
             crowds=np.array(self.crowds, np.bool_),
             objects=Texts.of(self.objects),
-            segmentations=Texts.of(self.segmentations) if any(self.segmentations) else None,
+            # Without any object, none lacks its outline.
+            segmentations=Texts.of(self.segmentations) if any(self.segmentations) or not labels else None,
             keypoints=np.array(self.keypoints, np.float32).reshape(len(labels), len(classes.keypoints), 3)
             if classes is not None and classes.keypoints
             else None,

@@ -117,7 +117,7 @@ def stratified(
     members: dict[int, list[int]] = defaultdict(list)
     for image, group in enumerate(groups):
         members[group].append(image)
-    waiting = [list(members)[place] for place in rng.permutation(len(members))]
+    waiting = rng.permutation(list(members)).tolist()
     classes = {group: Counter(c for image in members[group] for c in present[image]) for group in waiting}
     total = Counter(c for own in classes.values() for c in own.elements())
     lacking = [{c: share * count for c, count in total.items()} for share in fractions]
