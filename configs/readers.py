@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from rehead.configs.base import Options
@@ -88,6 +90,16 @@ class InstanceMasksSplit(SplitOptions):
     )
 
 
+class HuggingFaceSplit(SplitOptions):
+    """A split of a data set of Hugging Face's `datasets`."""
+
+    dataset: str = Field(description="folder that save_to_disk or load_dataset knows, or the name on the hub")
+    split: str = Field(description="what the data set calls it, such as train or validation")
+    image: str | None = Field(None, description="column of the images; the first that holds some unless given")
+    annotation: str | None = Field(None, description="column of the annotations, where several could be")
+    boxes: Literal["xywh", "xyxy"] = Field("xywh", description="what a bbox is: a corner and sides, or two corners")
+
+
 READERS: Registry[SplitOptions] = Registry("data format")
 READERS.add(
     "folders",
@@ -123,6 +135,12 @@ READERS.add(
     ViaSplit,
     "rehead.data.readers.via:ViaReader",
     task="detection, instance_segmentation, multi_label_classification",
+)
+READERS.add(
+    "huggingface",
+    HuggingFaceSplit,
+    "rehead.data.readers.huggingface:HuggingFaceReader",
+    task="classification, detection, segmentation, multi_label_classification",
 )
 # Not a format: looks at the files and says which one they are in. Configurations that were checked have its answer.
 READERS.add("auto", SplitOptions, "rehead.data.readers.recognise:recognise", task="")

@@ -77,7 +77,9 @@ class ColumnReader(Reader):
             sample.mask_path = self.mask_folder / columns.masks[index]
         if columns.image_labels is not None:
             label = int(columns.image_labels[index])
-            sample.label = label if self._label_of is None else int(self._label_of[label])
+            label = label if self._label_of is None else int(self._label_of[label])
+            # An image of a class that was not asked for has none.
+            sample.label = label if label >= 0 else None
         if columns.starts is not None:
             assert columns.boxes is not None
             assert columns.labels is not None
