@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +35,7 @@ DEEP = 4
 """Folders inside folders that are looked into."""
 
 LOOKED_AT = 20
-"""Masks that are opened."""
+"""Files and names that are looked at, where one could mislead."""
 
 
 @dataclass
@@ -110,9 +112,7 @@ def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
         return fitting[0]
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
     if found:
-        seen = "; ".join(
-            f"{one.saw}, which is {one.format} for {READERS.get(one.format).about['task']}" for one in found
-        )
+        seen = "; ".join(f"{one.saw} ({one.format})" for one in found)
         raise DataError(f"{root}: nothing for {' and '.join(sorted(tasks))}, but there is {seen}")
     there = [name for names in tree.files.values() for name in names]
     kinds = sorted({os.path.splitext(name)[1].lower() or name for name in there})
@@ -144,7 +144,9 @@ def _by_split(names: Collection[str]) -> dict[str, str]:
         if split is None:
             continue
         if split in found:
-            raise DataError(f"{found[split]} and {name} both look like {split}; write the splits out")
+            raise DataError(
+                f"{found[split]} and {name} both look like {split}; write the splits out, or set root to one data set"
+            )
         found[split] = name
     return found
 
@@ -219,28 +221,27 @@ def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
     # COCO's own folder holds the same images several times.
     wanted = "person_keypoints" if "keypoint_detection" in tasks else "instances"
     files = [name for name in files if PurePosixPath(name).name.startswith(wanted)] or files
-    splits: dict[str, dict[str, Any]] = {}
-    for split, name in _by_split(files).items():
-        first = _first(tree.root / name, rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-        folder = tree.holding(str(yaml.safe_load(first))) if first else None
-        splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
-    return Found("coco", splits, f"COCO JSON in {listed(files)}") if splits else None
-
-
-def _first(path: Path, pattern: bytes) -> str | None:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        match = re.search(pattern, content)
-        return match.group(1).decode("utf-8", "replace") if match else None
+    return Found("coco", _with_images(tree, files, b"file_name"), f"COCO JSON in {listed(files)}") if files else None
 
 
 def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
     files = _json(tree, b'"regions"', b'"filename"')
-    splits: dict[str, dict[str, Any]] = {}
+    return Found("via", _with_images(tree, files, b"filename"), f"a VIA file, {listed(files)}") if files else None
+
+
+def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, dict[str, Any]]:
+    """JSON files by split, with the folders of the images that they name under a key."""
+    splits = {}
     for split, name in _by_split(files).items():
-        first = _first(tree.root / name, rb'"filename"\s*:\s*("(?:[^"\\]|\\.)*")')
-        folder = tree.holding(str(yaml.safe_load(first))) if first else None
-        splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
-    return Found("via", splits, f"a VIA file, {listed(files)}") if splits else None
+        with (tree.root / name).open("rb") as file:
+            # Closed with its last use: the search holds on to it.
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
+            images = [match.group(1) for match in islice(found, LOOKED_AT)]
+        folders = (tree.holding(json.loads(image)) for image in images)
+        folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
+        splits[split] = {"images": folder, "annotations": name}
+    return splits
 
 
 def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -252,24 +253,31 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
                 images = table_of(path)
             except DataError:
                 continue
-            first = next(iter(images))
-            place = tree.holding(first.replace("\\", "/")) or tree.holding(PurePosixPath(first.replace("\\", "/")).name)
-            files[(PurePosixPath(folder) / name).as_posix()] = place or "."
+            paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
+            folders = (tree.holding(path) for image in paths for path in (str(image), image.name))
+            files[(PurePosixPath(folder) / name).as_posix()] = next(filter(None, folders), ".")
     splits: dict[str, dict[str, Any]] = {
         split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
     }
     return Found("csv", splits, f"a table of boxes, {listed(list(files))}") if splits else None
 
 
+def _nearest(folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
+    """The folder with the most images of some names, a few of which may be missing; of several, the closest."""
+
+    def likeness(one: str) -> tuple[int, bool, bool]:
+        return len(images[one] & stems), one == folder, split_of(one) == split_of(folder)
+
+    return max(images, key=likeness, default=folder)
+
+
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
-    images = tree.images()
-    by_stem = {os.path.splitext(name)[0]: folder for folder, names in reversed(images.items()) for name in names}
+    images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
     folders = {}
     for folder, names in tree.ending(".xml"):
         with (tree.root / folder / names[0]).open("rb") as file:
             if b"<annotation" in file.read(1000):
-                stem = os.path.splitext(names[0])[0]
-                folders[folder] = folder if folder in images else by_stem.get(stem, folder)
+                folders[folder] = _nearest(folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
     if len(folders) == 1:
@@ -283,7 +291,8 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
         elif "segmentation" in tasks:
             return None  # boxes only
         splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
-        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}")
+        lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
+        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}")
     splits = {s: {"images": folders[name], "annotations": name} for s, name in _by_split(folders).items()}
     return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}") if splits else None
 

@@ -117,6 +117,20 @@ def test_voc_without_image_sets_gets_a_val_split(tmp_path: Path, capsys: pytest.
     assert [len(open_data(config, split)) for split in ("train", "val")] == [4, 1]
 
 
+def test_an_image_that_is_missing_does_not_mislead(tmp_path: Path) -> None:
+    fill(tmp_path, "images/b.jpg", "images/c.jpg", "other/a.jpg")
+    fill(tmp_path, *(f"annotations/{name}.xml" for name in "abc"), text=VOC)
+    assert splits(auto(tmp_path, "detection"))["train"]["images"] == "images"
+
+
+def test_the_first_images_of_a_file_may_be_missing_too(tmp_path: Path) -> None:
+    fill(tmp_path, "pictures/b.jpg")
+    content = json.loads(coco("b.jpg"))
+    content["images"].insert(0, {**content["images"][0], "id": 0, "file_name": 'a "quoted" \\ name.jpg'})
+    fill(tmp_path, "train.json", text=json.dumps(content))
+    assert splits(auto(tmp_path, "detection"))["train"]["images"] == "pictures"
+
+
 def test_voc_beside_the_images(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         fill(tmp_path, f"{split}/a.jpg")
@@ -231,7 +245,9 @@ def test_what_is_there_is_said_when_nothing_fits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"auto: .*no format is recognised in 2 files \(\.jpg, \.txt\) in 2 folders"):
         auto(tmp_path, "detection")
     fill(tmp_path, "annotations/a.xml", text=VOC)
-    with pytest.raises(ConfigError, match=r"nothing for segmentation, but there is Pascal VOC's XML in annotations"):
+    with pytest.raises(
+        ConfigError, match=r"nothing for segmentation, but there is Pascal VOC's XML in annotations, without"
+    ):
         auto(tmp_path, "segmentation")
     fill(tmp_path, "instances.json", "train2.json", "train.json", text=coco("a.jpg"))
     with pytest.raises(ConfigError, match=r"data\.root: no folder .*nowhere"):
