@@ -102,6 +102,8 @@ def recognise(root: Path, tasks: Collection[str]) -> Found:
         return _recognised(Tree.of(root), tasks)
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{root}: holds a file that cannot be read: {error}") from error
 
 
 def _recognised(tree: Tree, tasks: Collection[str]) -> Found:

@@ -81,7 +81,7 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
         (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'"),
         (minimal(model={"head": {"name": "unet"}}), "'unet' is a segmentation head but task is detection"),
         (minimal(data={"format": "folders", "train": {"images": "x"}}), "'folders' gives classification"),
-        (tagging(multi_label=False), "use folders, or set model.heads.main.multi_label=true"),
+        (tagging(multi_label=False), "use folders or huggingface, or set model.heads.main.multi_label=true"),
         (
             tagging(data={"format": "masks", "classes": ["a"]}),
             "head 'main' is a multi_label_classification head; use folders or coco",
