@@ -93,6 +93,8 @@ def open_reader(
 def _open(data: SourceOptions, split: str, classes: Sequence[str] | None, where: str, task: str) -> Reader:
     if data.format is None:
         raise DataError(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
+    if data.format == "auto":
+        raise DataError(f"{where}.format: auto is answered when a configuration is checked; use rehead.load_config")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise DataError(f"{where}.root: no folder {root.absolute()}")

@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 
 from rehead.configs.load import dump, load_config
-from rehead.configs.schema import Config
-from rehead.data.readers import open_data
-from rehead.errors import ConfigError
+from rehead.configs.readers import CocoSplit
+from rehead.configs.schema import Config, DataOptions
+from rehead.data.readers import open_data, open_reader
+from rehead.errors import ConfigError, DataError
 
 HEADS = {
     "detection": "faster_rcnn",
@@ -252,6 +253,12 @@ def test_what_is_there_is_said_when_nothing_fits(tmp_path: Path) -> None:
     fill(tmp_path, "instances.json", "train2.json", "train.json", text=coco("a.jpg"))
     with pytest.raises(ConfigError, match=r"data\.root: no folder .*nowhere"):
         auto(tmp_path / "nowhere", "detection")
+
+
+def test_options_that_were_never_checked_are_refused(tmp_path: Path) -> None:
+    data = DataOptions(format="auto", root=str(tmp_path), train=CocoSplit(images=".", annotations="a.json"))
+    with pytest.raises(DataError, match=r"data\.format: auto is answered when a configuration is checked"):
+        open_reader(data, "train")
 
 
 def test_two_files_of_one_split_are_not_chosen_from(tmp_path: Path) -> None:
