@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
-from rehead.configs.readers import READERS, SplitOptions
+from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.progress import say
 from rehead.registry import Registry
 
 SPLITS = ("train", "val", "test")
@@ -191,14 +193,20 @@ def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
     data = raw.get("data")
     if not isinstance(data, dict):
         return
-    _check_splits(data, "data", problems)
-    if isinstance(data.get("sources"), dict):
-        for key, source in data["sources"].items():
-            if isinstance(source, dict):
-                _check_splits(source, f"data.sources.{key}", problems)
+    heads = raw.get("model", {}).get("heads") if isinstance(raw.get("model"), dict) else None
+    tasks = {
+        key: task_of(head) for key, head in (heads if isinstance(heads, dict) else {}).items() if head.name in HEADS
+    }
+    sources = data["sources"] if isinstance(data.get("sources"), dict) else {}
+    _check_splits(data, "data", {task for key, task in tasks.items() if key not in sources}, problems)
+    for key, source in sources.items():
+        if isinstance(source, dict):
+            _check_splits(source, f"data.sources.{key}", {tasks[key]} if key in tasks else set(), problems)
 
 
-def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> None:
+def _check_splits(source: dict[str, Any], where: str, tasks: set[str], problems: list[str]) -> None:
+    if source.get("format") == "auto" and tasks:
+        _recognise(source, where, tasks, problems)
     given = [split for split in SPLITS if source.get(split) is not None]
     name = source.get("format")
     if name is None and given:
@@ -206,10 +214,48 @@ def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> No
     elif name is not None and name not in READERS:
         problems.append(f"{where}.format: {READERS.unknown(str(name))}")
     for split in given:
-        options = None
-        if isinstance(name, str) and name in READERS:
-            options = _validated(READERS.get(name).options, source[split], f"{where}.{split}", problems)
-        source[split] = options or SplitOptions(images="")
+        options: SplitOptions | None = None
+        raw = source[split]
+        if split != "train" and isinstance(raw, dict) and "from_train" in raw:
+            options = _validated(FromTrainSplit, raw, f"{where}.{split}", problems)
+        elif isinstance(name, str) and name in READERS and name != "auto":
+            options = _validated(READERS.get(name).options, raw, f"{where}.{split}", problems)
+        source[split] = options or SplitOptions()
+
+
+def _recognise(source: dict[str, Any], where: str, tasks: set[str], problems: list[str]) -> None:
+    """Replaces `format: auto` by what the files are, with the splits that are not written out."""
+    root = Path(str(source.get("root", "."))).expanduser()
+    if not root.is_dir():
+        problems.append(f"{where}.root: no folder {root.absolute()}")
+        return
+    try:
+        found = READERS.get("auto").load()(root, tasks)
+    except DataError as error:
+        problems.append(f"{where}.format: auto: {error}")
+        return
+    splits = {**found.splits, **{split: source[split] for split in SPLITS if source.get(split) is not None}}
+    drawn = "train" in splits and "val" not in splits
+    if drawn:
+        splits["val"] = {"from_train": 0.2}
+    more = {key: value for key, value in found.more.items() if not (source.get(key) or source.get("classes"))}
+    source.update({**more, **splits, "format": found.format})
+    keys = [f"{where}.{key}={_inline(value)}" for key, value in {**splits, **more}.items()]
+    _say_once(
+        f"{where}.format: {root} has {found.saw}: {found.format}, {', '.join(keys)}"
+        + ("; there is no val, so a fifth of the training images is taken" if drawn else "")
+    )
+
+
+@cache
+def _say_once(message: str) -> None:
+    """A configuration is checked before the heavy imports and again after them."""
+    say(message)
+
+
+def _inline(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.strip()
 
 
 def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
@@ -259,7 +305,7 @@ def _misfits_of_source(config: Config, key: str) -> list[str]:
     own = key in config.data.sources
     source = config.data.sources[key] if own else config.data
     where = f"data.sources.{key}" if own else "data"
-    if source.format is not None and source.format in READERS:
+    if source.format is not None and source.format in READERS and source.format != "auto":
         tasks = READERS.get(source.format).about["task"].split(", ")
         if task not in tasks:
             fitting = [entry.name for entry in READERS if task in entry.about["task"].split(", ")]
@@ -274,8 +320,14 @@ def _misfits_of_source(config: Config, key: str) -> list[str]:
             )
     elif own and source.format is None:
         problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
-    if source.format == "masks" and not (source.classes or config.model.heads[key].classes):
+    if source.format == "masks" and not (source.classes or source.values or config.model.heads[key].classes):
         problems.append(f"{where}.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
+    splits = (getattr(source, split) for split in SPLITS)
+    if config.data.sources and any(isinstance(split, FromTrainSplit) for split in splits):
+        problems.append(
+            f"{where}: from_train draws from one source; with several, an image that one head trains on could be "
+            "another's for validation: give val and test of their own"
+        )
     return problems
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from rehead.configs.base import Options
@@ -9,24 +11,71 @@ from rehead.registry import Registry
 
 
 class SplitOptions(Options):
-    """What every split has. Paths are relative to `data.root`."""
+    """What the options of a split derive from. Paths are relative to `data.root`."""
 
-    images: str = Field(description="folder of the images")
+
+class FromTrainSplit(SplitOptions):
+    """A part of the training images, in any format; training goes without them."""
+
+    from_train: float = Field(gt=0, lt=1, description="which share of the training images")
+    seed: int = Field(0, ge=0, description="of the draw; another one gives another part")
 
 
 class FoldersSplit(SplitOptions):
     """One folder per class inside `images`."""
 
+    images: str = Field(description="folder of the class folders")
+
 
 class CocoSplit(SplitOptions):
     """COCO JSON; `images` is the folder that its file names start from."""
 
+    images: str = Field(description="folder of the images")
     annotations: str = Field(description="the JSON file")
+
+
+class VocSplit(SplitOptions):
+    """Pascal VOC: an XML file per image; a class map per image for a segmentation head."""
+
+    images: str = Field("JPEGImages", description="folder of the images")
+    annotations: str = Field("Annotations", description="folder of the XML files")
+    masks: str = Field("SegmentationClass", description="folder of the class maps")
+    image_set: str | None = Field(
+        None, description="text file of image names, such as ImageSets/Main/train.txt; all images unless given"
+    )
+
+
+class YoloSplit(SplitOptions):
+    """YOLO: a text file of boxes or polygons per image."""
+
+    images: str = Field(description="folder of the images, or a text file of their paths")
+    labels: str | None = Field(
+        None, description="folder of the label files; `images` in the path becomes `labels` unless given"
+    )
+    names: str = Field("data.yaml", description="YAML file with the classes' names; data.classes come first")
+
+
+class CsvSplit(SplitOptions):
+    """A table with a line per box."""
+
+    images: str = Field(".", description="folder that the names in the table start from")
+    annotations: str = Field(description="the CSV file")
+
+
+class ViaSplit(SplitOptions):
+    """A JSON export or project of the VGG Image Annotator; `images` is the folder that its file names start from."""
+
+    images: str = Field(description="folder of the images")
+    annotations: str = Field(description="the JSON file")
+    attribute: str | None = Field(
+        None, description="region attribute that holds the class; needed where regions have several"
+    )
 
 
 class MasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values are class ids."""
 
+    images: str = Field(description="folder of the images")
     masks: str = Field(description="folder of the masks")
     partial: bool = Field(False, description="leave out images without a mask, instead of refusing them")
 
@@ -34,10 +83,21 @@ class MasksSplit(SplitOptions):
 class InstanceMasksSplit(SplitOptions):
     """A mask with the same stem for every image; its pixel values number the objects, 0 is background."""
 
+    images: str = Field(description="folder of the images")
     masks: str = Field(description="folder of the masks")
     part: tuple[float, float] = Field(
         (0.0, 1.0), description="from where to where of the images, in order of their names, such as [0, 0.8]"
     )
+
+
+class HuggingFaceSplit(SplitOptions):
+    """A split of a data set of Hugging Face's `datasets`."""
+
+    dataset: str = Field(description="folder that save_to_disk or load_dataset knows, or the name on the hub")
+    split: str = Field(description="what the data set calls it, such as train or validation")
+    image: str | None = Field(None, description="column of the images; the first that holds some unless given")
+    annotation: str | None = Field(None, description="column of the annotations, where several could be")
+    boxes: Literal["xywh", "xyxy"] = Field("xywh", description="what a bbox is: a corner and sides, or two corners")
 
 
 READERS: Registry[SplitOptions] = Registry("data format")
@@ -60,3 +120,27 @@ READERS.add(
     "rehead.data.readers.instance_masks:InstanceMasksReader",
     task="detection, instance_segmentation",
 )
+READERS.add(
+    "voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detection, segmentation, multi_label_classification"
+)
+READERS.add(
+    "yolo",
+    YoloSplit,
+    "rehead.data.readers.yolo:YoloReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
+READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection, multi_label_classification")
+READERS.add(
+    "via",
+    ViaSplit,
+    "rehead.data.readers.via:ViaReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
+READERS.add(
+    "huggingface",
+    HuggingFaceSplit,
+    "rehead.data.readers.huggingface:HuggingFaceReader",
+    task="classification, detection, segmentation, multi_label_classification",
+)
+# Not a format: looks at the files and says which one they are in. Configurations that were checked have its answer.
+READERS.add("auto", SplitOptions, "rehead.data.readers.recognise:recognise", task="")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from rehead.configs.base import HeadOptions, Options
-from rehead.configs.readers import SplitOptions
+from rehead.configs.readers import FromTrainSplit, SplitOptions
 
 TaskName = Literal[
     "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
@@ -52,13 +52,16 @@ class ResizeOptions(Options):
 class SourceOptions(Options):
     """Where images and their annotations are."""
 
-    format: str | None = Field(None, description="folders, coco or masks")
+    format: str | None = Field(None, description="such as coco or masks (docs/data.md); auto looks at the files")
     root: str = "."
     train: SerializeAsAny[SplitOptions] | None = None
     val: SerializeAsAny[SplitOptions] | None = None
     test: SerializeAsAny[SplitOptions] | None = None
     classes: list[str] | None = Field(None, description="names in order; required for masks, else those of the data")
     ignore_index: list[int] = Field([], description="mask values that do not count, such as void")
+    values: dict[str, int | tuple[int, int, int]] | None = Field(
+        None, description="by class: the value of its pixels in masks, or their [red, green, blue]"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +69,25 @@ class SourceOptions(Options):
         if isinstance(data, dict) and isinstance(data.get("ignore_index"), int):
             return {**data, "ignore_index": [data["ignore_index"]]}
         return data
+
+    @model_validator(mode="after")
+    def _one_meaning_per_value(self) -> SourceOptions:
+        values = list((self.values or {}).values())
+        if len({type(value) for value in values}) > 1:
+            raise ValueError("values are all numbers or all [red, green, blue]")
+        twice = [name for name, value in (self.values or {}).items() if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"values: {' and '.join(twice)} have the same value; a pixel is of one class")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> SourceOptions:
+        shares = [split.from_train for split in (self.val, self.test) if isinstance(split, FromTrainSplit)]
+        if sum(shares) >= 1:
+            raise ValueError(f"from_train of val and test take {sum(shares):g} of the training images; leave some")
+        if shares and self.train is None:
+            raise ValueError("train: missing, which val or test is to be taken from (from_train)")
+        return self
 
 
 class DataOptions(SourceOptions):

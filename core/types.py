@@ -181,14 +181,20 @@ class Classes:
     Attributes:
         names: unique, K of them.
         ids: unique; the class's id (or pixel value) in the user's files. 0..K-1 unless given.
+        keypoints: names of the P points that every object has, for keypoint detection.
+        flip_pairs: which of them change places in a mirror, such as the left and the right eye.
     """
 
     names: tuple[str, ...]
     ids: tuple[int, ...] = field(default=())
+    keypoints: tuple[str, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         object.__setattr__(self, "ids", tuple(int(i) for i in self.ids) or tuple(range(len(self.names))))
+        object.__setattr__(self, "keypoints", tuple(self.keypoints))
+        object.__setattr__(self, "flip_pairs", tuple((int(a), int(b)) for a, b in self.flip_pairs))
         problems = []
         if not self.names:
             problems.append("there must be at least one class")
@@ -198,6 +204,9 @@ class Classes:
             twice = sorted({str(value) for value in values if list(values).count(value) > 1})
             if twice:
                 problems.append(f"class {what} given twice: {', '.join(twice)}")
+        paired = [point for pair in self.flip_pairs for point in pair]
+        if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(self.keypoints))):
+            problems.append(f"flip pairs {self.flip_pairs} of {len(self.keypoints)} keypoints, each in one at most")
         if problems:
             raise ConfigError(problems, "classes")
 
@@ -211,12 +220,18 @@ class Classes:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
-        return {"names": list(self.names), "ids": list(self.ids)}
+        points = {"keypoints": list(self.keypoints), "flip_pairs": [list(pair) for pair in self.flip_pairs]}
+        return {"names": list(self.names), "ids": list(self.ids), **(points if self.keypoints else {})}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Classes:
         """The inverse of `to_json`."""
-        return cls(tuple(data["names"]), tuple(data["ids"]))
+        return cls(
+            tuple(data["names"]),
+            tuple(data["ids"]),
+            tuple(data.get("keypoints", ())),
+            tuple((a, b) for a, b in data.get("flip_pairs", ())),
+        )
 
     @classmethod
     def of(cls, classes: Classes | Sequence[str]) -> Classes:

@@ -21,7 +21,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         masks: with each object's `segmentation`, for formats that have them.
 
     Returns:
-        `images`, `annotations` (numbered from 1, with bbox xywh, area and iscrowd) and `categories`.
+        `images`, `annotations` (numbered from 1, with bbox xywh, area and iscrowd, and keypoints where the data have
+        them) and `categories`.
 
     Raises:
         DataError: when the data have no boxes.
@@ -61,6 +62,14 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
                 raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
             for annotation, code in zip(rows, reader.segmentations(index, sample.size), strict=True):
                 annotation["segmentation"] = code
+        if sample.keypoints is not None:
+            for annotation, points in zip(rows, sample.keypoints.astype(np.float64).round(3), strict=True):
+                annotation["keypoints"] = points.ravel().tolist()
+                annotation["num_keypoints"] = int((points[:, 2] > 0).sum())
         annotations += rows
-    categories = [{"id": i, "name": name} for i, name in zip(reader.classes.ids, reader.classes.names, strict=True)]
+    points_of_all = {"keypoints": list(reader.classes.keypoints)} if reader.classes.keypoints else {}
+    categories = [
+        {"id": i, "name": name, **points_of_all}
+        for i, name in zip(reader.classes.ids, reader.classes.names, strict=True)
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -17,6 +17,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 """What counts as an image when a folder is listed, in lower case."""
 
 
+EXIF_ORIENTATION = 0x0112
+"""The tag that says how the camera was held; from 5 on, on its side."""
+
+
 def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = None) -> NDArray[Any]:
     """Reads an image.
 
@@ -53,6 +57,26 @@ def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = Non
     if image.dtype.kind == "f":
         return image.astype(np.float32)
     raise DataError(f"{path}: pixels are {image.dtype}; use 8 or 16 bits without sign, or floating point in 0..255")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image in pixels, upright as `read_image` gives it, from the head of the file alone.
+
+    Raises:
+        DataError: when the file is missing, or no image.
+    """
+    if path.suffix.lower() == ".npy":
+        shape = _load_npy(path).shape
+        return shape[0], shape[1]
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not an image that can be read: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[Any]:

@@ -25,6 +25,7 @@ class Sample:
         iscrowd: (N,) bool.
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
+        keypoints: (N, P, 3) float32: x, y in pixels of `image`, and 0 not labelled, 1 hidden, 2 visible.
         mask_path: of the file that holds the semantic map.
         label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
             an image may have several classes, 1 for those that are present and 0 for the others.
@@ -40,6 +41,7 @@ class Sample:
     iscrowd: NDArray[np.bool_] | None = None
     areas: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
+    keypoints: NDArray[np.float32] | None = None
     mask_path: Path | None = None
     label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
@@ -69,6 +71,7 @@ class Sample:
             iscrowd=None if self.iscrowd is None else self.iscrowd[rows],
             areas=None if self.areas is None else self.areas[rows],
             masks=None if self.masks is None else self.masks[rows],
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
 
     def clipped(self) -> Sample:

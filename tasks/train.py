@@ -138,7 +138,14 @@ def _check_changes(folder: Path, config: Config) -> None:
     """
     before, now = flat(dump(load_config(folder / "config.yaml"))), flat(dump(config))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    refused = [key for key in changed if not any(f"{key}.".startswith(f"{allowed}.") for allowed in MAY_CHANGE)]
+    refused = [
+        key
+        for key in changed
+        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in MAY_CHANGE)
+        # Another share of the training images for validation is another training set.
+        or key.rpartition(".")[2] == "from_train"
+        or key in ("data.val.seed", "data.test.seed")
+    ]
     if refused:
         raise ConfigError(
             [f"{key}: {before.get(key)!r} in this run, now {now.get(key)!r}; start a new run" for key in refused],

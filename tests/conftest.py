@@ -33,6 +33,17 @@ def all_cores_for_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Annotations are kept beside the tests' own files, not among the user's."""
+    before = os.environ.get("REHEAD_CACHE")
+    os.environ["REHEAD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["REHEAD_CACHE"]
+    if before is not None:
+        os.environ["REHEAD_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and weights, beside the repository or at $REHEAD_SHARED."""

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rehead.configs.heads import MULTI_LABEL, task_of
-from rehead.configs.readers import READERS
+from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.data.readers.base import MissingPathError, Reader
 from rehead.data.readers.joined import JoinedReader
+from rehead.data.readers.part import PartReader, part
 from rehead.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from rehead.configs.schema import Config, SourceOptions
 
-__all__ = ["JoinedReader", "Reader", "open_data", "open_reader"]
+__all__ = ["JoinedReader", "PartReader", "Reader", "open_data", "open_reader"]
 
 SPLITS = ("train", "val", "test")
 
@@ -34,18 +35,20 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
     Raises:
         DataError: as `open_reader`, and where two heads would learn from two different kinds of the same thing.
     """
-    opened: dict[tuple[str, tuple[str, ...] | None], Reader] = {}
+    opened: dict[tuple[str, str, tuple[str, ...] | None], Reader] = {}
     by_head: dict[str, Reader] = {}
     tasks: dict[str, str] = {}
     for key, head in config.model.heads.items():
         own = key in config.data.sources
         source = config.data.sources[key] if own else config.data
         wanted = classes[key] if classes is not None else head.classes or source.classes
-        which = (key if own else "", None if wanted is None else tuple(wanted))
+        task = tasks[key] = task_of(head)
+        # Some formats hold both boxes and class maps: a head gets the one that it learns from.
+        kind = "maps" if task == "segmentation" else ""
+        which = (key if own else "", kind, None if wanted is None else tuple(wanted))
         if which not in opened:
-            opened[which] = open_reader(source, split, wanted, f"data.sources.{key}" if own else "data")
+            opened[which] = open_reader(source, split, wanted, f"data.sources.{key}" if own else "data", task)
         by_head[key] = opened[which]
-        tasks[key] = task_of(head)
     # Asked of every reader, since only one of a joined pair may have masks or the label at all.
     for reader in opened.values():
         served = {tasks[key] for key, own in by_head.items() if own is reader}
@@ -55,7 +58,9 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
     return next(iter(opened.values())) if len(opened) == 1 else JoinedReader(by_head)
 
 
-def open_reader(data: SourceOptions, split: str, classes: Sequence[str] | None = None, where: str = "data") -> Reader:
+def open_reader(
+    data: SourceOptions, split: str, classes: Sequence[str] | None = None, where: str = "data", task: str = ""
+) -> Reader:
     """Opens one split of one source of data.
 
     Args:
@@ -63,6 +68,7 @@ def open_reader(data: SourceOptions, split: str, classes: Sequence[str] | None =
         split: `train`, `val` or `test`.
         classes: names in order, such as a checkpoint's; the source's own unless given.
         where: the source's key in the configuration, for messages.
+        task: of the head that learns from it, for formats that serve several.
 
     Raises:
         DataError: naming the key (`data.val.images`) and the full path, when the split is not configured,
@@ -70,19 +76,38 @@ def open_reader(data: SourceOptions, split: str, classes: Sequence[str] | None =
     """
     if split not in SPLITS:
         raise DataError(f"{where} has no split '{split}'{did_you_mean(split, SPLITS)}; splits: {', '.join(SPLITS)}")
-    options = getattr(data, split)
-    if options is None:
+    if getattr(data, split) is None:
         given = [name for name in SPLITS if getattr(data, name) is not None]
         there = f"; the configuration has {' and '.join(given)}" if given else ""
-        raise DataError(f"{where}.{split}: missing{there}; add {where}.{split} with images (and annotations or masks)")
+        raise DataError(
+            f"{where}.{split}: missing{there}; add {where}.{split} with images (and annotations or masks)"
+            + (f", or take a part of the training images by {where}.{split}={{from_train: 0.2}}" if given else "")
+        )
+    shares = {name: own for name in SPLITS if isinstance(own := getattr(data, name), FromTrainSplit)}
+    if split in shares or (split == "train" and shares):
+        whole = _open(data, "train", classes, where, task)
+        return PartReader(whole, part(whole, shares, split))
+    return _open(data, split, classes, where, task)
+
+
+def _open(data: SourceOptions, split: str, classes: Sequence[str] | None, where: str, task: str) -> Reader:
     if data.format is None:
         raise DataError(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
+    if data.format == "auto":
+        raise DataError(f"{where}.format: auto is answered when a configuration is checked; use rehead.load_config")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise DataError(f"{where}.root: no folder {root.absolute()}")
     build = READERS.get(data.format).load()
     try:
-        reader: Reader = build(options, root, classes if classes is not None else data.classes, data.ignore_index)
+        reader: Reader = build(
+            getattr(data, split),
+            root,
+            classes if classes is not None else data.classes,
+            ignore_index=data.ignore_index,
+            values=data.values,
+            task=task,
+        )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error
     return reader

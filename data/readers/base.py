@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from rehead.data.instance_masks import RLE, decode
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.progress import Progress
 from rehead.types import UNUSED, Classes
+
+Item = TypeVar("Item")
 
 SHOWN = 5
 """How many names a message lists before it stops."""
 
 
 class Reader(ABC):
-    """A split of a data set. Subclasses are built as `Reader(split, root, classes, ignore_index)`.
+    """A split of a data set. Those of a format are `ColumnReader`s.
 
-    A reader crosses to worker processes: keep columns (numpy arrays), not a Python object per annotation,
-    since forked processes copy every object that they touch.
+    A reader crosses to worker processes: it keeps no Python object per annotation, since forked processes
+    copy every object that they touch.
 
     Attributes:
         classes: in the order of the labels.
@@ -90,7 +96,9 @@ class Reader(ABC):
         Raises:
             DataError: where the format or the annotation has none.
         """
-        raise DataError(f"{self[index].path}: this data format has no instance masks; use coco or instance_masks")
+        raise DataError(
+            f"{self[index].path}: this data format has no instance masks; use coco, yolo, via or instance_masks"
+        )
 
 
 class MissingPathError(DataError):
@@ -126,6 +134,11 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
 
 def image_names(folder: Path) -> list[str]:
     """Relative names of the images at any depth, sorted, with `/` between parts; hidden ones are skipped."""
+    return file_names(folder, SUFFIXES)
+
+
+def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
+    """The same for files with any of some suffixes, given in lower case."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -133,9 +146,63 @@ def image_names(folder: Path) -> list[str]:
         found += [
             prefix + name
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found)
+
+
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
+    """Relative names of files at any depth, by relative name without suffix, sorted.
+
+    Raises:
+        DataError: for two files of one name.
+    """
+    found: dict[str, str] = {}
+    for name in file_names(folder, suffixes):
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if stem in found:
+            raise DataError(f"{folder}: {found[stem]} and {name} have the same name; one of them must go")
+        found[stem] = name
+    return found
+
+
+def file_finder(folder: Path) -> Callable[[str], str | None]:
+    """Finds images under the names that annotations give them.
+
+    Args:
+        folder: of the images.
+
+    Returns:
+        From a name to the relative name of the file, or None: the same path; the same without suffix; or, for
+        paths of another machine, the only file of that name.
+    """
+    names = image_names(folder)
+    there = set(names)
+    others: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        path = PurePosixPath(name)
+        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
+            others[key].add(name)
+
+    def find(name: str) -> str | None:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if str(path) in there:
+            return str(path)
+        for key in (str(path), path.name):
+            if len(others.get(key, ())) == 1:
+                return next(iter(others[key]))
+        return None
+
+    return find
+
+
+def named_classes(names: Iterable[str]) -> Classes:
+    """Classes that no file lists: sorted by name, or by number, which then is the id too."""
+    unique = set(names)
+    if all(name.isdecimal() and str(int(name)) == name for name in unique):
+        ordered = sorted(unique, key=int)
+        return Classes(tuple(ordered), tuple(map(int, ordered)))
+    return Classes(tuple(sorted(unique)))
 
 
 def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> Classes:
@@ -168,6 +235,35 @@ def listed(names: Sequence[object]) -> str:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def contents(path: Path) -> bytes:
+    """All bytes of a file, without a byte order mark.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def watched(items: Collection[Item]) -> Iterator[Item]:
+    """The annotations' files one after the other, with a bar for those who wait."""
+    with Progress("reading annotations", len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def finite(text: str) -> float | None:
+    """The number that a text is; None if it is none, or infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Detection, instance segmentation and multi-label classification: COCO JSON (https://cocodataset.org/#format-data)."""
+"""Detection, instance segmentation, keypoints and classes of images: COCO JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.instance_masks import RLE, code_of
-from rehead.data.readers.base import Reader, checked_classes, existing, unknown_classes
-from rehead.data.sample import Sample
+from rehead.data.readers.base import checked_classes, contents, existing
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Columns, Texts, ids_of
+from rehead.data.readers.store import stored
 from rehead.errors import DataError
+from rehead.types import Classes
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -31,11 +34,13 @@ class _Annotation(msgspec.Struct, gc=False):
     area: float | None = None
     iscrowd: int | bool | None = 0
     segmentation: msgspec.Raw = msgspec.Raw(b"")
+    keypoints: list[float] | None = None
 
 
 class _Category(msgspec.Struct, gc=False):
     id: int
     name: str
+    keypoints: list[str] | None = None
 
 
 class _File(msgspec.Struct):
@@ -44,138 +49,138 @@ class _File(msgspec.Struct):
     categories: list[_Category]
 
 
-class CocoReader(Reader):
-    """Images in the order of the file, with their boxes.
+class CocoReader(ColumnReader):
+    """Images in the order of the file, with their objects.
 
     Category ids may have gaps; labels follow the ids' order, so that files written in different orders
     agree. Categories without annotations stay classes. Images without annotations, crowds and empty boxes
-    are kept: evaluation needs them, and training leaves out what it cannot use. With `presence`, an image's
-    label is 1 for every class that it has an annotation of, crowds too, and 0 for the others.
+    are kept: evaluation needs them, and training leaves out what it cannot use.
 
     Args:
         split: `annotations`, the JSON file, and `images`, the folder that its file names start from.
         root: what their paths are relative to.
         classes: names that select and order the categories; annotations of others are left out.
-        ignore_index: has no meaning here.
 
     Raises:
         DataError: naming the file and the annotation, for JSON that is broken or not COCO's, boxes that are
             not four numbers with a width and height of 0 or more, and ids that nothing has.
     """
 
-    def __init__(
-        self, split: CocoSplit, root: Path, classes: Sequence[str] | None = None, ignore_index: Sequence[int] = ()
-    ) -> None:
-        self.folder = existing(root, split.images, "images", folder=True)
-        self.annotations = existing(root, split.annotations, "annotations", folder=False)
-        file = _parse(self.annotations)
-        categories = sorted(file.categories, key=lambda category: category.id)
-        known = checked_classes(
-            [category.name for category in categories], [category.id for category in categories], self.annotations
+    def __init__(self, split: CocoSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+        folder = existing(root, split.images, "images", folder=True)
+        path = existing(root, split.annotations, "annotations", folder=False)
+        columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path))
+        super().__init__(columns, folder, path, classes)
+
+
+def parse(path: Path) -> Columns:
+    """The columns of a COCO file.
+
+    Raises:
+        DataError: as `CocoReader`.
+    """
+    file = _parsed(path)
+    if not file.images:
+        raise DataError(f"{path}: the list of images is empty")
+    ids = [image.id for image in file.images]
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{path}: image id {Counter(ids).most_common(1)[0][0]!r} occurs more than once")
+    if len({type(i) for i in ids}) > 1:
+        raise DataError(f"{path}: some image ids are numbers and some are text; use one of the two")
+    annotations = file.annotations
+    count = len(annotations)
+    index_of = {image_id: index for index, image_id in enumerate(ids)}
+    images = np.fromiter((index_of.get(a.image_id, -1) for a in annotations), np.int64, count)
+    _refuse(path, annotations, images < 0, "image_id", "images")
+    classes = _classes(path, file.categories)
+    label_of = classes.label_of
+    labels = np.fromiter((label_of.get(a.category_id, -1) for a in annotations), np.int32, count)
+    _refuse(path, annotations, labels < 0, "category_id", "categories")
+    boxes = _boxes(path, annotations)
+    areas = np.array([a.area if a.area is not None else a.bbox[2] * a.bbox[3] for a in annotations], np.float32)
+    crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
+
+    # Grouped by image in the order of the file.
+    order = np.argsort(images, kind="stable")
+    grouped = [annotations[row] for row in order.tolist()]
+    return Columns(
+        classes=classes,
+        names=Texts.of(image.file_name for image in file.images),
+        ids=ids_of(ids),
+        sizes=np.array([(image.height or 0, image.width or 0) for image in file.images], np.int32),
+        starts=np.searchsorted(images[order], np.arange(len(ids) + 1)).astype(np.int64),
+        boxes=boxes[order].astype(np.float32),
+        labels=labels[order],
+        areas=areas[order],
+        crowds=crowds[order],
+        objects=ids_of([a.id for a in grouped]),
+        # As text until an image is read.
+        segmentations=Texts.of(bytes(a.segmentation) for a in grouped),
+        keypoints=_keypoints(path, grouped, len(classes.keypoints)) if classes.keypoints else None,
+    )
+
+
+def _classes(path: Path, categories: list[_Category]) -> Classes:
+    categories = sorted(categories, key=lambda category: category.id)
+    if not categories:
+        raise DataError(f"{path}: the list of categories is empty")
+    plain = checked_classes([category.name for category in categories], [category.id for category in categories], path)
+    skeletons = {tuple(category.keypoints) for category in categories if category.keypoints}
+    if len(skeletons) > 1:
+        raise DataError(f"{path}: categories differ in their keypoints; all that have any must have the same")
+    names = skeletons.pop() if skeletons else ()
+    return Classes(plain.names, plain.ids, names, mirrored(names))
+
+
+def mirrored(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The pairs of points whose names differ in left and right alone."""
+    other = {name: name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in names}
+    place = {name: number for number, name in enumerate(names)}
+    return tuple(
+        (place[name], place[other[name]]) for name in names if other[name] in place and place[name] < place[other[name]]
+    )
+
+
+def _boxes(path: Path, annotations: list[_Annotation]) -> NDArray[np.float64]:
+    """(N, 4) xyxy."""
+    boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
+    negative = np.flatnonzero(~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1)))
+    if len(negative):
+        first = annotations[negative[0]]
+        raise DataError(
+            f"{path}: {len(negative)} boxes have a negative or infinite side, first: annotation "
+            f"{first.id}, bbox {list(first.bbox)}; a bbox is [x, y, width, height]"
         )
-        if classes is None:
-            self.classes = known
-        else:
-            unknown_classes(classes, known.names, self.annotations)
-            id_of = dict(zip(known.names, known.ids, strict=True))
-            # Ids below 0 for classes that nothing is an example of.
-            ids = [id_of.get(name, -1 - label) for label, name in enumerate(classes)]
-            self.classes = checked_classes(classes, ids, self.annotations)
-        self._read_images(file.images)
-        self._read_annotations(file.annotations, set(known.ids))
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
-    def _read_images(self, images: list[_Image]) -> None:
-        if not images:
-            raise DataError(f"{self.annotations}: the list of images is empty")
-        # Kept as a list, since ids may be words; few enough not to matter to forked workers.
-        self.image_ids = [image.id for image in images]
-        if len(set(self.image_ids)) < len(images):
-            twice = Counter(self.image_ids).most_common(1)[0][0]
-            raise DataError(f"{self.annotations}: image id {twice!r} occurs more than once")
-        if len({type(i) for i in self.image_ids}) > 1:
-            raise DataError(f"{self.annotations}: some image ids are numbers and some are text; use one of the two")
-        self._names = np.array([image.file_name for image in images])
-        self._sizes = np.array([(image.height or 0, image.width or 0) for image in images])
 
-    def _read_annotations(self, annotations: list[_Annotation], categories: set[int]) -> None:
-        """Puts annotations into columns, grouped by image in the order of the file."""
-        count = len(annotations)
-        index_of = {image_id: index for index, image_id in enumerate(self.image_ids)}
-        images = np.fromiter((index_of.get(a.image_id, -1) for a in annotations), np.int64, count)
-        category = np.fromiter((a.category_id for a in annotations), np.int64, count)
-        self._refuse(annotations, images < 0, "image_id", "images")
-        self._refuse(annotations, ~np.isin(category, list(categories)), "category_id", "categories")
+def _keypoints(path: Path, annotations: list[_Annotation], count: int) -> NDArray[np.float32]:
+    """(N, P, 3); zeros for objects without points."""
+    points = np.zeros((len(annotations), count * 3), np.float32)
+    for row, annotation in enumerate(annotations):
+        if annotation.keypoints:
+            if len(annotation.keypoints) != count * 3:
+                raise DataError(
+                    f"{path}: annotation {annotation.id}: {len(annotation.keypoints)} numbers in keypoints, but its "
+                    f"category names {count} points of three numbers each (x, y, visibility)"
+                )
+            points[row] = annotation.keypoints
+    return points.reshape(-1, count, 3)
 
-        boxes = np.array([a.bbox for a in annotations], np.float64).reshape(count, 4)
-        negative = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
-        if len(negative):
-            first = annotations[negative[0]]
-            raise DataError(
-                f"{self.annotations}: {len(negative)} boxes have a negative width or height, first: annotation "
-                f"{first.id}, bbox {list(first.bbox)}; a bbox is [x, y, width, height]"
-            )
-        areas = np.array([a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in annotations], np.float32)
-        crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
-        boxes[:, 2:] += boxes[:, :2]
 
-        label_of = self.classes.label_of
-        labels = np.fromiter((label_of.get(a.category_id, -1) for a in annotations), np.int64, count)
-        kept = np.flatnonzero(labels >= 0)
-        kept = kept[np.argsort(images[kept], kind="stable")]
-        # As text until an image is read: one buffer for all, since forked workers copy every object they touch.
-        texts = [bytes(annotations[row].segmentation) for row in kept]
-        self._segmentations = np.frombuffer(b"".join(texts), np.uint8)
-        self._ends = np.cumsum([0, *map(len, texts)])
-        self._annotation_ids = np.array([str(annotations[row].id) for row in kept])
-        self._boxes = boxes[kept].astype(np.float32)
-        self._labels, self._areas, self._crowds = labels[kept], areas[kept], crowds[kept]
-        self._starts = np.searchsorted(images[kept], np.arange(len(self.image_ids) + 1))
-
-    def _refuse(self, annotations: list[_Annotation], wrong: np.ndarray, key: str, where: str) -> None:
-        if wrong.any():
-            first = annotations[int(np.argmax(wrong))]
-            raise DataError(
-                f"{self.annotations}: {int(wrong.sum())} annotations have a {key} that {where} does not list, first: "
-                f"annotation {first.id} with {key} {getattr(first, key)!r}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = range(len(self))[index]
-        rows = slice(self._starts[index], self._starts[index + 1])
-        height, width = self._sizes[index]
-        sample = Sample(
-            image_id=self.image_ids[index],
-            path=self.folder / str(self._names[index]),
-            size=(int(height), int(width)) if height and width else None,
+def _refuse(path: Path, annotations: list[_Annotation], wrong: NDArray[np.bool_], key: str, where: str) -> None:
+    if wrong.any():
+        first = annotations[int(np.argmax(wrong))]
+        raise DataError(
+            f"{path}: {int(wrong.sum())} annotations have a {key} that {where} does not list, first: "
+            f"annotation {first.id} with {key} {getattr(first, key)!r}"
         )
-        if self.presence:
-            sample.label = np.zeros(len(self.classes), np.float32)
-            sample.label[self._labels[rows]] = 1
-        if self.boxes:
-            sample.boxes, sample.labels = self._boxes[rows], self._labels[rows]
-            sample.iscrowd, sample.areas = self._crowds[rows], self._areas[rows]
-        return sample
-
-    def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
-        """The objects' masks, from polygons or either kind of run-length code."""
-        found = []
-        for row in range(self._starts[index], self._starts[index + 1]):
-            text = self._segmentations[self._ends[row] : self._ends[row + 1]].tobytes()
-            try:
-                if not text:
-                    raise ValueError("no segmentation, which instance masks are made from")
-                found.append(code_of(msgspec.json.decode(text), size))
-            except ValueError as error:
-                raise DataError(f"{self.annotations}: annotation {self._annotation_ids[row]}: {error}") from error
-        return found
 
 
-def _parse(path: Path) -> _File:
+def _parsed(path: Path) -> _File:
     """Typed parsing: several times faster than dicts, and in a fraction of their memory."""
-    data = path.read_bytes()
+    data = contents(path)
     try:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as error:

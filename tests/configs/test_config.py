@@ -81,7 +81,7 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
         (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'"),
         (minimal(model={"head": {"name": "unet"}}), "'unet' is a segmentation head but task is detection"),
         (minimal(data={"format": "folders", "train": {"images": "x"}}), "'folders' gives classification"),
-        (tagging(multi_label=False), "use folders, or set model.heads.main.multi_label=true"),
+        (tagging(multi_label=False), "use folders or huggingface, or set model.heads.main.multi_label=true"),
         (
             tagging(data={"format": "masks", "classes": ["a"]}),
             "head 'main' is a multi_label_classification head; use folders or coco",
@@ -96,6 +96,8 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
         (minimal(data={"train": {"images": "x"}}), "data.format: missing"),
         (minimal(data={"resize": {"shorter": 10, "height": 3, "width": 3}}), "either shorter"),
         (minimal(data={"resize": {"shorter": 10, "crop": 8}}), "only classification crops"),
+        (minimal(data={"values": {"a": 1, "b": [1, 2, 3]}}), "values are all numbers or all [red, green, blue]"),
+        (minimal(data={"values": {"a": 1, "b": 2, "c": 1}}), "values: a and c have the same value"),
         (minimal(train={"schedule": {"name": "multistep"}}), "needs milestones"),
         (minimal(model={"head": "faster_rcnn", "backbone": {"in_channels": 4}}), "mean and std must be given"),
         (minimal(plugins=["no_such_module_here"]), "cannot import 'no_such_module_here'"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from rehead.configs.readers import CocoSplit
 from rehead.configs.schema import DataOptions
+from rehead.data.coco_format import ground_truth
 from rehead.data.readers import open_reader
 from rehead.data.readers.coco import CocoReader
 from rehead.errors import DataError
+from rehead.types import Classes
 
 SPLIT = CocoSplit(images="images", annotations="a.json")
 CATEGORIES = [{"id": 7, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "eel"}]
@@ -138,6 +140,7 @@ def test_an_image_of_another_size_than_its_annotation_says(tmp_path: Path) -> No
         ({"bbox": [1, 2, "x", 3]}, r"annotation 41: .*float.*str.*bbox\[2\]"),
         ({"bbox": None}, r"annotation 41: .*bbox"),
         ({"bbox": [5, 5, -2, 3]}, r"1 boxes have a negative .* annotation 41, bbox \[5.0, 5.0, -2.0, 3.0\]"),
+        ({"bbox": [5, 5, float("inf"), 3]}, "broken JSON"),
         ({"category_id": 4}, r"1 annotations have a category_id that categories does not list.* 41 .* 4$"),
         ({"image_id": 77}, r"1 annotations have a image_id that images does not list.* 41 .* 77$"),
     ],
@@ -145,6 +148,56 @@ def test_an_image_of_another_size_than_its_annotation_says(tmp_path: Path) -> No
 def test_a_bad_annotation_is_named(tmp_path: Path, bad: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=rf"a\.json: .*{message}"):
         reader(write(tmp_path, [annotation(40, 5), {**annotation(41, 5), **bad}]))
+
+
+def test_ids_may_be_any_numbers_and_super_categories_unused(tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "animal"}, {"id": -3, "name": "none"}, {"id": 2**40, "name": "eel"}]
+    found = reader(write(tmp_path, [annotation(1, 5, 2**40), annotation(2, 2, 0)], categories=categories))
+    assert found.classes.ids == (-3, 0, 2**40)
+    assert [sample.labels.tolist() for sample in found if sample.labels is not None] == [[2], [1]]
+    truth = ground_truth(found)
+    assert [a["category_id"] for a in truth["annotations"]] == [2**40, 0]
+    assert truth["categories"] == sorted(categories, key=lambda category: category["id"])
+
+
+class TestKeypoints:
+    CATEGORIES: ClassVar = [
+        {"id": 1, "name": "person", "keypoints": ["nose", "left_eye", "right_eye"]},
+        {"id": 2, "name": "chair"},
+    ]
+    POINTS: ClassVar = [1.5, 2, 2, 3, 4, 1, 0, 0, 0]
+
+    def test_they_come_with_their_names_and_pairs(self, tmp_path: Path) -> None:
+        rows = [annotation(1, 2, 1, keypoints=self.POINTS, num_keypoints=2), annotation(2, 5, 2), annotation(3, 2, 1)]
+        found = reader(write(tmp_path, rows, categories=self.CATEGORIES))
+        assert found.classes.keypoints == ("nose", "left_eye", "right_eye")
+        assert found.classes.flip_pairs == ((1, 2),)
+        assert Classes.from_json(json.loads(json.dumps(found.classes.to_json()))) == found.classes
+        points = found[1].keypoints
+        assert points is not None
+        assert points.tolist() == [[[1.5, 2, 2], [3, 4, 1], [0, 0, 0]], [[0, 0, 0]] * 3]
+        chosen = reader(tmp_path, ["person"])
+        assert chosen.classes.flip_pairs == ((1, 2),)
+        assert chosen[1].keypoints is not None
+        assert chosen[0].keypoints is not None
+        assert (len(chosen[1].keypoints), len(chosen[0].keypoints)) == (2, 0)
+
+    def test_a_ground_truth_has_them(self, tmp_path: Path) -> None:
+        categories = self.CATEGORIES[:1]
+        found = reader(write(tmp_path, [annotation(1, 5, 1, keypoints=self.POINTS)], categories=categories))
+        truth = ground_truth(found)
+        assert truth["annotations"][0]["keypoints"] == self.POINTS
+        assert truth["annotations"][0]["num_keypoints"] == 2
+        assert truth["categories"] == categories
+
+    def test_a_wrong_number_of_them_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="annotation 41: 8 numbers in keypoints, but its category names 3 points"):
+            reader(
+                write(tmp_path, [annotation(41, 2, 1, keypoints=self.POINTS[:8])], categories=self.CATEGORIES),
+            )
+
+    def test_files_without_them_have_none(self, tmp_path: Path) -> None:
+        assert reader(write(tmp_path, [annotation(1, 2)]))[1].keypoints is None
 
 
 def test_broken_json_and_other_json_name_the_file(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -174,3 +177,32 @@ def test_what_is_annotated_has_perfect_figures(numbered: InstanceMasksReader) ->
     figures = evaluator.figures()
     assert figures["bbox"]["AP"] == pytest.approx(1)
     assert figures["segm"]["AP"] == pytest.approx(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    mask=hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16]),
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=8),
+        elements=st.integers(0, 4),
+    ),
+    gap=st.sampled_from([1, 60]),
+)
+def test_what_was_numbered_is_read(tmp_path_factory: pytest.TempPathFactory, mask: np.ndarray, gap: int) -> None:
+    root = tmp_path_factory.mktemp("numbered")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    Image.new("RGB", mask.shape[::-1]).save(root / "images/ü.jpg")
+    Image.fromarray(mask * gap).save(root / "masks/ü.png")
+    reader = InstanceMasksReader(InstanceMasksSplit(images="images", masks="masks"), root)
+    reader.masks = True
+    sample = reader.read(0)
+    numbers = [number for number in np.unique(mask) if number]
+    assert sample.masks is not None
+    np.testing.assert_array_equal(sample.masks, np.reshape([mask == n for n in numbers], (-1, *mask.shape)))
+    assert sample.boxes is not None
+    assert sample.areas is not None
+    for own, (x1, y1, x2, y2), area in zip(sample.masks, sample.boxes.astype(int), sample.areas, strict=True):
+        assert own[y1:y2, x1:x2].sum() == own.sum() == area
+        assert own[y1:y2, [x1, x2 - 1]].any(axis=0).all()
+        assert own[[y1, y2 - 1], x1:x2].any(axis=1).all()

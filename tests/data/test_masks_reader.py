@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,7 +15,8 @@ from rehead.configs.schema import DataOptions
 from rehead.data.readers import open_reader
 from rehead.data.readers.masks import MasksReader
 from rehead.errors import DataError
-from rehead.types import IGNORE
+from rehead.tasks import TASKS
+from rehead.types import IGNORE, Prediction
 
 NAMES = ["sky", "road", "car"]
 SPLIT = MasksSplit(images="images", masks="masks")
@@ -73,6 +75,77 @@ def test_masks_of_one_bit_hold_two_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(MasksReader(SPLIT, tmp_path, NAMES).semantic(0), bits)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 300), min_size=1, max_size=5, unique=True),
+    chosen=st.integers(1, 5),
+    data=st.data(),
+)
+def test_ids_with_gaps_become_classes_and_those_not_chosen_do_not_count(
+    tmp_path_factory: pytest.TempPathFactory, values: list[int], chosen: int, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("masks")
+    by_name = {f"class {value}": value for value in values}
+    names = list(by_name)[:chosen]
+    dtype = np.uint16 if max(values) > 255 else np.uint8
+    mask = data.draw(hnp.arrays(dtype, (2, 3), elements=st.sampled_from(values)))
+    write(root, "a", mask)
+    reader = MasksReader(SPLIT, root, names, values=by_name)
+    assert reader.classes.ids == tuple(by_name[name] for name in names)
+    label_of = {by_name[name]: label for label, name in enumerate(names)}
+    expected = [[label_of.get(value, IGNORE) for value in row] for row in mask.tolist()]
+    np.testing.assert_array_equal(reader.semantic(0), expected)
+
+
+COLOURS = {"sky": (0, 0, 128), "road": (128, 64, 128), "car": (0, 0, 142), "void": (0, 0, 0)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=hnp.arrays(np.uint8, (3, 4), elements=st.integers(0, 3)),
+    kind=st.sampled_from(["RGB", "RGBA", "P"]),
+    order=st.permutations(NAMES),
+)
+def test_colours_become_classes(
+    tmp_path_factory: pytest.TempPathFactory, labels: np.ndarray, kind: str, order: list[str]
+) -> None:
+    root = tmp_path_factory.mktemp("masks")
+    picture = Image.fromarray(np.array(list(COLOURS.values()), np.uint8)[labels])
+    if kind == "P":
+        picture = Image.fromarray(labels)
+        picture.putpalette([part for colour in COLOURS.values() for part in colour])
+    write(root, "a", picture.convert("RGBA") if kind == "RGBA" else picture)
+    semantic = MasksReader(SPLIT, root, order, values=COLOURS).read(0).semantic
+    label_of = [order.index(name) if name in order else IGNORE for name in COLOURS]
+    np.testing.assert_array_equal(semantic, np.array(label_of)[labels])
+    assert MasksReader(SPLIT, root, None, values=COLOURS).classes.names == tuple(COLOURS)
+
+
+def test_a_colour_that_nothing_has_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[[0, 0, 128], [1, 2, 3]]], np.uint8))
+    with pytest.raises(DataError, match=r"a\.png: colour \[1, 2, 3\], which data\.values does not list"):
+        MasksReader(SPLIT, tmp_path, None, values=COLOURS).read(0)
+    with pytest.raises(DataError, match=r"data\.classes: .*masks has no class 'sea'; did you mean|no class 'sea'"):
+        MasksReader(SPLIT, tmp_path, ["sea"], values=COLOURS)
+
+
+def test_masks_of_0_and_255(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 255]], np.uint8))
+    with pytest.raises(DataError, match=r"value 255, .* set data\.values: \{ground: 0, thing: 255\}"):
+        MasksReader(SPLIT, tmp_path, ["ground", "thing"]).read(0)
+    reader = MasksReader(SPLIT, tmp_path, None, values={"ground": 0, "thing": 255})
+    assert reader.semantic(0).tolist() == [[0, 1]]
+    assert reader.classes.ids == (0, 255)
+
+
+def test_predictions_are_written_with_the_users_values(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 255, 7]], np.uint8))
+    reader = MasksReader(SPLIT, tmp_path, None, values={"thing": 255, "other": 7, "ground": 0})
+    prediction = Prediction(semantic=torch.tensor(reader.semantic(0)))
+    TASKS["segmentation"].records(prediction, reader.classes, "a", "a", tmp_path / "out")
+    assert np.asarray(Image.open(tmp_path / "out/masks/a.png")).tolist() == [[0, 255, 7]]
+
+
 def test_images_and_masks_are_matched_by_name_at_any_depth(tmp_path: Path) -> None:
     for number, name in enumerate(["b", "a.v1", "town/c"]):
         write(tmp_path, name, np.full((2, 3), number, np.uint8))
@@ -118,7 +191,7 @@ def test_what_is_wrong_with_a_mask_is_said(tmp_path: Path) -> None:
     reader = MasksReader(SPLIT, tmp_path, NAMES)
     mask = tmp_path / "masks" / "a.png"
     Image.new("RGB", (8, 8)).save(mask)
-    with pytest.raises(DataError, match=r"a\.png: the mask is in colour \(RGB\)"):
+    with pytest.raises(DataError, match=r"a\.png: the mask is in colour \(RGB\).*data\.values: \{sky"):
         reader.read(0)
     mask.write_bytes(mask.read_bytes()[:40])
     with pytest.raises(DataError, match=r"a\.png: the mask cannot be read"):

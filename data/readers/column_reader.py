@@ -1,0 +1,192 @@
+"""The reader of every format: columns, the folder of the images, and the classes that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.data.instance_masks import RLE, code_of
+from rehead.data.pixels import read_image
+from rehead.data.readers.base import Reader, checked_classes, listed, named_classes, unknown_classes
+from rehead.data.readers.columns import Columns, id_at
+from rehead.data.readers.mask_values import MaskValues
+from rehead.data.sample import Sample
+from rehead.errors import DataError, did_you_mean
+from rehead.types import UNUSED, Classes
+
+
+class ColumnReader(Reader):
+    """Images in the order of the columns.
+
+    With `presence`, an image's label is 1 for every class that it has an object of, crowds too, and 0 for the
+    others. Crossing to a worker takes the columns' place in the store along, not their content.
+
+    Args:
+        columns: of the split, with all classes of the file.
+        folder: that the names of the images start from.
+        annotations: the file or folder that they were read from, for messages.
+        classes: names that select and order the classes; objects of others are left out.
+        values: what the values of class maps mean, for formats that have them.
+        mask_folder: that the names of the class maps start from.
+
+    Raises:
+        DataError: naming the classes that are not there.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        folder: Path,
+        annotations: Path,
+        classes: Sequence[str] | None = None,
+        *,
+        values: MaskValues | None = None,
+        mask_folder: Path | None = None,
+    ) -> None:
+        if not len(columns):
+            raise DataError(f"{annotations}: no images")
+        self.columns = columns
+        self.folder = folder
+        self.annotations = annotations
+        self.values = values
+        self.mask_folder = mask_folder if mask_folder is not None else folder
+        self.classes = values.classes if values is not None else _chosen(columns, classes, annotations)
+        self._label_of: NDArray[np.int64] | None = None
+        if values is None and columns.classes is not None and self.classes.names != columns.classes.names:
+            own = {name: label for label, name in enumerate(self.classes.names)}
+            self._label_of = np.array([own.get(name, -1) for name in columns.classes.names], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        columns = self.columns
+        height, width = (0, 0) if columns.sizes is None else columns.sizes[index].tolist()
+        sample = Sample(
+            image_id=id_at(columns.ids, index),
+            path=self.folder / columns.names[index],
+            size=(height, width) if height and width else None,
+        )
+        if columns.masks is not None:
+            sample.mask_path = self.mask_folder / columns.masks[index]
+        if columns.image_labels is not None:
+            label = int(columns.image_labels[index])
+            label = label if self._label_of is None else int(self._label_of[label])
+            # An image of a class that was not asked for has none.
+            sample.label = label if label >= 0 else None
+        if columns.starts is not None:
+            assert columns.boxes is not None
+            assert columns.labels is not None
+            rows = self._rows(index)
+            labels = columns.labels[rows].astype(np.int64)
+            labels = labels if self._label_of is None else self._label_of[labels]
+            if self.presence:
+                sample.label = np.zeros(len(self.classes), np.float32)
+                sample.label[labels] = 1
+            if not self.boxes:
+                return sample
+            # Copies, since what the store maps cannot be written to.
+            sample.boxes = columns.boxes[rows].copy()
+            sample.labels = labels
+            sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()
+            sample.areas = None if columns.areas is None else columns.areas[rows].copy()
+            sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
+        return sample
+
+    def _rows(self, index: int) -> slice | NDArray[np.int64]:
+        """Where the image's objects of the chosen classes are."""
+        columns = self.columns
+        assert columns.starts is not None
+        assert columns.labels is not None
+        rows = slice(int(columns.starts[index]), int(columns.starts[index + 1]))
+        if self._label_of is None:
+            return rows
+        return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def read(self, index: int, channels: int = 3) -> Sample:
+        """The annotation with its pixels; where there is a class map, its size says which way up the image is."""
+        if self.values is None:
+            return super().read(index, channels)
+        sample = self[index]
+        semantic = self.semantic(index)
+        image = read_image(sample.path, channels, size=(semantic.shape[0], semantic.shape[1]))
+        return self._with_map(replace(sample, image=image), semantic)
+
+    def complete(self, index: int, sample: Sample) -> Sample:
+        """The sample with its class map or, if asked for, its instance masks."""
+        if self.values is None:
+            return super().complete(index, sample)
+        return self._with_map(replace(sample, mask_path=self[index].mask_path), self.semantic(index))
+
+    def _with_map(self, sample: Sample, semantic: NDArray[Any]) -> Sample:
+        height, width = sample.pixels.shape[:2]
+        if (height, width) != semantic.shape:
+            raise DataError(
+                f"{sample.mask_path}: the mask is {semantic.shape[1]}x{semantic.shape[0]} "
+                f"but its image {sample.path} is {width}x{height} (width x height)"
+            )
+        return replace(sample, semantic=semantic)
+
+    def semantic(self, index: int) -> NDArray[Any]:
+        """The class map alone, as (H, W) in 0..K-1 or what does not count, in the image's original size.
+
+        Raises:
+            DataError: where the format has none, or the file cannot be read.
+        """
+        if self.values is None or self.columns.masks is None:
+            raise DataError(f"{self.annotations}: these data have no class maps")
+        return self.values.read(self.mask_folder / self.columns.masks[range(len(self))[index]])
+
+    def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
+        """The objects' masks, from polygons or either kind of run-length code."""
+        columns = self.columns
+        if columns.segmentations is None or columns.starts is None:
+            return super().segmentations(index, size)
+        index = range(len(self))[index]
+        found = []
+        rows = self._rows(index)
+        for row in range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist():
+            text = columns.segmentations.raw(row)
+            try:
+                if not text:
+                    raise ValueError("no segmentation, which instance masks are made from")
+                found.append(code_of(msgspec.json.decode(text), size))
+            except ValueError as error:
+                assert columns.objects is not None
+                name = id_at(columns.objects, row)
+                raise DataError(f"{self.annotations}: annotation {name}: {error}") from error
+        return found
+
+
+def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -> Classes:
+    known = columns.classes
+    if wanted is None:
+        if known is None:
+            raise DataError(f"{annotations}: names no class; list the classes in data.classes")
+        return known
+    if known is None:
+        return Classes(tuple(wanted))
+    if not columns.listed:
+        # A small split may lack a class, and then nothing in its files says that there is one.
+        absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
+        unasked = [name for name in known.names if name not in wanted]
+        if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
+            hints = [f"'{name}'{did_you_mean(name, unasked)}" for name in absent]
+            raise DataError(
+                f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
+            )
+        named = named_classes(wanted)
+        return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
+    unknown_classes(wanted, known.names, annotations)
+    id_of = dict(zip(known.names, known.ids, strict=True))
+    # Ids below 0 for classes that nothing is an example of.
+    ids = [id_of.get(name, -1 - label) for label, name in enumerate(wanted)]
+    chosen = checked_classes(wanted, ids, annotations)
+    return replace(chosen, keypoints=known.keypoints, flip_pairs=known.flip_pairs)

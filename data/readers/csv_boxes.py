@@ -1,0 +1,187 @@
+"""Detection: a table with a line per box."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from rehead.configs.readers import CsvSplit
+from rehead.data.readers.base import contents, existing, file_finder, finite, listed
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Box, Builder, Columns
+from rehead.data.readers.store import stored
+from rehead.errors import DataError
+
+COLUMNS = {
+    "image": "image filename file_name image_path image_name image_id img img_name img_path path file filepath",
+    "class": "class label class_name label_name category category_name name class_id category_id",
+    "xmin": "xmin x1 x_min left bbox_xmin",
+    "ymin": "ymin y1 y_min top bbox_ymin",
+    "xmax": "xmax x2 x_max right bbox_xmax",
+    "ymax": "ymax y2 y_max bottom bbox_ymax",
+    "x": "x bbox_x",
+    "y": "y bbox_y",
+    "w": "w bbox_width bbox_w box_width",
+    "h": "h bbox_height bbox_h box_height",
+    "bbox": "bbox box",
+    "width": "width image_width img_width",
+    "height": "height image_height img_height",
+    "iscrowd": "iscrowd crowd difficult isgroupof",
+}
+"""What columns are called, in capitals or not, with spaces, hyphens or nothing for the underscores."""
+
+HEADLESS = ("image", "xmin", "ymin", "xmax", "ymax", "class")
+"""The order of tables without a header, keras-retinanet's."""
+
+
+class CsvReader(ColumnReader):
+    """Boxes of a table, images in the order in which they are first named.
+
+    A box is its corners in pixels, or x and y of its upper left corner with w and h, or `[x, y, w, h]` in one
+    column. A line without coordinates names an image without objects. Without a class, all objects are of class
+    `object`.
+
+    Args:
+        split: the table, and the folder that its names start from.
+        root: what their paths are relative to.
+        classes: names that select and order the classes; sorted unless given.
+
+    Raises:
+        DataError: naming the file and the line.
+    """
+
+    def __init__(self, split: CsvSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+        folder = existing(root, split.images, "images", folder=True)
+        path = existing(root, split.annotations, "annotations", folder=False)
+        columns = stored(f"csv {path.absolute()} {folder.absolute()}", [path, folder], lambda: parse(path, folder))
+        super().__init__(columns, folder, path, classes)
+
+
+Rows = list[tuple[int, dict[str, str]]]
+
+
+def parse(path: Path, folder: Path) -> Columns:
+    """The columns of a table.
+
+    Args:
+        path: of the table.
+        folder: of the images.
+
+    Raises:
+        DataError: as `CsvReader`.
+    """
+    find = file_finder(folder)
+    builder = Builder(path)
+    for image, rows in table_of(path).items():
+        name = PurePosixPath(image.replace("\\", "/")).as_posix()
+        builder.image(find(image) or name, name, _size(rows[0][1]))
+        for number, cells in rows:
+            try:
+                box = _box(cells)
+            except ValueError as error:
+                raise DataError(f"{path}: line {number}: {error}") from error
+            if box is not None:
+                crowd = cells.get("iscrowd", "").lower() in {"1", "true", "yes"}
+                builder.object(cells.get("class") or "object", box, f"line {number}", crowd=crowd)
+    coordinates = [value for box in builder.boxes for value in box]
+    if coordinates and max(coordinates) <= 1 and not all(value.is_integer() for value in coordinates):
+        raise DataError(f"{path}: all coordinates are between 0 and 1; they should be pixels, not shares of the image")
+    return builder.columns()
+
+
+def table_of(path: Path) -> dict[str, Rows]:
+    """By image, its lines with their numbers, and in each the cells by what they are (the keys of `COLUMNS`).
+
+    Raises:
+        DataError: for what is no table of boxes.
+    """
+    try:
+        text = contents(path).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+    first = text.partition("\n")[0]
+    lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    place: dict[str, int] = {}
+    by_image: dict[str, Rows] = {}
+    for row in lines:
+        if not any(cell.strip() for cell in row):
+            continue
+        if not place and not _headless(row):
+            place = _header(row, path)
+            continue
+        place = place or {name: number for number, name in enumerate(HEADLESS)}
+        cells = {name: row[number].strip() for name, number in place.items() if number < len(row)}
+        if not cells.get("image"):
+            raise DataError(f"{path}: line {lines.line_num}: names no image")
+        by_image.setdefault(cells["image"], []).append((lines.line_num, cells))
+    if not by_image:
+        raise DataError(f"{path}: holds no lines")
+    return by_image
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
+def _headless(row: Sequence[str]) -> bool:
+    """Whether a table's first line is one of boxes already."""
+    return len(row) == len(HEADLESS) and all(not cell.strip() or finite(cell) is not None for cell in row[1:5])
+
+
+def _header(row: Sequence[str], path: Path) -> dict[str, int]:
+    """Where each column is."""
+    known = {_plain(word): name for name, words in COLUMNS.items() for word in words.split()}
+    place: dict[str, int] = {}
+    for number, cell in enumerate(row):
+        name = known.get(_plain(cell))
+        if name is not None and name not in place:
+            place[name] = number
+    if "image" not in place and "name" in {_plain(cell) for cell in row}:
+        place["image"] = place.pop("class")
+    corners = {"xmin", "ymin", "xmax", "ymax"} <= place.keys()
+    if not corners and {"x", "y", "width", "height"} <= place.keys() and not {"w", "h"} & place.keys():
+        place |= {"w": place.pop("width"), "h": place.pop("height")}
+    mixed = {"xmin", "ymin", "w", "h"} <= place.keys()
+    if mixed and not corners:
+        place |= {"x": place["xmin"], "y": place["ymin"]}
+    if "image" not in place or not (corners or {"x", "y", "w", "h"} <= place.keys() or "bbox" in place):
+        raise DataError(
+            f"{path}: columns {listed(row)}; there should be one for the image ({COLUMNS['image'].split()[1]}) and "
+            "those of a box: xmin, ymin, xmax, ymax, or x, y, w, h, or bbox"
+        )
+    return place
+
+
+def _size(cells: Mapping[str, str]) -> tuple[int, int] | None:
+    height, width = (finite(cells.get(side, "")) for side in ("height", "width"))
+    return (int(height), int(width)) if height and width else None
+
+
+def _box(cells: Mapping[str, str]) -> Box | None:
+    """xyxy of a line; None where it has none."""
+    if "xmax" in cells or "w" in cells:
+        names = ("xmin", "ymin", "xmax", "ymax") if "xmax" in cells else ("x", "y", "w", "h")
+        words = [cells.get(name, "") for name in names]
+    else:
+        names = ("x", "y", "w", "h")
+        try:
+            words = [str(value) for value in json.loads(cells.get("bbox") or "[]")] or [""] * 4
+        except (ValueError, TypeError):
+            words = []
+        if len(words) != 4:
+            raise ValueError(f"bbox is {cells.get('bbox')!r}, not [x, y, w, h]")
+    if not any(words):
+        return None
+    numbers = [finite(word) for word in words]
+    wrong = [f"{name} {word!r}" for name, word, number in zip(names, words, numbers, strict=True) if number is None]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: not a number")
+    x1, y1, x2, y2 = (number for number in numbers if number is not None)
+    if "xmax" not in names:
+        x2, y2 = x1 + x2, y1 + y2
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"{', '.join(f'{n} {w}' for n, w in zip(names, words, strict=True))}: a side is negative")
+    return x1, y1, x2, y2

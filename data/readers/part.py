@@ -1,0 +1,213 @@
+"""A validation split drawn from the training images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.configs.readers import FromTrainSplit
+from rehead.data.instance_masks import RLE
+from rehead.data.readers.base import Reader
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.sample import Sample
+from rehead.errors import DataError
+from rehead.progress import Progress
+
+HEAD = 4096
+"""Bytes of two files of one size that are compared before all of them are."""
+
+
+def _of_whole(name: str) -> Any:
+    """What is asked of a part is asked of the whole."""
+
+    def get(part: PartReader) -> Any:
+        return getattr(part.whole, name)
+
+    def put(part: PartReader, value: Any) -> None:
+        setattr(part.whole, name, value)
+
+    return property(get, put)
+
+
+class PartReader(Reader):
+    """Some images of another reader.
+
+    Args:
+        whole: the reader of all of them.
+        rows: which ones, in order.
+    """
+
+    def __init__(self, whole: Reader, rows: NDArray[np.int64]) -> None:
+        self.whole = whole
+        self.rows = rows
+        self.classes = whole.classes
+
+    masks, boxes, presence = (_of_whole(name) for name in ("masks", "boxes", "presence"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[int(self.rows[index])]
+
+    def read(self, index: int, channels: int = 3) -> Sample:
+        """The annotation with its pixels."""
+        return self.whole.read(int(self.rows[index]), channels)
+
+    def complete(self, index: int, sample: Sample) -> Sample:
+        """The sample with what its annotation holds per pixel."""
+        return self.whole.complete(int(self.rows[index]), sample)
+
+    def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
+        """The objects' masks, in the order of the boxes."""
+        return self.whole.segmentations(int(self.rows[index]), size)
+
+
+def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str) -> NDArray[np.int64]:
+    """The rows of one split of a reader.
+
+    Args:
+        whole: all images.
+        shares: by split, its share; what they leave is `train`.
+        split: one of them, or `train`.
+
+    Returns:
+        Rows in rising order. A pure function of the images' bytes, their classes and the seed.
+
+    Raises:
+        DataError: where there are too few different images.
+    """
+    names = ["train", *shares]
+    seeds = tuple(share.seed for share in shares.values())
+    fractions = tuple(share.from_train for share in shares.values())
+    paths = [whole[index].path for index in range(len(whole))]
+    present = _present(whole)
+    groups = _groups(paths)
+    if len(set(groups)) < len(names):
+        raise DataError(f"{paths[0].parent}: {len(set(groups))} different images cannot be split in {len(names)} parts")
+    drawn = stratified(groups, present, (1 - sum(fractions), *fractions), seeds)
+    return np.flatnonzero(drawn == names.index(split))
+
+
+def stratified(
+    groups: Sequence[int], present: Sequence[frozenset[int]], fractions: Sequence[float], seed: int | Sequence[int]
+) -> NDArray[np.int64]:
+    """Assigns images to parts, each class in the same proportions as far as whole images allow.
+
+    Iterative stratification for several labels per image (Sechidis et al., "On the stratification of
+    multi-label data", 2011): the class with the fewest images left is dealt out first, each image to the part
+    that lacks the most of it.
+
+    Args:
+        groups: by image, the number of its group; a group stays together.
+        present: by image, its classes.
+        fractions: by part; they add up to 1.
+        seed: of the order and of ties.
+
+    Returns:
+        (I,) the part of each image.
+    """
+    rng = np.random.default_rng(seed)
+    members: dict[int, list[int]] = defaultdict(list)
+    for image, group in enumerate(groups):
+        members[group].append(image)
+    waiting = rng.permutation(list(members)).tolist()
+    classes = {group: Counter(c for image in members[group] for c in present[image]) for group in waiting}
+    total = Counter(c for own in classes.values() for c in own.elements())
+    lacking = [{c: share * count for c, count in total.items()} for share in fractions]
+    room = [share * len(groups) for share in fractions]
+    part_of: dict[int, int] = {}
+    holders: dict[int, list[int]] = defaultdict(list)
+    for group in waiting:
+        for c in classes[group]:
+            holders[c].append(group)
+    left = {c: len(own) for c, own in holders.items()}
+
+    def assign(group: int, wanted: int | None) -> None:
+        need = [(lack[wanted] if wanted is not None else 0.0, space) for lack, space in zip(lacking, room, strict=True)]
+        chosen = max(range(len(fractions)), key=lambda number: need[number])
+        part_of[group] = chosen
+        room[chosen] -= len(members[group])
+        for c, count in classes[group].items():
+            lacking[chosen][c] -= count
+            left[c] -= 1
+
+    while waiting_classes := [c for c, count in left.items() if count > 0]:
+        rarest = min(waiting_classes, key=lambda c: (left[c], c))
+        for group in holders[rarest]:
+            if group not in part_of:
+                assign(group, rarest)
+    for group in waiting:
+        if group not in part_of:
+            assign(group, None)
+    _fill(part_of, members, len(fractions))
+    return np.array([part_of[group] for group in groups], np.int64)
+
+
+def _fill(part_of: dict[int, int], members: Mapping[int, Sequence[int]], parts: int) -> None:
+    """Gives an empty part the smallest group of the part with the most."""
+    for number in range(parts):
+        if number not in part_of.values():
+            largest = Counter(part_of.values()).most_common(1)[0][0]
+            group = min((g for g, own in part_of.items() if own == largest), key=lambda g: len(members[g]))
+            part_of[group] = number
+
+
+def _groups(paths: Sequence[Path]) -> list[int]:
+    """By image, the first image with the same bytes. An image that is not there is like no other."""
+    groups = list(range(len(paths)))
+    for alike in _alike(range(len(paths)), lambda image: _size(paths[image])):
+        for nearly in _alike(alike, lambda image: _digest(paths[image], HEAD)):
+            for same in _alike(nearly, lambda image: _digest(paths[image], -1)):
+                for image in same:
+                    groups[image] = same[0]
+    return groups
+
+
+def _alike(images: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:
+    """Those of some images that have the same key, by key; None is like nothing."""
+    found: dict[object, list[int]] = defaultdict(list)
+    for image in images:
+        value = key(image)
+        if value is not None:
+            found[value].append(image)
+    return [own for own in found.values() if len(own) > 1]
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _digest(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(count)).digest()
+
+
+def _present(reader: Reader) -> list[frozenset[int]]:
+    """By image, its classes; class maps are read for it."""
+    if isinstance(reader, ColumnReader) and reader.values is not None:
+        found = []
+        with Progress("looking for the classes of every mask", len(reader)) as bar:
+            for index in range(len(reader)):
+                mask = reader[index].mask_path
+                assert mask is not None
+                found.append(reader.values.present(mask))
+                bar.advance()
+        return found
+    return [_classes_of(reader[index]) for index in range(len(reader))]
+
+
+def _classes_of(sample: Sample) -> frozenset[int]:
+    """Those of the objects, and that or those of the image."""
+    found = set() if sample.labels is None else set(sample.labels.tolist())
+    if isinstance(sample.label, np.ndarray):
+        found |= set(np.flatnonzero(sample.label).tolist())
+    elif sample.label is not None:
+        found.add(sample.label)
+    return frozenset(found)

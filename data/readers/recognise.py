@@ -1,0 +1,373 @@
+"""`format: auto`: which format a folder of files is in, and where its splits are."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from rehead.configs.readers import READERS
+from rehead.data.pixels import SUFFIXES
+from rehead.data.readers.base import listed
+from rehead.data.readers.csv_boxes import table_of
+from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.errors import DataError
+
+WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What splits are called in the names of files and folders."""
+
+MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
+"""Parts of the names of folders that hold masks."""
+
+DEEP = 4
+"""Folders inside folders that are looked into."""
+
+LOOKED_AT = 20
+"""Files and names that are looked at, where one could mislead."""
+
+
+@dataclass
+class Found:
+    """What a folder was recognised as.
+
+    Attributes:
+        format: by its name in the configuration.
+        splits: by name, the options.
+        saw: what it was recognised by, in words.
+        more: other keys of the source, such as `values`.
+    """
+
+    format: str
+    splits: dict[str, dict[str, Any]]
+    saw: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Tree:
+    """The files of a folder, by the relative name of the folder that they are in (`.` for itself)."""
+
+    root: Path
+    files: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, root: Path) -> Tree:
+        """Looks through a folder; hidden ones are skipped."""
+        files: dict[str, list[str]] = {}
+        for here, folders, names in os.walk(root, followlinks=True):
+            inside = Path(here).relative_to(root)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and len(inside.parts) < DEEP)
+            files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
+        return cls(root, files)
+
+    def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
+        """Folders with files of some suffixes, and the files' names."""
+        for folder, names in self.files.items():
+            found = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
+            if found:
+                yield folder, found
+
+    def images(self) -> dict[str, list[str]]:
+        """Folders with images, and their names."""
+        return dict(self.ending(*SUFFIXES))
+
+    def holding(self, name: str) -> str | None:
+        """The first folder from which a relative path leads to a file."""
+        return next((folder for folder in self.files if (self.root / folder / name).is_file()), None)
+
+
+def recognise(root: Path, tasks: Collection[str]) -> Found:
+    """The format of a folder that serves some tasks.
+
+    Args:
+        root: the folder.
+        tasks: of the heads that are to learn from it; all must be served.
+
+    Raises:
+        DataError: saying what there is, when nothing is recognised or nothing that serves the tasks.
+    """
+    try:
+        return _recognised(Tree.of(root), tasks)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{root}: holds a file that cannot be read: {error}") from error
+
+
+def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
+    root = tree.root
+    found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
+    fitting = [one for one in found if set(tasks) <= set(READERS.get(one.format).about["task"].split(", "))]
+    if fitting:
+        return fitting[0]
+    found = [one for look in LOOKS if (one := look(tree, ())) is not None]
+    if found:
+        seen = "; ".join(f"{one.saw} ({one.format})" for one in found)
+        raise DataError(f"{root}: nothing for {' and '.join(sorted(tasks))}, but there is {seen}")
+    there = [name for names in tree.files.values() for name in names]
+    kinds = sorted({os.path.splitext(name)[1].lower() or name for name in there})
+    raise DataError(
+        f"{root}: no format is recognised in {len(there)} files ({listed(kinds)}) in {len(tree.files)} folders "
+        f"({listed(list(tree.files))}); docs/data.md shows how each format lays out its files"
+    )
+
+
+def split_of(name: str) -> str | None:
+    """The split that a path names: the last of its parts that does."""
+    for part in reversed(PurePosixPath(name).parts):
+        for word in re.findall(r"[a-z]+", part.lower()):
+            for split, words in WORDS.items():
+                if word in words:
+                    return split
+    return None
+
+
+def _by_split(names: Collection[str]) -> dict[str, str]:
+    """One path for each split; a single one that names none is for training.
+
+    Raises:
+        DataError: for two of one split.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_of(name) or ("train" if len(names) == 1 else None)
+        if split is None:
+            continue
+        if split in found:
+            raise DataError(
+                f"{found[split]} and {name} both look like {split}; write the splits out, or set root to one data set"
+            )
+        found[split] = name
+    return found
+
+
+def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
+    for folder, names in tree.ending(".yaml", ".yml"):
+        for name in names:
+            path = tree.root / folder / name
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue
+            if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
+                return _from_yaml(tree.root, path, content)
+    labels = [folder for folder, _ in tree.ending(".txt") if "labels" in PurePosixPath(folder).parts]
+    pairs = {}
+    for folder in labels:
+        images = "/".join("images" if part == "labels" else part for part in PurePosixPath(folder).parts)
+        if images in tree.images():
+            pairs[folder] = images
+    if not pairs:
+        return None
+    splits = {split: {"images": pairs[folder]} for split, folder in _by_split(list(pairs)).items()}
+    return Found("yolo", splits, f"text files in {listed(list(pairs))}")
+
+
+def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
+    splits = {}
+    for split, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
+        value = next((content[key] for key in keys if content.get(key)), None)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise DataError(f"{path}: {split} lists several folders; put their images in one text file")
+        splits[split] = {"images": _yolo_path(root, path, str(content.get("path") or ""), value)}
+        splits[split]["names"] = os.path.relpath(path, root)
+    return Found("yolo", splits, os.path.relpath(path, root))
+
+
+def _yolo_path(root: Path, file: Path, base: str, value: str) -> str:
+    """The path of a split in `data.yaml`, relative to the root.
+
+    It may start from `path`, which may start from the folder of the file or from a folder that only its author
+    has; and Roboflow's exports write `../train/images` for what lies beside the file.
+    """
+    here = file.parent
+    plain = re.sub(r"^(\.\./)+", "", value)
+    tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
+    for path in tried:
+        if path.exists():
+            return os.path.relpath(os.path.abspath(path), root)
+    raise DataError(f"{file}: {value} is not there; looked for {', '.join(dict.fromkeys(map(str, tried)))}")
+
+
+def _json(tree: Tree, *words: bytes) -> list[str]:
+    """JSON files that hold all of some words."""
+    found = []
+    for folder, names in tree.ending(".json"):
+        for name in names:
+            path = tree.root / folder / name
+            if path.stat().st_size:
+                with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    if all(content.find(word) >= 0 for word in words):
+                        found.append((PurePosixPath(folder) / name).as_posix())
+    return found
+
+
+def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
+    files = _json(tree, b'"images"', b'"annotations"', b'"categories"')
+    # COCO's own folder holds the same images several times.
+    wanted = "person_keypoints" if "keypoint_detection" in tasks else "instances"
+    files = [name for name in files if PurePosixPath(name).name.startswith(wanted)] or files
+    return Found("coco", _with_images(tree, files, b"file_name"), f"COCO JSON in {listed(files)}") if files else None
+
+
+def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
+    files = _json(tree, b'"regions"', b'"filename"')
+    return Found("via", _with_images(tree, files, b"filename"), f"a VIA file, {listed(files)}") if files else None
+
+
+def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, dict[str, Any]]:
+    """JSON files by split, with the folders of the images that they name under a key."""
+    splits = {}
+    for split, name in _by_split(files).items():
+        with (tree.root / name).open("rb") as file:
+            # Closed with its last use: the search holds on to it.
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
+            images = [match.group(1) for match in islice(found, LOOKED_AT)]
+        folders = (tree.holding(json.loads(image)) for image in images)
+        folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
+        splits[split] = {"images": folder, "annotations": name}
+    return splits
+
+
+def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
+    files = {}
+    for folder, names in tree.ending(".csv"):
+        for name in names:
+            path = tree.root / folder / name
+            try:
+                images = table_of(path)
+            except DataError:
+                continue
+            paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
+            folders = (tree.holding(path) for image in paths for path in (str(image), image.name))
+            files[(PurePosixPath(folder) / name).as_posix()] = next(filter(None, folders), ".")
+    splits: dict[str, dict[str, Any]] = {
+        split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
+    }
+    return Found("csv", splits, f"a table of boxes, {listed(list(files))}") if splits else None
+
+
+def _nearest(folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
+    """The folder with the most images of some names, a few of which may be missing; of several, the closest."""
+
+    def likeness(one: str) -> tuple[int, bool, bool]:
+        return len(images[one] & stems), one == folder, split_of(one) == split_of(folder)
+
+    return max(images, key=likeness, default=folder)
+
+
+def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
+    images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
+    folders = {}
+    for folder, names in tree.ending(".xml"):
+        with (tree.root / folder / names[0]).open("rb") as file:
+            if b"<annotation" in file.read(1000):
+                folders[folder] = _nearest(folder, {os.path.splitext(name)[0] for name in names}, images)
+    if not folders:
+        return None
+    if len(folders) == 1:
+        (folder,) = folders
+        base = PurePosixPath(folder).parent
+        kind = "Segmentation" if "segmentation" in tasks else "Main"
+        sets = {split: (base / f"ImageSets/{kind}/{split}.txt").as_posix() for split in WORDS}
+        common = {"images": folders[folder], "annotations": folder}
+        if (tree.root / base / "SegmentationClass").is_dir():
+            common["masks"] = (base / "SegmentationClass").as_posix()
+        elif "segmentation" in tasks:
+            return None  # boxes only
+        splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
+        lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
+        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}")
+    splits = {s: {"images": folders[name], "annotations": name} for s, name in _by_split(folders).items()}
+    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}") if splits else None
+
+
+def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
+    images = tree.images()
+    stems = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in images.items()}
+    pairs = {}
+    for masks in filter(_holds_masks, stems):
+        own = stems[masks] | {stem.removesuffix("_mask") for stem in stems[masks]}
+        fits = [folder for folder, other in stems.items() if not _holds_masks(folder) and other <= own]
+        if fits:
+            # Of several, the one of the same split, then the one beside the masks.
+            split, parts = _split_of_masks(masks), set(PurePosixPath(masks).parts)
+            pairs[masks] = max(
+                fits, key=lambda folder: (split_of(folder) == split, len(parts & set(PurePosixPath(folder).parts)))
+            )
+    if not pairs:
+        return None
+    names = {pairs[masks]: masks for masks in pairs}
+    splits = {split: {"images": folder, "masks": names[folder]} for split, folder in _by_split(names).items()}
+    if not splits:
+        return None
+    saw = f"images with masks of the same names in {listed(list(pairs))}"
+    if not {"segmentation"} & set(tasks):
+        return Found("instance_masks", splits, saw)
+    first = next(iter(splits.values()))["masks"]
+    values = _values([tree.root / first / name for name in images[first]])
+    if values == {0, 255}:
+        more = {"values": {"background": 0, "foreground": 255}}
+        return Found("masks", splits, f"{saw}, their values 0 and 255", more)
+    kind = "in colour" if values is None else f"their values {_ranges(sorted(values))}"
+    return Found("masks", splits, f"{saw}, {kind}")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0 to 11, 255`."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return listed([f"{a} to {b}" if a < b else f"{a}" for a, b in zip(starts, ends, strict=True)])
+
+
+def _holds_masks(folder: str) -> bool:
+    return any(word in folder.lower() for word in MASK_WORDS)
+
+
+def _split_of_masks(folder: str) -> str | None:
+    """`trainannot` is of `train`."""
+    return split_of(re.sub("|".join(f"{word}[a-z]*" for word in MASK_WORDS), "", folder.lower()))
+
+
+def _values(paths: list[Path]) -> set[int] | None:
+    """The values of the first masks; None if they are in colour."""
+    found: set[int] = set()
+    for path in paths[:LOOKED_AT]:
+        if opened_mask(path).mode not in NUMBERED:
+            return None
+        found |= set(read_mask(path).ravel().tolist())
+    return found
+
+
+def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
+    images = [PurePosixPath(folder) for folder in tree.images()]
+    # A class is a folder of images; what holds classes is a split, or the root.
+    holders = dict.fromkeys(path.parent.as_posix() for path in images if path.parts)
+    by_split = {split: name for name in holders if name != "." and (split := split_of(name))}
+    if by_split:
+        return Found("folders", {s: {"images": name} for s, name in by_split.items()}, "folders of images per class")
+    classes = [path for path in images if len(path.parts) == 1]
+    if len(classes) < 2 or any(split_of(str(path)) or _holds_masks(str(path)) for path in classes):
+        return None
+    return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
+
+
+LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (_yolo, _coco, _voc, _via, _csv, _masks, _folders)
+"""In the order of how sure they are."""

@@ -1,0 +1,176 @@
+"""Detection and segmentation: Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html)."""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from rehead.configs.readers import VocSplit
+from rehead.data.readers.base import contents, existing, file_finder, files_by_stem, finite, listed, watched
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Box, Builder, Columns, Texts
+from rehead.data.readers.mask_values import Colour, MaskValues
+from rehead.data.readers.masks import matched
+from rehead.data.readers.store import stored
+from rehead.errors import DataError
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""VOC's own; its class maps are numbered in this order, after background."""
+
+VOID = 255
+"""The value of outlines and difficult objects in VOC's class maps."""
+
+
+class VocReader(ColumnReader):
+    """Boxes from an XML file per image or, for a segmentation head, an image's class map.
+
+    Coordinates count pixels from 1, the last one included, as VOC's do: xmin 1 and xmax W is the whole width.
+    Difficult objects are not trained on, and to find one is neither right nor wrong, as VOC has it: they are
+    `iscrowd`. The size in the file decides the orientation of its image.
+
+    Args:
+        split: the folders, relative to `root`, and the `image_set` that selects from them.
+        root: what they are relative to.
+        classes: names that select and order those of the objects; for class maps the names of values 0, 1, 2, ...
+            (background and VOC's twenty unless given).
+        ignore_index: values of class maps that do not count; 255, VOC's void, never does.
+        values: the value or the colour of every name in class maps.
+        task: `segmentation` for class maps.
+
+    Raises:
+        DataError: naming the file and the object, for XML that is broken or not VOC's, and names in the image
+            set that nothing belongs to.
+    """
+
+    def __init__(
+        self,
+        split: VocSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        ignore_index: Sequence[int] = (),
+        values: Mapping[str, int | Colour] | None = None,
+        task: str = "",
+        **_: object,
+    ) -> None:
+        folder = existing(root, split.images, "images", folder=True)
+        maps = task == "segmentation"
+        key, option = ("masks", split.masks) if maps else ("annotations", split.annotations)
+        annotations = existing(root, option, key, folder=True)
+        image_set = None if split.image_set is None else existing(root, split.image_set, "image_set", folder=False)
+        if maps:
+            names = classes if classes or values else ["background", *CLASSES]
+            meant = MaskValues(names, [*ignore_index, VOID], values, annotations)
+            columns = _maps(folder, annotations, image_set)
+            super().__init__(columns, folder, annotations, values=meant, mask_folder=annotations)
+            return
+        files = _selected(annotations, image_set)
+        columns = stored(
+            f"voc {annotations.absolute()} {folder.absolute()} {image_set}",
+            [folder, *files.values(), *([image_set] if image_set else [])],
+            lambda: parse(folder, files),
+        )
+        super().__init__(columns, folder, annotations, classes)
+
+
+def _maps(folder: Path, masks: Path, image_set: Path | None) -> Columns:
+    pairs = matched(folder, masks, partial=True)
+    by_stem = {PurePosixPath(image).with_suffix("").as_posix(): (image, mask) for image, mask in pairs}
+    if image_set is not None:
+        by_stem = {stem: by_stem[stem] for stem in _names(image_set, by_stem, masks)}
+    return Columns(
+        classes=None,
+        names=Texts.of(image for image, _ in by_stem.values()),
+        ids=Texts.of(by_stem),
+        masks=Texts.of(mask for _, mask in by_stem.values()),
+    )
+
+
+def _selected(annotations: Path, image_set: Path | None) -> dict[str, Path]:
+    """XML files by name without suffix, in the order of the image set or of their names."""
+    files = {stem: annotations / name for stem, name in files_by_stem(annotations, {".xml"}).items()}
+    if not files:
+        raise DataError(f"{annotations}: no XML files, which there should be one of for every image")
+    if image_set is None:
+        return files
+    return {name: files[name] for name in _names(image_set, files, annotations)}
+
+
+def _names(image_set: Path, known: Mapping[str, object], folder: Path) -> list[str]:
+    """The images of an image set that are in it: `000012`, or `000012  1` in a file of one class."""
+    found: list[str] = []
+    missing: list[str] = []
+    for line in os.fsdecode(contents(image_set)).splitlines():
+        name = line.strip()
+        if name not in known:
+            # The second column, -1, 0 or 1, says whether the class is in the image.
+            name = re.sub(r"\s+-?[01]$", "", name)
+        if name:
+            (found if name in known else missing).append(name)
+    if missing:
+        raise DataError(f"{image_set}: {len(missing)} names have no file in {folder}, first: {listed(missing)}")
+    if not found:
+        raise DataError(f"{image_set}: names no image")
+    return list(dict.fromkeys(found))
+
+
+def parse(folder: Path, files: Mapping[str, Path]) -> Columns:
+    """The columns of XML files.
+
+    Args:
+        folder: of the images. An annotation belongs to the image of its own name; only where there is none, to
+            the one that it names, since that name is often an old one.
+        files: by name.
+
+    Raises:
+        DataError: as `VocReader`.
+    """
+    find = file_finder(folder)
+    builder = Builder(folder)
+    for stem, path in watched(files.items()):
+        try:
+            root = ElementTree.fromstring(contents(path))
+        except (ElementTree.ParseError, ValueError) as error:
+            raise DataError(f"{path}: broken XML: {error}") from error
+        if root.tag != "annotation":
+            raise DataError(f"{path}: its outermost element is <{root.tag}>, but VOC's is <annotation>")
+        named = (root.findtext("filename") or "").strip()
+        builder.image(find(stem) or (named and find(named)) or named or f"{stem}.jpg", stem, _size(root))
+        for number, element in enumerate(root.iter("object"), start=1):
+            try:
+                name, box, difficult = _object(element)
+            except ValueError as error:
+                raise DataError(f"{path}: object {number}: {error}") from error
+            builder.object(name, box, f"{path.name} object {number}", crowd=difficult)
+    return builder.columns()
+
+
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """Height and width; some tools write zeros, which say nothing."""
+    height, width = (int(finite(root.findtext(f"size/{side}") or "") or 0) for side in ("height", "width"))
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("no <name>")
+    found = {}
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        text = element.findtext(f"bndbox/{side}")
+        if text is None:
+            raise ValueError(f"<bndbox> has no <{side}>")
+        number = finite(text)
+        if number is None:
+            raise ValueError(f"<{side}> is {text.strip()!r}, not a number")
+        found[side] = number
+    # From the outer edge of the first pixel to that of the last. Files that count from 0 lose no more than a pixel.
+    box = (max(found["xmin"] - 1, 0.0), max(found["ymin"] - 1, 0.0), found["xmax"], found["ymax"])
+    if box[2] < box[0] or box[3] < box[1]:
+        raise ValueError(f"its box is {list(found.values())} (xmin, ymin, xmax, ymax): a side is negative")
+    return name, box, (element.findtext("difficult") or "0").strip() in {"1", "true", "True"}

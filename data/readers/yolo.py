@@ -1,0 +1,190 @@
+"""Detection, instance segmentation and keypoints: YOLO (https://docs.ultralytics.com/datasets/detect)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rehead.configs.readers import YoloSplit
+from rehead.data.pixels import image_size
+from rehead.data.readers.base import checked_classes, contents, existing, image_names, listed, watched
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.store import stored
+from rehead.errors import ConfigError, DataError
+from rehead.types import Classes
+
+
+class YoloReader(ColumnReader):
+    """A text file per image, a line per object: the class's number, then a box or a polygon.
+
+    A box is `x y width height` of its centre, a polygon `x y x y ...`, both as shares of the image's width and
+    height, upright (EXIF). Where the YAML file has a `kpt_shape`, the points of a pose follow the box. An image
+    without a label file, or with an empty one, has no objects.
+
+    Args:
+        split: `images`, a folder or a text file of paths; `labels`, the folder of the label files; `names`, the
+            YAML file that names the classes.
+        root: what their paths are relative to.
+        classes: names that select and order the classes of the YAML file; where there is no such file, the names of
+            classes 0, 1, 2, ...
+
+    Raises:
+        DataError: naming the file and the line, for what is no label, and classes without a name.
+    """
+
+    def __init__(self, split: YoloSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+        root = root.absolute()
+        is_list = split.images.endswith(".txt")
+        source = existing(root, split.images, "images", folder=not is_list)
+        if split.labels is not None:
+            existing(root, split.labels, "labels", folder=True)
+        folder = root if is_list else source
+        images = _listed(source, root) if is_list else image_names(source)
+        if not images:
+            raise DataError(f"{source}: no images")
+        labels = [_label_file(folder, name, root, split, is_list) for name in images]
+        if not any(path.is_file() for path in labels):
+            raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
+        file = root / split.names
+        named = class_names(file) if file.is_file() else None
+        if named is None and classes is None:
+            raise DataError(f"{file}: no such file to name the classes, and no data.classes")
+        known = named or Classes(tuple(classes or ()))
+        columns = stored(
+            f"yolo {source.absolute()} {split.labels} {known}",
+            [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
+            lambda: parse(folder, images, labels, known),
+        )
+        super().__init__(columns, folder, source, classes)
+
+
+def class_names(path: Path) -> Classes:
+    """The classes of a `data.yaml`: `names` as a list, or by number; for poses with their `kpt_shape` and `flip_idx`.
+
+    Raises:
+        DataError: naming the file, if it has none.
+    """
+    try:
+        content: Any = yaml.safe_load(contents(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not YAML: {error}") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(isinstance(number, int) for number in names):
+        raise DataError(f"{path}: no names; it should list the classes, such as names: [cat, dog] or names: {{0: cat}}")
+    classes = checked_classes([str(names[number]) for number in sorted(names)], sorted(names), path)
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return classes
+    try:
+        flipped = [int(place) for place in content.get("flip_idx") or ()]
+        pairs = tuple((here, there) for here, there in enumerate(flipped) if here < there)
+        return Classes(classes.names, classes.ids, tuple(str(n) for n in range(int(shape[0]))), pairs)
+    except (TypeError, ValueError, LookupError, ConfigError) as error:
+        raise DataError(f"{path}: kpt_shape {shape!r} with flip_idx {content.get('flip_idx')!r}: {error}") from error
+
+
+def _listed(path: Path, root: Path) -> list[str]:
+    """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
+    found = []
+    for line in os.fsdecode(contents(path)).splitlines():
+        if name := line.strip():
+            image = Path(os.path.abspath((path.parent if name.startswith("./") else root) / name))
+            found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
+    return found
+
+
+def _label_file(folder: Path, name: str, root: Path, split: YoloSplit, is_list: bool) -> Path:
+    if split.labels is not None:
+        inside = PurePosixPath(name).name if is_list else name
+        return (root / split.labels / inside).with_suffix(".txt")
+    # The last folder called images, as YOLO has it; else beside the image.
+    parts = list((folder / name).parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def parse(folder: Path, images: Sequence[str], labels: Sequence[Path], classes: Classes) -> Columns:
+    """The columns of label files.
+
+    Raises:
+        DataError: as `YoloReader`.
+    """
+    builder = Builder(folder)
+    for name, path in watched(list(zip(images, labels, strict=True))):
+        size = image_size(folder / name)
+        builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
+        if not path.is_file():
+            continue
+        for number, line in enumerate(contents(path).decode(errors="replace").splitlines(), start=1):
+            if line.strip():
+                try:
+                    _add(builder, line, size, classes, f"{path.name} line {number}")
+                except ValueError as error:
+                    raise DataError(f"{path}: line {number}: {error}") from error
+    return builder.columns(classes)
+
+
+def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, name: str) -> None:
+    """One object: a box; a box and the points of a pose; or a polygon."""
+    words = line.split()
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"{line.strip()[:60]!r} is not a class number and coordinates") from None
+    if numbers[0] not in classes.label_of:
+        raise ValueError(f"class {words[0]}, but the classes are {listed(list(classes.ids))}")
+    label = classes.label_of[int(numbers[0])]
+    values = np.array(numbers[1:], np.float64)
+    height, width = size
+    count = len(classes.keypoints)
+    if count or len(values) == 4:
+        if len(values) not in {4 + 2 * count, 4 + 3 * count}:
+            raise ValueError(f"{len(values)} numbers after the class; a box has 4, its {count} points 2 or 3 each")
+        x, y, w, h = _shares(values[:4]) * [width, height, width, height]
+        if w < 0 or h < 0:
+            raise ValueError(f"a box of {words[3]} by {words[4]}")
+        points = values[4:]
+        if count:
+            points = points.reshape(count, -1)
+            # Without a third number, a point at the origin is one that is not there.
+            seen = points[:, 2] if points.shape[1] == 3 else 2.0 * points.any(axis=1)
+            points = np.column_stack([_shares(points[:, :2]) * [width, height], seen])
+        box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        builder.object(label, box, name, keypoints=points.ravel().tolist())
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        points = _shares(values).reshape(-1, 2) * [width, height]
+        (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
+        segmentation = msgspec.json.encode([points.ravel().round(3).tolist()])
+        builder.object(label, (x1, y1, x2, y2), name, area=polygon_area(points), segmentation=segmentation)
+    else:
+        raise ValueError(
+            f"{len(values)} coordinates; a box has 4 (x y width height of its centre), a polygon an even number "
+            "of 6 or more"
+        )
+
+
+def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Not between 0 and 1 exactly: rounding takes boxes at the edge a little over it.
+    if not (np.abs(values - 0.5) <= 0.51).all():
+        shown = listed(values.ravel().tolist())
+        raise ValueError(f"coordinates {shown}; they are shares of the image's width and height, 0 to 1")
+    return values
+
+
+def polygon_area(points: NDArray[np.float64]) -> float:
+    """Square pixels inside a polygon of (M, 2) points (the shoelace formula)."""
+    x, y = points.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
