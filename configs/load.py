@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, wrong_transform
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS
 from rehead.configs.readers import READERS, SplitOptions
@@ -156,6 +157,7 @@ def check(raw: dict[str, Any], source: str) -> Config:
     problems: list[str] = []
     _check_heads(raw, problems)
     _check_sources(raw, problems)
+    _check_augment(raw, problems)
     config = _validated(Config, raw, "", problems)
     if config is not None:
         problems += _misfits(config)
@@ -196,6 +198,28 @@ def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
         for key, source in data["sources"].items():
             if isinstance(source, dict):
                 _check_splits(source, f"data.sources.{key}", problems)
+
+
+def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
+    """The same for the steps of the augmentation, unless a preset is named."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
+        return
+    if not isinstance(data["augment"], list):
+        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        data["augment"] = []
+    for place, step in enumerate(data["augment"]):
+        where = f"data.augment.{place}"
+        step = {"name": step} if isinstance(step, str) else step
+        options: StepOptions | None = None
+        if not isinstance(step, dict) or "name" not in step:
+            problems.append(f"{where}: should name a step, such as {{name: HorizontalFlip, p: 0.5}}")
+        elif step["name"] in STEPS:
+            options = _validated(STEPS.get(step["name"]).options, step, where, problems)
+        else:
+            problems += wrong_transform(step, where)
+            options = _validated(TransformOptions, step, where, problems)
+        data["augment"][place] = options or TransformOptions(name="NoOp")
 
 
 def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> None:
@@ -244,7 +268,13 @@ def _misfits(config: Config) -> list[str]:
             )
         else:
             problems += _misfits_of_source(config, key, task)
+    problems += misplaced(
+        config.data.augment,
+        [HEADS.get(head.name).about["task"] for head in config.model.heads.values() if head.name in HEADS],
+    )
     resize = config.data.resize
+    if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
+        problems.append("data.group_by_aspect: data.resize makes all images the same size already; leave it out")
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
     if resize is not None and config.task == "classification" and resize.shorter is not None and resize.crop is None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rehead.data.sample import Sample
-from rehead.types import IGNORE, Frame, ImageBatch, Target
+from rehead.data.sample import Sample, ignored
+from rehead.types import Frame, ImageBatch, Target
 
 
 def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[ImageBatch, list[Target]]:
@@ -55,14 +55,19 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
             masks = torch.zeros((len(sample.masks), *size), dtype=torch.bool)
             masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = torch.from_numpy(sample.masks > 0)
             target.masks = masks
+        if sample.keypoints is not None:
+            target.keypoints = torch.tensor(sample.keypoints, dtype=torch.float32)
+            target.keypoints[:, :, 2] = (target.keypoints[:, :, 2] > 0).float()
     if sample.semantic is not None:
         target.semantic = _padded(sample.semantic, size)
     if sample.label is not None:
-        target.label = torch.tensor(sample.label)
+        target.label = torch.tensor(
+            sample.label, dtype=torch.float32 if isinstance(sample.label, np.ndarray) else torch.int64
+        )
     return target
 
 
 def _padded(semantic: np.ndarray, size: tuple[int, int]) -> Tensor:
-    padded = np.full(size, IGNORE, np.uint8)
+    padded = np.full(size, ignored(semantic), semantic.dtype)
     padded[: semantic.shape[0], : semantic.shape[1]] = semantic
     return torch.from_numpy(padded)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rehead.errors import DataError
 
@@ -53,6 +53,27 @@ def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = Non
     if image.dtype.kind == "f":
         return image.astype(np.float32)
     raise DataError(f"{path}: pixels are {image.dtype}; use 8 or 16 bits without sign, or floating point in 0..255")
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) that `read_image` would give, in pixels, from the beginning of the file.
+
+    Raises:
+        DataError: when the file is missing or of another kind.
+    """
+    if path.suffix.lower() == ".npy":
+        shape = _load_npy(path, "r").shape
+        return int(shape[0]), int(shape[1])
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Five to eight: turned by a quarter.
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not an image of a known kind") from error
+    return (width, height) if turned else (height, width)
 
 
 def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[Any]:
@@ -109,9 +130,9 @@ def _problem(data: NDArray[np.uint8]) -> str:
     return ""
 
 
-def _load_npy(path: Path) -> NDArray[Any]:
+def _load_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, EOFError) as error:

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from rehead.errors import DataError
 
 
+def ignored(semantic: NDArray[Any]) -> int:
+    """The value in a semantic map of this type that counts neither in a loss nor in a figure: the largest there is."""
+    return int(np.iinfo(semantic.dtype).max)
+
+
 @dataclass
 class Sample:
     """One image, its annotation and, once read, its pixels. What a format lacks is None.
@@ -25,8 +30,12 @@ class Sample:
         iscrowd: (N,) bool.
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
+        keypoints: (N, P, 3) float32: x and y in pixels of `image`, measured as boxes are (the centre of the first
+            pixel is 0.5, 0.5), and COCO's visibility: 0 where the point is not labelled (x and y are 0 then), 1
+            where it is hidden, 2 where it is seen.
         mask_path: of the file that holds the semantic map.
-        label: 0..K-1, of the whole image.
+        label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
+            an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
         semantic: (H, W) uint8 in 0..K-1, or `rehead.types.IGNORE`.
     """
@@ -39,8 +48,9 @@ class Sample:
     iscrowd: NDArray[np.bool_] | None = None
     areas: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
+    keypoints: NDArray[np.float32] | None = None
     mask_path: Path | None = None
-    label: int | None = None
+    label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
     semantic: NDArray[np.uint8] | None = None
 
@@ -68,13 +78,31 @@ class Sample:
             iscrowd=None if self.iscrowd is None else self.iscrowd[rows],
             areas=None if self.areas is None else self.areas[rows],
             masks=None if self.masks is None else self.masks[rows],
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
 
     def clipped(self) -> Sample:
         """The same image with its boxes cut to it, without those that nothing is left of."""
+        return self.visible(0.0)
+
+    def visible(self, least: float) -> Sample:
+        """The same image with what lies outside of it cut off.
+
+        Args:
+            least: the share of its box that must lie inside for an object to stay; of 0, something must.
+
+        Returns:
+            Boxes are cut, objects of which too little is left are gone, and keypoints outside count as not labelled.
+        """
         if self.boxes is None:
             return self
         height, width = self.pixels.shape[:2]
         boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return replace(self, boxes=boxes).select(kept)
+        sides, before = boxes[:, 2:] - boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
+        # In 64 bits: the share of a box that is not cut at all is 1 and not a little less.
+        kept = (sides > 0).all(axis=1) & (np.prod(sides, 1, np.float64) >= least * np.prod(before, 1, np.float64))
+        keypoints = self.keypoints
+        if keypoints is not None:
+            inside = ((keypoints[:, :, :2] >= 0) & (keypoints[:, :, :2] <= (width, height))).all(axis=2)
+            keypoints = np.where((inside & (keypoints[:, :, 2] > 0))[:, :, None], keypoints, np.float32(0))
+        return replace(self, boxes=boxes, keypoints=keypoints).select(kept)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from rehead.data.draw import draw_label
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
@@ -35,8 +37,7 @@ class Classification(Task):
 
     def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
         """The true class."""
-        assert truth.label is not None
-        return draw_label(image, classes.names[truth.label], None)
+        return draw_label(image, classes.names[class_of(truth)], None)
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
@@ -60,10 +61,19 @@ class LabelEvaluator(Evaluator):
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image."""
         assert prediction.probabilities is not None
-        if truth.label is None:
-            raise DataError(f"image {truth.image_id!r} has no class to judge by")
-        self.accuracy.update(prediction.probabilities.numpy(), truth.label)
+        self.accuracy.update(prediction.probabilities.numpy(), class_of(truth))
 
     def figures(self) -> Figures:
         """`top1` and `top5`, 0..1."""
         return self.accuracy.figures()
+
+
+def class_of(truth: Sample) -> int:
+    """The class of an image, 0..K-1: of a soft label, the most probable one.
+
+    Raises:
+        DataError: if it has no label.
+    """
+    if truth.label is None:
+        raise DataError(f"image {truth.image_id!r} has no class to judge by")
+    return int(truth.label.argmax()) if isinstance(truth.label, np.ndarray) else int(truth.label)

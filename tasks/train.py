@@ -11,8 +11,7 @@ import torch
 from rehead.configs.heads import HEADS
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
-from rehead.data.augment import Augment
-from rehead.data.loader import BatchSampler, make_loader
+from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
@@ -21,7 +20,7 @@ from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.evaluate import run_evaluation
-from rehead.tasks.images import divisor_for, resize_for
+from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.training.checkpoints import read_metadata, read_resume
@@ -74,6 +73,7 @@ def train(
         model.lineage = read_metadata(folder / "last.safetensors")["lineage"][:-1]
     if accelerator.num_processes > 1:
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
+    job = TrainingJob(model, readers, folder)
     if accelerator.is_main_process:
         if resume:
             _check_changes(folder, model.config)
@@ -86,7 +86,7 @@ def train(
             f"{config.model.backbone.name} with {_listed_heads(config, classes)}, {learning / 1e6:.1f} M parameters "
             f"learn on {accelerator.device}; run folder {folder}"
         )
-    fit(TrainingJob(model, readers, folder), config.train, folder, accelerator, resume)
+    fit(job, config.train, folder, accelerator, resume)
     say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -187,9 +187,8 @@ class TrainingJob:
         config = model.config
         self.config: Config = config
         self.resize = resize_for(model)
-        self.sampler = BatchSampler(
-            len(readers["train"]), batch_size=config.train.batch_size, seed=config.train.seed, shuffle=True
-        )
+        self.augment = augment_for(config, self.resize, readers["train"])
+        self.sampler = sampler_for(config, readers["train"])
         self.steps_per_epoch = len(self.sampler.batches(0))
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
@@ -198,7 +197,7 @@ class TrainingJob:
         loader: Iterable[Batch] = make_loader(
             self.readers["train"],
             resize=self.resize,
-            augment=Augment(data.augment, self.config.task, self.resize, self.config.train.seed),
+            augment=self.augment,
             batches=self.sampler.batches(epoch)[start:],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),

@@ -1,0 +1,95 @@
+"""What the steps of an augmentation have in common, and the cutting that most of them do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from rehead.data.resize import Resize
+from rehead.data.sample import Sample
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a step may need to know of the training.
+
+    Attributes:
+        task: by its name in the configuration.
+        resize: the resize of evaluation.
+        min_visible: an object of which a step leaves a smaller share of its box is dropped.
+        flip_pairs: keypoints that change places in a mirror image.
+        classes: how many an image's own label may have; None where images have no label of their own.
+        allow_albumentationsx: whether albumentations' AGPL successor may stand in its place.
+    """
+
+    task: str
+    resize: Resize
+    min_visible: float = 0.1
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    classes: int | None = None
+    allow_albumentationsx: bool = False
+
+
+class Step(ABC):
+    """One change of a sample. What changes its size changes everything that lies on it.
+
+    Attributes:
+        p: how often it is done; 1 for a step that decides for itself.
+        sizes: whether it takes the image at its original size, in place of the resize.
+        partners: how many other images it needs.
+    """
+
+    p: float = 1.0
+    sizes: ClassVar[bool] = False
+    partners: ClassVar[int] = 0
+
+    @abstractmethod
+    def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
+        """The changed sample; the given ones stay as they are.
+
+        Args:
+            sample: with its pixels.
+            partners: other images, to which everything was done that was done to this one so far.
+            rng: all that the step draws from.
+        """
+
+
+def cut(sample: Sample, window: tuple[int, int, int, int], min_visible: float) -> Sample:
+    """A part of an image.
+
+    Args:
+        sample: with its pixels.
+        window: top, left, height and width of the part, in pixels and inside the image.
+        min_visible: as in `Setting`.
+    """
+    top, left, height, width = window
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    part = replace(sample, image=np.ascontiguousarray(sample.pixels[rows, columns]))
+    if sample.semantic is not None:
+        part.semantic = np.ascontiguousarray(sample.semantic[rows, columns])
+    if sample.masks is not None:
+        part.masks = np.ascontiguousarray(sample.masks[:, rows, columns])
+    return in_view(moved(part, top=-top, left=-left), min_visible)
+
+
+def moved(sample: Sample, top: int, left: int) -> Sample:
+    """The same image with its boxes and keypoints further down and to the right, by as many pixels."""
+    there = replace(sample)
+    if sample.boxes is not None:
+        there.boxes = sample.boxes + np.array([left, top, left, top], np.float32)
+    if sample.keypoints is not None:
+        labelled = sample.keypoints[:, :, 2:] > 0
+        there.keypoints = sample.keypoints + labelled * np.array([left, top, 0], np.float32)
+    return there
+
+
+def in_view(sample: Sample, min_visible: float) -> Sample:
+    """What can be seen of a sample whose boxes and keypoints may lie outside: objects that cannot are gone."""
+    sample = sample.visible(min_visible)
+    return sample if sample.masks is None else sample.select(np.asarray(sample.masks.any(axis=(1, 2))))
