@@ -10,6 +10,7 @@ import typer
 
 from rehead.cli.backbones import backbones
 from rehead.cli.configs import configs
+from rehead.cli.data import data
 from rehead.cli.demo import demo
 from rehead.cli.evaluate import evaluate
 from rehead.cli.heads import heads
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for command in (demo, train, evaluate, predict, swap, show, backbones, heads, configs):
     app.command()(command)
+app.add_typer(data)
 
 
 class _Lines(logging.Handler):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.augment import CopyPasteOptions, MixupOptions, MosaicOptions
 from rehead.data.sample import Sample, ignored
-from rehead.data.steps import Rng, Setting, Step, cut, moved
+from rehead.data.steps import Rng, Setting, Step, cut, moved, tightened
 from rehead.errors import ConfigError
 
 
@@ -138,15 +138,8 @@ class CopyPaste(Step):
     def _behind(self, sample: Sample, pasted: NDArray[np.bool_]) -> Sample:
         """What is left of a sample's objects behind what was pasted, (H, W)."""
         assert sample.masks is not None
-        assert sample.boxes is not None
         masks = sample.masks * ~pasted
         before, after = (each.sum(axis=(1, 2), dtype=np.int64) for each in (sample.masks, masks))
-        boxes = sample.boxes.copy()
-        for row in np.flatnonzero((after < before) & (after > 0)).tolist():
-            columns, rows = (np.flatnonzero(masks[row].any(axis=axis)) for axis in (0, 1))
-            seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-            # An annotated box may be tighter than whole pixels.
-            boxes[row, :2], boxes[row, 2:] = np.maximum(boxes[row, :2], seen[:2]), np.minimum(boxes[row, 2:], seen[2:])
         keypoints = sample.keypoints
         if keypoints is not None:
             height, width = pasted.shape
@@ -154,7 +147,7 @@ class CopyPaste(Step):
             y = np.clip(keypoints[:, :, 1].astype(int), 0, height - 1)
             keypoints = keypoints.copy()
             keypoints[:, :, 2] = np.where(pasted[y, x], np.minimum(keypoints[:, :, 2], 1), keypoints[:, :, 2])
-        left = replace(sample, masks=masks, boxes=boxes, keypoints=keypoints)
+        left = tightened(replace(sample, masks=masks, keypoints=keypoints), after < before)
         return left.select((after > 0) & (after >= self.setting.min_visible * before))
 
 

@@ -82,27 +82,18 @@ class Sample:
         )
 
     def clipped(self) -> Sample:
-        """The same image with its boxes cut to it, without those that nothing is left of."""
-        return self.visible(0.0)
+        """The same image with its boxes cut to it, without those that nothing is left of.
 
-    def visible(self, least: float) -> Sample:
-        """The same image with what lies outside of it cut off.
-
-        Args:
-            least: the share of its box that must lie inside for an object to stay; of 0, something must.
-
-        Returns:
-            Boxes are cut, objects of which too little is left are gone, and keypoints outside count as not labelled.
+        Keypoints outside count as not labelled.
         """
         if self.boxes is None:
             return self
         height, width = self.pixels.shape[:2]
         boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
-        sides, before = boxes[:, 2:] - boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
-        # In 64 bits: the share of a box that is not cut at all is 1 and not a little less.
-        kept = (sides > 0).all(axis=1) & (np.prod(sides, 1, np.float64) >= least * np.prod(before, 1, np.float64))
         keypoints = self.keypoints
         if keypoints is not None:
             inside = ((keypoints[:, :, :2] >= 0) & (keypoints[:, :, :2] <= (width, height))).all(axis=2)
             keypoints = np.where((inside & (keypoints[:, :, 2] > 0))[:, :, None], keypoints, np.float32(0))
-        return replace(self, boxes=boxes, keypoints=keypoints).select(kept)
+        return replace(self, boxes=boxes, keypoints=keypoints).select(
+            np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        )

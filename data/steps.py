@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.data.resize import Resize
 from rehead.data.sample import Sample
@@ -89,7 +90,41 @@ def moved(sample: Sample, top: int, left: int) -> Sample:
     return there
 
 
-def in_view(sample: Sample, min_visible: float) -> Sample:
-    """What can be seen of a sample whose boxes and keypoints may lie outside: objects that cannot are gone."""
-    sample = sample.visible(min_visible)
-    return sample if sample.masks is None else sample.select(np.asarray(sample.masks.any(axis=(1, 2))))
+def in_view(sample: Sample, min_visible: float, loose: NDArray[np.bool_] | None = None) -> Sample:
+    """What can be seen of a sample whose boxes and keypoints may lie outside.
+
+    Objects of which too little is left are gone, and those whose masks are empty now. Where an object was cut
+    and has a mask, its box is that of what is left of the mask.
+
+    Args:
+        sample: with its pixels.
+        min_visible: as in `Setting`.
+        loose: (N,) whose boxes are to follow their masks too.
+    """
+    if sample.boxes is None:
+        return sample
+    height, width = sample.pixels.shape[:2]
+    clipped = np.clip(sample.boxes, 0, np.array([width, height, width, height], np.float32))
+    # In 64 bits: the share of a box that is not cut at all is 1 and not a little less.
+    areas = [np.prod((boxes[:, 2:] - boxes[:, :2]).clip(0), 1, np.float64) for boxes in (clipped, sample.boxes)]
+    kept = (areas[0] > 0) & (areas[0] >= min_visible * areas[1])
+    cut_off = (np.abs(clipped - sample.boxes) > 0.01).any(axis=1)
+    followers = (cut_off if loose is None else cut_off | loose)[kept]
+    sample = sample.select(kept).clipped()
+    if sample.masks is None:
+        return sample
+    return tightened(sample, followers).select(np.asarray(sample.masks.any(axis=(1, 2))))
+
+
+def tightened(sample: Sample, rows: NDArray[np.bool_]) -> Sample:
+    """The same sample with some boxes, (N,), cut to what is seen of their masks; those of empty masks stay."""
+    assert sample.boxes is not None
+    assert sample.masks is not None
+    boxes = sample.boxes.copy()
+    for row in np.flatnonzero(rows).tolist():
+        columns, lines = (np.flatnonzero(sample.masks[row].any(axis=axis)) for axis in (0, 1))
+        if len(columns):
+            # An annotated box may be tighter than whole pixels.
+            boxes[row, :2] = np.maximum(boxes[row, :2], (columns[0], lines[0]))
+            boxes[row, 2:] = np.minimum(boxes[row, 2:], (columns[-1] + 1, lines[-1] + 1))
+    return replace(sample, boxes=boxes)

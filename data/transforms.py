@@ -174,12 +174,15 @@ class Transform(Step):
             after.masks = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
         if after.keypoints is not None and "keypoints" in result:
             after.keypoints = self._keypoints(after.keypoints, np.asarray(result["keypoints"]).reshape(-1, 6))
+        sides = after.boxes[:, 2:] - after.boxes[:, :2]
+        # The box around one that was turned has empty corners.
+        turned = ~np.isclose(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.prod(sides, axis=1)[rows], rtol=1e-3)
         after = replace(after.select(rows), boxes=boxes.astype(np.float32))
         if after.masks is not None and len(set(rows.tolist())) < len(rows):
             # Where an image is reflected or its tiles shuffled, one object has become several, with a box each.
             assert after.boxes is not None
             after.masks = after.masks * _filled(after.boxes, (height, width))
-        return in_view(after, self.setting.min_visible)
+        return in_view(after, self.setting.min_visible, loose=turned)
 
     def _keypoints(self, before: NDArray[np.float32], points: NDArray[Any]) -> NDArray[np.float32]:
         """(N, P, 3) keypoints with the places that they have now; those that are gone are not labelled."""
