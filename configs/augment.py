@@ -137,7 +137,7 @@ _BLUR = {
     "name": "OneOf",
     "transforms": [
         {"name": "GaussianBlur", "blur_limit": 0, "sigma_limit": [0.5, 1.5]},
-        {"name": "GaussNoise", "std_range": [0.02, 0.08]},
+        {"name": "GaussNoise", "std_range": [0.01, 0.05]},
     ],
     "p": 0.2,
 }

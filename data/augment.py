@@ -80,7 +80,7 @@ class Augment:
             DataError: where a step cannot change such an image, or another image cannot be read.
         """
         original = (sample.pixels.shape[0], sample.pixels.shape[1])
-        changed = self._changed(sample, index, reader, (epoch, index, copy), len(self.steps))
+        changed = self._changed(sample, index, reader, (epoch, index, copy), len(self.steps)).clipped()
         size = (changed.pixels.shape[0], changed.pixels.shape[1])
         return changed, Frame(size, original, image_id=sample.image_id)
 

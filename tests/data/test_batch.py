@@ -98,3 +98,28 @@ def test_what_a_task_lacks_is_none() -> None:
     assert target.label.shape == ()
     assert int(target.label) == 7
     assert target.boxes is target.labels is target.semantic is None
+
+
+def test_soft_labels_stay_one_value_per_class() -> None:
+    soft = np.array([0.25, 0, 0.75], np.float32)
+    _, (target,) = collate([item(3, 4, label=soft)])
+    assert target.label is not None
+    assert target.label.dtype == torch.float32
+    assert target.label.tolist() == soft.tolist()
+
+
+def test_keypoints_stay_with_their_boxes_and_count_where_they_are_labelled() -> None:
+    boxes = np.array([[1, 1, 4, 4], [0, 0, 9, 9], [2, 2, 8, 30]], np.float32)
+    points = np.array([[[1, 2, 2], [3, 3, 1]], [[0, 0, 0], [0, 0, 0]], [[3, 4, 2], [5, 20, 2]]], np.float32)
+    crowds = np.array([False, True, False])
+    _, (target,) = collate([item(9, 9, boxes=boxes, labels=np.arange(3), iscrowd=crowds, keypoints=points)], 32)
+    assert target.keypoints is not None
+    assert target.keypoints.dtype == torch.float32
+    assert target.keypoints.tolist() == [[[1, 2, 1], [3, 3, 1]], [[3, 4, 1], [0, 0, 0]]]
+
+
+def test_maps_of_more_classes_are_padded_with_their_own_largest_value() -> None:
+    _, (target, _) = collate([item(3, 4, semantic=np.full((3, 4), 300, np.int16)), item(4, 4)])
+    assert target.semantic is not None
+    assert target.semantic.dtype == torch.int16
+    assert (target.semantic[3] == 32767).all()

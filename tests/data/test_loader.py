@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
@@ -112,9 +114,19 @@ def equal(a: tuple[ImageBatch, list[Target]], b: tuple[ImageBatch, list[Target]]
     )
 
 
-def test_workers_and_resuming_change_nothing(boxes: CocoReader) -> None:
-    augment = Augment("light", Setting("detection", DETECTION), seed=1)
-    batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(4)
+MIXED = [
+    {"name": "mosaic", "p": 0.5},
+    {"name": "large_scale_jitter", "scale": [0.5, 2]},
+    {"name": "mixup", "p": 0.5},
+    {"name": "OneOf", "transforms": [{"name": "GaussNoise"}, {"name": "ElasticTransform"}], "p": 0.8},
+]
+
+
+@pytest.mark.parametrize("steps", ["light", MIXED])
+def test_workers_and_resuming_change_nothing(boxes: CocoReader, steps: Any) -> None:
+    chosen = steps if isinstance(steps, str) else [step_options(step) for step in steps]
+    augment = Augment(chosen, Setting("detection", DETECTION), seed=1)
+    batches = BatchSampler(len(boxes), 2, 1, shuffle=True, repeats=np.full(7, 1.0)).batches(4)
     common = {"resize": DETECTION, "augment": augment, "divisor": 16}
     whole = list(make_loader(boxes, batches=batches, workers=0, **common))  # type: ignore[arg-type]
     assert len(whole) == 3
@@ -125,6 +137,25 @@ def test_workers_and_resuming_change_nothing(boxes: CocoReader) -> None:
         rest = list(loader)
         assert len(rest) == 3 - start
         assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_two_ranks_make_the_images_that_one_process_would(boxes: CocoReader) -> None:
+    augment = Augment([step_options(step) for step in MIXED], Setting("detection", DETECTION), seed=1)
+
+    def images(size: int, world: int, workers: int) -> dict[Any, Any]:
+        made = {}
+        for rank in range(world):
+            batches = BatchSampler(len(boxes), size, 1, shuffle=True, rank=rank, world=world).batches(4)
+            for batch, targets in make_loader(
+                boxes, resize=DETECTION, augment=augment, batches=batches, workers=workers
+            ):
+                for pixels, frame, target in zip(batch.pixels, batch.frames, targets, strict=True):
+                    assert target.boxes is not None
+                    inside = pixels[:, : frame.size[0], : frame.size[1]]
+                    made[frame.image_id] = (inside.numpy().tobytes(), target.boxes.numpy().tobytes())
+        return made
+
+    assert images(2, 2, workers=2) == images(4, 1, workers=0)
 
 
 def test_a_worker_keeps_the_memory_order(boxes: CocoReader) -> None:
