@@ -220,6 +220,15 @@ def step_options(raw: dict[str, Any]) -> StepOptions:
     return (STEPS.get(raw["name"]).options if raw["name"] in STEPS else TransformOptions).model_validate(raw)
 
 
+def spelled_out(step: Any) -> Any:
+    """A step whose name stands alone as a mapping, and those inside of it."""
+    if isinstance(step, str):
+        return {"name": step}
+    if isinstance(step, dict) and isinstance(step.get("transforms"), list):
+        return {**step, "transforms": [spelled_out(held) for held in step["transforms"]]}
+    return step
+
+
 def wrong_transform(raw: dict[str, Any], where: str, *, inside: bool = False) -> list[str]:
     """What is wrong with the names in an albumentations transform, and in those that it holds.
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, wrong_transform
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS
 from rehead.configs.readers import READERS, SplitOptions
@@ -107,17 +107,24 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             _rename_head(raw, spelled[dotted][2], value)
     for dotted, value in overrides.items():
         parts = spelled[dotted]
-        here = raw
-        for depth, part in enumerate(parts[:-1]):
-            child = here.get(part)
+        here: Any = raw
+        for depth, part in enumerate(parts):
+            place: Any = part
+            if isinstance(here, list):
+                if not part.isdecimal() or int(part) >= len(here):
+                    problems.append(f"{dotted}: {'.'.join(parts[:depth])} has {len(here)} entries, counted from 0")
+                    break
+                place = int(part)
+            if depth == len(parts) - 1:
+                here[place] = value
+                break
+            child = here[place] if isinstance(here, list) else here.get(place)
             if child is None:
-                child = here[part] = {}
-            if not isinstance(child, dict):
+                child = here[place] = {}
+            if not isinstance(child, dict | list):
                 problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
                 break
             here = child
-        else:
-            here[parts[-1]] = value
     if problems:
         raise ConfigError(problems, "command line")
     return raw
@@ -210,7 +217,7 @@ def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
         data["augment"] = []
     for place, step in enumerate(data["augment"]):
         where = f"data.augment.{place}"
-        step = {"name": step} if isinstance(step, str) else step
+        step = spelled_out(step)
         options: StepOptions | None = None
         if not isinstance(step, dict) or "name" not in step:
             problems.append(f"{where}: should name a step, such as {{name: HorizontalFlip, p: 0.5}}")

@@ -31,13 +31,13 @@ def problems(task: str = "detection", **data: Any) -> list[str]:
 
 def test_a_preset_or_a_list_survives_a_round_trip() -> None:
     assert load().data.augment == "light"
-    steps = ["Transpose", {"name": "mosaic", "p": 0.2}, {"name": "OneOf", "transforms": [{"name": "Blur", "p": 1}]}]
+    steps = ["Transpose", {"name": "mosaic", "p": 0.2}, {"name": "OneOf", "transforms": ["Blur"]}]
     config = load(augment=steps)
     assert load_config(dump(config)) == config
     assert config.data.augment == [
         TransformOptions(name="Transpose"),
         MosaicOptions(p=0.2),
-        TransformOptions(name="OneOf", transforms=[{"name": "Blur", "p": 1}]),
+        TransformOptions(name="OneOf", transforms=[{"name": "Blur"}]),
     ]
 
 
@@ -49,7 +49,7 @@ def test_every_problem_is_named_by_its_key_with_near_matches() -> None:
             {"name": "mosaic", "scal": 2},
             {"name": "mosaic", "scale": [2, 1]},
             {"name": "Normalize"},
-            {"name": "OneOf", "transforms": [{"name": "Blurr"}, "Blur", {"name": "mosaic"}, {"name": "Blur", "x": 1}]},
+            {"name": "OneOf", "transforms": [{"name": "Blurr"}, 3, {"name": "mosaic"}, {"name": "Blur", "x": 1}]},
             {"name": "SomeOf"},
             {"p": 0.5},
         ],
@@ -72,6 +72,20 @@ def test_every_problem_is_named_by_its_key_with_near_matches() -> None:
         assert any(problem.startswith(said) for problem in found), (said, found)
     assert problems(augment="lihgt") == ["data.augment: unknown preset 'lihgt'; did you mean 'light'?"]
     assert problems(augment=3) == ["data.augment: should name a preset or list steps, found 3"]
+
+
+def test_the_key_of_a_message_works_on_the_command_line() -> None:
+    raw = {"task": "detection", "model": {"head": "fcos"}, "data": {"augment": ["Blur", {"name": "mosaic", "p": 2}]}}
+    config = load_config(raw, {"data.augment.1.p": 0.25, "data.augment.0": "Transpose"})
+    assert config.data.augment == [TransformOptions(name="Transpose"), MosaicOptions(p=0.25)]
+    for key, said in {
+        "data.augment.2.p": "data.augment has 2 entries, counted from 0",
+        "data.augment.first": "data.augment has 2 entries, counted from 0",
+        "data.augment.0.p": "data.augment.0 is 'Blur' and has nothing inside",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            load_config(raw, {key: 0.25})
+        assert caught.value.problems == [f"{key}: {said}"]
 
 
 def test_steps_that_do_not_fit_the_task_or_one_another() -> None:
