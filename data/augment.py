@@ -142,10 +142,13 @@ class Augment:
         if reader is None:
             raise ConfigError([f"data.augment: step {number} needs a reader of other images"])
         kinds = _kinds(sample)
+        taken = {index} if len(reader) > 1 else set()
         for _ in range(TRIES):
             other = int(rng.integers(len(reader)))
-            if (other == index and len(reader) > 1) or _kinds(reader[other]) != kinds:
+            if other in taken or _kinds(reader[other]) != kinds:
                 continue
+            if len(reader) > step.partners:
+                taken.add(other)
             read = reader.read(other, sample.pixels.shape[2])
             partners.append(self._changed(read, other, reader, (*path, number, len(partners)), number))
             if len(partners) == step.partners:

@@ -60,15 +60,10 @@ def orientations(reader: Reader) -> NDArray[np.int64]:
 def _classes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(P,) images and (P,) classes of every pair that occurs, classes numbered from 0; crowds do not count."""
     pairs: list[tuple[int, int, int]] = []
+    told = False
     for index in range(len(reader)):
         sample = reader[index]
-        if sample.boxes is None and sample.label is None:
-            raise ConfigError(
-                [
-                    f"data.sampling: the annotation of {sample.path} does not say which classes there are; only boxes "
-                    "and labels of whole images do. Use data.sampling=shuffled"
-                ]
-            )
+        told = told or sample.labels is not None or sample.label is not None
         if sample.labels is not None:
             labels = sample.labels if sample.iscrowd is None else sample.labels[~sample.iscrowd]
             pairs += [(index, 0, label) for label in np.unique(labels).tolist()]
@@ -76,6 +71,13 @@ def _classes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             pairs += [(index, 1, label) for label in np.flatnonzero(sample.label).tolist()]
         elif sample.label is not None:
             pairs.append((index, 1, sample.label))
+    if not told:
+        raise ConfigError(
+            [
+                "data.sampling: the annotations do not say which classes an image has; only boxes and labels of whole "
+                "images do. Use data.sampling=shuffled"
+            ]
+        )
     columns = np.array(pairs, np.int64).reshape(-1, 3)
     _, classes = np.unique(columns[:, 1:], axis=0, return_inverse=True)
     return columns[:, 0], classes.reshape(-1).astype(np.int64)

@@ -76,10 +76,12 @@ def test_labels_of_images_count_and_crowds_do_not() -> None:
     np.testing.assert_allclose(repeats(options("class_balanced"), Annotations([crowd, objects(0)])), 1)
 
 
-def test_annotations_that_name_no_class_are_refused() -> None:
-    maps = Annotations([Sample(0, Path("x/a.png"), mask_path=Path("m"))])
-    with pytest.raises(ConfigError, match=r"data\.sampling: the annotation of x/a\.png does not say which classes"):
-        repeats(options("repeat_factor"), maps)
+def test_annotations_that_name_no_class_are_refused_unless_others_do() -> None:
+    only_a_map = Sample(0, Path("a.png"), mask_path=Path("m"))
+    with pytest.raises(ConfigError, match=r"data\.sampling: the annotations do not say which classes an image has"):
+        repeats(options("repeat_factor"), Annotations([only_a_map]))
+    np.testing.assert_allclose(repeats(options("repeat_factor", 1), Annotations([objects(0), only_a_map])), [2**0.5, 1])
+    np.testing.assert_allclose(repeats(options("class_balanced"), Annotations([objects()] * 3)), 1)
 
 
 TIMES = st.lists(st.floats(0, 4), min_size=1, max_size=40).filter(lambda times: sum(times) > 0.6)
