@@ -156,6 +156,18 @@ class Backbone(nn.Module, ABC):
         if policy == "sync":
             self._convert_to_sync()
 
+    def set_norm_eps(self, eps: float) -> None:
+        """Gives every BatchNorm another eps, as some published weights were trained with.
+
+        Raises:
+            BuildError: without any BatchNorm.
+        """
+        norms = [module for module in self.modules() if isinstance(module, AnyBatchNorm)]
+        if not norms:
+            raise BuildError(f"norm_eps is about batch normalisation, but {self.title()} has none; leave it out")
+        for norm in norms:
+            norm.eps = eps
+
     def title(self) -> str:
         """The name for messages."""
         if not hasattr(self, "options"):

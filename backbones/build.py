@@ -29,6 +29,8 @@ def construct(options: BackboneOptions) -> Backbone:
         backbone = timm_backbone(options)
     backbone.options = options.model_copy(update=backbone.normalisation)
     backbone.set_norm(options.norm)
+    if options.norm_eps is not None:
+        backbone.set_norm_eps(options.norm_eps)
     backbone.check_freeze(options.freeze)
     return backbone
 

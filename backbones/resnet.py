@@ -223,6 +223,8 @@ class ResNet(Backbone):
             pool; 1 is for images of 32 pixels: one 3x3 convolution.
         output_stride: the stages that would go beyond it keep the stride before them and widen their 3x3
             convolutions by dilation instead, so that each still sees as far.
+        dilate_first: whether the first 3x3 convolution of such a stage widens too, as in
+            segmentation-models-pytorch; what it reads has the spacing of the stage before, so that it sees too far.
         shortcut: the paper's option `A`, `B` or `C`; None for a plain network, whose blocks add nothing back.
         norm: `batch`, or `group` for batches too small to have statistics.
         zero_init_residual: the last norm of every block starts at 0, so a new network starts as its
@@ -243,6 +245,7 @@ class ResNet(Backbone):
         width: int = 64,
         stem_stride: Literal[4, 1] = 4,
         output_stride: int = 32,
+        dilate_first: bool = False,
         shortcut: ShortcutOption | None = "B",
         norm: NormKind = "batch",
         zero_init_residual: bool = True,
@@ -272,7 +275,7 @@ class ResNet(Backbone):
             layers: list[nn.Module] = []
             for index in range(count):
                 # What the first block reads has the spacing of the stage before (torchvision's rule).
-                dilations = (dilation_in if index == 0 else dilation, dilation)
+                dilations = (dilation_in if index == 0 and not dilate_first else dilation, dilation)
                 layers.append(block(inputs, width * 2**stage, stride if index == 0 else 1, norm, shortcut, dilations))
                 inputs = width * 2**stage * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
@@ -359,6 +362,7 @@ def resnet(options: BackboneOptions) -> ResNet:
         width=options.width or variant.width,
         stem_stride=variant.stem_stride,
         output_stride=options.output_stride,
+        dilate_first=options.dilate_first,
         shortcut=options.shortcut if options.residual else None,
         norm="group" if options.norm == "group" else "batch",
         zero_init_residual=options.zero_init_residual,

@@ -168,6 +168,7 @@ def timm_backbone(options: BackboneOptions) -> TimmBackbone:
     ours = {
         "norm": options.norm == "group",
         "width": options.width is not None,
+        "dilate_first": options.dilate_first,
         "residual": not options.residual,
         "shortcut": options.shortcut != "B",
         "zero_init_residual": not options.zero_init_residual,

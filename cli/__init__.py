@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -13,7 +14,9 @@ from rehead.cli.configs import configs
 from rehead.cli.data import data
 from rehead.cli.demo import demo
 from rehead.cli.evaluate import evaluate
+from rehead.cli.export_weights import export_weights
 from rehead.cli.heads import heads
+from rehead.cli.import_ import import_
 from rehead.cli.predict import predict
 from rehead.cli.show import show
 from rehead.cli.swap import swap
@@ -30,8 +33,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, predict, swap, show, backbones, heads, configs):
-    app.command()(command)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    demo,
+    train,
+    evaluate,
+    predict,
+    swap,
+    show,
+    import_,
+    export_weights,
+    backbones,
+    heads,
+    configs,
+)
+for command in COMMANDS:
+    # `import` is a word of Python, so its function has a stroke behind it.
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(data)
 
 

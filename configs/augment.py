@@ -109,9 +109,19 @@ STEPS.add(
     "rehead.data.scaling:LargeScaleJitter",
     task=f"segmentation, {_WITH_BOXES}",
 )
-STEPS.add("multi_scale", MultiScaleOptions, "rehead.data.scaling:MultiScale", task=f"segmentation, {_WITH_BOXES}")
+STEPS.add(
+    "multi_scale",
+    MultiScaleOptions,
+    "rehead.data.scaling:MultiScale",
+    task=f"segmentation, multi_label_classification, {_WITH_BOXES}",
+)
 STEPS.add("mosaic", MosaicOptions, "rehead.data.mixing:Mosaic", task=f"segmentation, {_WITH_BOXES}")
-STEPS.add("mixup", MixupOptions, "rehead.data.mixing:Mixup", task=f"classification, {_WITH_BOXES}")
+STEPS.add(
+    "mixup",
+    MixupOptions,
+    "rehead.data.mixing:Mixup",
+    task=f"classification, multi_label_classification, {_WITH_BOXES}",
+)
 STEPS.add("copy_paste", CopyPasteOptions, "rehead.data.mixing:CopyPaste", task="instance_segmentation")
 
 _OTHERS = f"; rehead's own are {', '.join(entry.name for entry in STEPS)}, all others albumentations' transforms"
@@ -160,6 +170,7 @@ _TURN = {"name": "Affine", "rotate": [-10, 10], "p": 0.5}
 PRESETS: dict[str, dict[str, Steps]] = {
     "none": {
         "classification": [],
+        "multi_label_classification": [],
         "detection": [],
         "instance_segmentation": [],
         "keypoint_detection": [],
@@ -168,6 +179,7 @@ PRESETS: dict[str, dict[str, Steps]] = {
     },
     "light": {
         "classification": [{"name": "resized_crop", "scale": [0.25, 1.0]}, _FLIP, _LIGHT],
+        "multi_label_classification": [_FLIP, _LIGHT],
         "detection": [_FLIP, _LIGHT],
         "instance_segmentation": [_FLIP, _LIGHT],
         "keypoint_detection": [_FLIP, _LIGHT],
@@ -176,6 +188,8 @@ PRESETS: dict[str, dict[str, Steps]] = {
     },
     "strong": {
         "classification": [{"name": "resized_crop", "scale": [0.1, 1.0]}, _FLIP, _COLOUR, _BLUR, _ERASE],
+        # Nothing is cut, since some of the classes could be cut off.
+        "multi_label_classification": [{"name": "multi_scale"}, _FLIP, _COLOUR, _BLUR],
         "detection": [
             {"name": "mosaic", "p": 0.3},
             {"name": "large_scale_jitter", "scale": [0.5, 1.75]},

@@ -11,14 +11,32 @@ from rehead.configs.base import HeadOptions
 GROUPS = 32
 """Groups of every group norm in a tower (Wu and He, 1803.08494)."""
 
+NeckName = Literal["fpn", "pafpn", "simple_pyramid"]
+Norm = Literal["batch"]
 
-class RCNNOptions(HeadOptions):
-    """What the heads that look at proposals share."""
+
+class PyramidOptions(HeadOptions):
+    """What every detection head has: a neck."""
+
+    neck: NeckName | None = Field(
+        None, description="fpn, or simple_pyramid where all maps of the backbone have one stride, unless given"
+    )
+
+
+class RCNNOptions(PyramidOptions):
+    """What the heads that look at proposals share.
+
+    `rpn_convs: 2`, `box_convs: 4` and `norm: batch` make them torchvision's second version
+    (`fasterrcnn_resnet50_fpn_v2`, `maskrcnn_resnet50_fpn_v2`; Li et al., 2111.11429).
+    """
 
     fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
 
     channels: int = Field(256, ge=1, description="of every pyramid level")
-    representation: int = Field(1024, ge=1, description="width of the two fully connected layers per RoI")
+    norm: Norm | None = Field(None, description="in the pyramid and after each convolution per RoI")
+    rpn_convs: int = Field(1, ge=1, description="before proposals are made")
+    box_convs: int = Field(0, ge=0, description="per RoI, before one fully connected layer; 0: two such layers alone")
+    representation: int = Field(1024, ge=1, description="width of the fully connected layers per RoI")
     anchor_sizes: list[list[float]] | None = Field(None, description="pixels, per level; 8 x stride unless given")
     aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], description="height / width")
     rpn_pre_nms_train: int = Field(2000, ge=1)
@@ -52,7 +70,16 @@ class MaskRCNNOptions(RCNNOptions):
     mask_channels: int = Field(256, ge=1, description="of each of them")
 
 
-class RetinaNetOptions(HeadOptions):
+class KeypointRCNNOptions(RCNNOptions):
+    """Keypoint R-CNN; the defaults are torchvision's `keypointrcnn_resnet50_fpn`."""
+
+    name: Literal["keypoint_rcnn"] = "keypoint_rcnn"
+    keypoints: int = Field(17, ge=1, description="per object; COCO's people have 17")
+    keypoint_convs: int = Field(8, ge=1, description="before the heat maps are predicted")
+    keypoint_channels: int = Field(512, ge=1, description="of each of them")
+
+
+class RetinaNetOptions(PyramidOptions):
     """RetinaNet; the defaults are torchvision's `retinanet_resnet50_fpn`.
 
     `norm: group`, `box_loss: giou` and `p6_input: C5` make it `retinanet_resnet50_fpn_v2`.
@@ -88,7 +115,7 @@ class RetinaNetOptions(HeadOptions):
         return self
 
 
-class FCOSOptions(HeadOptions):
+class FCOSOptions(PyramidOptions):
     """FCOS; the defaults are torchvision's `fcos_resnet50_fpn`."""
 
     name: Literal["fcos"] = "fcos"

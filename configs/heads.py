@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
+from rehead.configs.classification_heads import ClassificationOptions, LinearOptions, MLPOptions
+from rehead.configs.detection_heads import (
+    FasterRCNNOptions,
+    FCOSOptions,
+    KeypointRCNNOptions,
+    MaskRCNNOptions,
+    RetinaNetOptions,
+)
 from rehead.configs.segmentation_heads import (
     DeepLabV3Options,
     DeepLabV3PlusOptions,
@@ -27,34 +32,38 @@ from rehead.configs.segmentation_heads import (
 )
 from rehead.registry import Registry
 
+if TYPE_CHECKING:
+    from rehead.configs.schema import Config
+
 Target = TypeVar("Target", bound=Callable[..., Any])
 
-
-class ClassificationOptions(HeadOptions):
-    """Pooling, dropout and one linear layer on the last feature map."""
-
-    fitted: ClassVar[tuple[str, ...]] = ("pooling",)
-
-    name: Literal["classification"] = "classification"
-    pooling: Literal["avg", "max"] = "avg"
-    dropout: float = Field(0.0, ge=0, lt=1)
+MULTI_LABEL = "multi_label_classification"
+"""The task of a classification head with `multi_label`; configurations write `classification` for it too."""
 
 
 HEADS: Registry[HeadOptions] = Registry("head")
 HEADS.add(
-    "classification",
-    ClassificationOptions,
-    "rehead.heads.classification:Classification",
+    "linear",
+    LinearOptions,
+    "rehead.heads.classification:Linear",
     task="classification",
     wants="the last feature map",
     paper="global average pooling and a linear layer, as in He et al., 1512.03385",
+)
+HEADS.add(
+    "mlp",
+    MLPOptions,
+    "rehead.heads.classification:MLP",
+    task="classification",
+    wants="the last feature map",
+    paper="layer norm and a hidden layer with GELU, as timm's MLP classifiers",
 )
 HEADS.add(
     "faster_rcnn",
     FasterRCNNOptions,
     "rehead.heads.faster_rcnn:FasterRCNN",
     task="detection",
-    wants="one feature map per stride from 4 up",
+    wants="maps whose strides double from 4, or one map",
     paper="Ren et al., 1506.01497, with FPN, Lin et al., 1612.03144",
 )
 HEADS.add(
@@ -62,15 +71,23 @@ HEADS.add(
     MaskRCNNOptions,
     "rehead.heads.mask_rcnn:MaskRCNN",
     task="instance_segmentation",
-    wants="one feature map per stride from 4 up",
+    wants="maps whose strides double from 4, or one map",
     paper="He et al., 1703.06870",
+)
+HEADS.add(
+    "keypoint_rcnn",
+    KeypointRCNNOptions,
+    "rehead.heads.keypoint_rcnn:KeypointRCNN",
+    task="keypoint_detection",
+    wants="maps whose strides double from 4, or one map",
+    paper="He et al., 1703.06870, section 5",
 )
 HEADS.add(
     "retinanet",
     RetinaNetOptions,
     "rehead.heads.retinanet:RetinaNet",
     task="detection",
-    wants="one feature map per stride from 8 up",
+    wants="maps whose strides double from 8, or one map",
     paper="Lin et al., 1708.02002",
 )
 HEADS.add(
@@ -78,7 +95,7 @@ HEADS.add(
     FCOSOptions,
     "rehead.heads.fcos:FCOS",
     task="detection",
-    wants="one feature map per stride from 8 up",
+    wants="maps whose strides double from 8, or one map",
     paper="Tian et al., 1904.01355",
 )
 HEADS.add(
@@ -195,6 +212,27 @@ HEADS.add(
 )
 
 
+def task_of(options: HeadOptions) -> str:
+    """The task of a head with these options, which its data must serve and its predictions are judged by.
+
+    Several classes per image need other data and other figures than one, with the same heads.
+    """
+    return MULTI_LABEL if _multi_label(options) else HEADS.get(options.name).about["task"]
+
+
+def image_task(config: Config) -> str:
+    """The task that says how images are resized and augmented.
+
+    It is the configuration's own, but the crops that suit one class per image would cut some of several off.
+    """
+    several = config.task == "classification" and any(map(_multi_label, config.model.heads.values()))
+    return MULTI_LABEL if several else config.task
+
+
+def _multi_label(options: HeadOptions) -> bool:
+    return isinstance(options, ClassificationOptions) and options.multi_label
+
+
 def register_head(
     name: str, options: type[HeadOptions], *, task: str, wants: str = "", paper: str = ""
 ) -> Callable[[Target], Target]:
@@ -203,7 +241,7 @@ def register_head(
     Args:
         name: what a configuration writes under `model.head.name`.
         options: its pydantic options; `name` must allow this name.
-        task: `classification`, `detection`, `instance_segmentation` or `segmentation`.
+        task: `classification`, `detection`, `instance_segmentation`, `keypoint_detection` or `segmentation`.
         wants: the features it needs, for `rehead heads`.
         paper: its source, for `rehead heads`.
     """

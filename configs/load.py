@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.readers import READERS, SplitOptions
 from rehead.configs.schema import Config
 from rehead.errors import ConfigError, did_you_mean
@@ -274,24 +274,24 @@ def _misfits(config: Config) -> list[str]:
                 f"set task={several}, or use {' or '.join(fitting)}"
             )
         else:
-            problems += _misfits_of_source(config, key, task)
+            problems += _misfits_of_source(config, key)
     problems += misplaced(
-        config.data.augment,
-        [HEADS.get(head.name).about["task"] for head in config.model.heads.values() if head.name in HEADS],
+        config.data.augment, [task_of(head) for head in config.model.heads.values() if head.name in HEADS]
     )
     resize = config.data.resize
     if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
         problems.append("data.group_by_aspect: data.resize makes all images the same size already; leave it out")
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
-    if resize is not None and config.task == "classification" and resize.shorter is not None and resize.crop is None:
+    if resize is not None and image_task(config) == "classification" and not (resize.crop or resize.height):
         problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
     return problems
 
 
-def _misfits_of_source(config: Config, key: str, task: str) -> list[str]:
+def _misfits_of_source(config: Config, key: str) -> list[str]:
     """What is wrong between a head and the data that it learns from."""
     problems = []
+    task = task_of(config.model.heads[key])
     own = key in config.data.sources
     source = config.data.sources[key] if own else config.data
     where = f"data.sources.{key}" if own else "data"
@@ -300,10 +300,13 @@ def _misfits_of_source(config: Config, key: str, task: str) -> list[str]:
         if task not in tasks:
             fitting = [entry.name for entry in READERS if task in entry.about["task"].split(", ")]
             needs = f"task is {task}" if config.task == task else f"head '{key}' is a {task} head"
-            other = f", or give head '{key}' a source of its own in data.sources.{key}" if not own else ""
+            ways = [f"use {' or '.join(fitting)}"]
+            if config.task == "multitask" and not own:
+                ways.append(f"or give head '{key}' a source of its own in data.sources.{key}")
+            if task == "classification" and MULTI_LABEL in tasks:
+                ways.append(f"or set model.heads.{key}.multi_label=true to learn all the classes of each image")
             problems.append(
-                f"{where}.format: '{source.format}' gives {' and '.join(tasks)} but {needs}; "
-                f"use {' or '.join(fitting)}{other if config.task == 'multitask' else ''}"
+                f"{where}.format: '{source.format}' gives {' and '.join(tasks)} but {needs}; {', '.join(ways)}"
             )
     elif own and source.format is None:
         problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")

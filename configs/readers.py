@@ -41,8 +41,18 @@ class InstanceMasksSplit(SplitOptions):
 
 
 READERS: Registry[SplitOptions] = Registry("data format")
-READERS.add("folders", FoldersSplit, "rehead.data.readers.folders:FoldersReader", task="classification")
-READERS.add("coco", CocoSplit, "rehead.data.readers.coco:CocoReader", task="detection, instance_segmentation")
+READERS.add(
+    "folders",
+    FoldersSplit,
+    "rehead.data.readers.folders:FoldersReader",
+    task="classification, multi_label_classification",
+)
+READERS.add(
+    "coco",
+    CocoSplit,
+    "rehead.data.readers.coco:CocoReader",
+    task="detection, instance_segmentation, multi_label_classification",
+)
 READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")
 READERS.add(
     "instance_masks",

@@ -135,11 +135,15 @@ class BackboneOptions(Options):
     weights: str = Field("imagenet", description="imagenet, a timm tag such as a1_in1k, a file, or none")
     freeze: int | Literal["all"] = Field(0, description="entries of feature_specs that do not learn")
     norm: Literal["train", "frozen", "sync", "group"] = "train"
+    norm_eps: float | None = Field(None, ge=0, description="of every batch norm; the network's own unless given")
     in_channels: int = Field(3, ge=1)
     mean: list[float] | None = Field(None, description="per channel, for pixels in 0..1; the weights' own unless given")
     std: list[float] | None = None
     output_stride: Literal[8, 16, 32] = Field(32, description="below 32, the last stages dilate")
     # The rest is for rehead's own ResNets.
+    dilate_first: bool = Field(
+        False, description="where a stage dilates, its first 3x3 convolution too, as in segmentation-models-pytorch"
+    )
     width: int | None = Field(None, ge=1, description="channels of the stem; 64, or 16 for images of 32 pixels")
     residual: bool = Field(True, description="false: the plain network, whose blocks do not add their input back")
     shortcut: Literal["A", "B", "C"] = Field(

@@ -106,6 +106,7 @@ class PSPNetOptions(SegmentationOptions):
     """Pyramid pooling on the last map; best on a backbone with `output_stride: 8`."""
 
     name: Literal["pspnet"] = "pspnet"
+    stride: int | None = Field(None, ge=1, description="of the map that it reads, the last one's unless given; SMP: 8")
     channels: int = Field(512, ge=1)
     decoder_norm: Norm = "batchnorm"
     dropout: float = Field(0.2, ge=0, lt=1)

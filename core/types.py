@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 IGNORE = 255
 """The value of a pixel that counts neither in a semantic loss nor in IoU (Cityscapes' convention)."""
 
+UNUSED = "N/A "
+"""What the names of classes without any example start with: columns of a classifier that came with its weights."""
+
 Moved = TypeVar("Moved", "Target", "Prediction")
 
 
@@ -61,6 +64,11 @@ class Frame:
         height, width = self.original
         boxes = boxes / boxes.new_tensor([x, y, x, y])
         return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+    def points_to_original(self, points: Tensor) -> Tensor:
+        """Maps (..., 2) x, y from batch pixels to original pixels."""
+        y, x = self.scale
+        return points / points.new_tensor([x, y])
 
 
 @dataclass
@@ -134,7 +142,7 @@ class Prediction:
         masks: (N, H, W) bool.
         keypoints: (N, P, 3) float32: x, y, and the point's own score, a logit.
         semantic: (H, W) uint8 class map.
-        probabilities: (K,) float32, of the whole image.
+        probabilities: (K,) float32, of the whole image; they add up to 1 unless the head has `multi_label`.
     """
 
     boxes: Tensor | None = None

@@ -177,6 +177,26 @@ def draw_label(image: NDArray[Any], text: str, good: bool | None = None) -> Pict
     return np.asarray(picture)
 
 
+def draw_classes(
+    image: NDArray[Any], labels: Sequence[int], names: Sequence[str], scores: Sequence[float] | None = None
+) -> Picture:
+    """Lists the classes of the whole image below it, each in the colour of its boxes.
+
+    Args:
+        image: (H, W, C), uint8 or floating point in 0..255.
+        labels: N of them in 0..K-1, in the order of the list; there may be none.
+        names: of the K classes.
+        scores: N of them in 0..1.
+
+    Returns:
+        A new picture, higher by the list; enlarged if the image is small (see `enlargement`).
+    """
+    picture = _enlarged(_picture(image), enlargement(image))
+    said = [f" {score:.2f}" for score in scores] if scores is not None else [""] * len(labels)
+    entries = [(names[label] + score, colour_of(label)) for label, score in zip(labels, said, strict=True)]
+    return np.concatenate([picture, _legend(picture.shape[1], picture.shape[0], entries or [("no class", _NEUTRAL)])])
+
+
 def enlargement(image: NDArray[Any]) -> int:
     """How many times larger than the image its pictures are, so that text on small ones can be read.
 

@@ -73,7 +73,7 @@ class Mixup(Step):
         if setting.task == "classification" and setting.classes is None:
             raise ConfigError(["data.augment: mixup of labels needs the number of classes"])
         self.p = options.p
-        self.alpha = options.alpha or (0.2 if setting.task == "classification" else 1.5)
+        self.alpha = options.alpha or (0.2 if setting.task.endswith("classification") else 1.5)
         self.setting = setting
 
     def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:

@@ -16,6 +16,8 @@ from rehead.types import Frame
 
 DEFAULTS: dict[str, ResizeOptions] = {
     "classification": ResizeOptions(shorter=256, crop=224),
+    # The whole image, at the size of the multi-label papers (1904.03582, 2009.14119).
+    "multi_label_classification": ResizeOptions(height=448, width=448),
     "detection": ResizeOptions(shorter=800, longer=1333),
     "instance_segmentation": ResizeOptions(shorter=800, longer=1333),
     "keypoint_detection": ResizeOptions(shorter=800, longer=1333),

@@ -21,7 +21,7 @@ class Setting:
     """What a step may need to know of the training.
 
     Attributes:
-        task: by its name in the configuration.
+        task: as `rehead.configs.heads.image_task` names it.
         resize: the resize of evaluation.
         min_visible: an object of which a step leaves a smaller share of its box is dropped.
         flip_pairs: keypoints that change places in a mirror image.

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import task_of
 from rehead.errors import BuildError
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
@@ -41,7 +41,7 @@ class Head(nn.Module, ABC):
     @property
     def task(self) -> str:
         """The task that this head serves."""
-        return HEADS.get(self.options.name).about["task"]
+        return task_of(self.options)
 
     @abstractmethod
     def learns_from(self, target: Target) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,11 +12,17 @@ from torchvision.models.detection.image_list import ImageList
 
 from rehead.errors import BuildError
 from rehead.heads.base import Features
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import Neck
 from rehead.types import FeatureSpec, Frame, Prediction, Target
 
+NEEDED = {
+    "masks": "mask_rcnn needs data with instance masks (data.format coco or instance_masks), faster_rcnn does without",
+    "keypoints": "keypoint_rcnn needs data with keypoints, faster_rcnn does without",
+}
+"""What to do about images that lack something."""
 
-def float32_pyramid(neck: FPN, features: Features) -> Features:
+
+def float32_pyramid(neck: Neck, features: Features) -> Features:
     """Pyramid levels by name, float32 also in mixed precision.
 
     torchvision takes the anchors' type from them, and bfloat16 knows no odd pixel beyond 256.
@@ -29,22 +36,35 @@ def image_list(frames: Sequence[Frame]) -> ImageList:
     return ImageList(torch.empty(len(frames), 0, height, width), [frame.size for frame in frames])
 
 
-def truth(targets: Sequence[Target], frames: Sequence[Frame], first_label: int = 0) -> list[dict[str, Tensor]]:
-    """torchvision's targets.
+def truth(
+    targets: Sequence[Target],
+    frames: Sequence[Frame],
+    first_label: int = 0,
+    also: Literal["masks", "keypoints"] | None = None,
+) -> list[dict[str, Tensor]]:
+    """torchvision's targets, without boxes that have no area: their overlap with anything is 0 / 0.
 
     Args:
         targets: one per frame.
         frames: for the names of the images.
         first_label: what torchvision calls our label 0.
+        also: what else every target must have.
 
     Raises:
-        BuildError: for an image without boxes (none listed is fine), named.
+        BuildError: for an image without boxes or what else is needed (none listed is fine), named.
     """
     found = []
     for target, frame in zip(targets, frames, strict=True):
         if target.boxes is None or target.labels is None:
             raise BuildError(f"image {frame.image_id!r} has no boxes to learn from; detection needs data with boxes")
-        found.append({"boxes": target.boxes, "labels": target.labels + first_label})
+        one = {"boxes": target.boxes, "labels": target.labels + first_label}
+        if also is not None:
+            more: Tensor | None = getattr(target, also)
+            if more is None:
+                raise BuildError(f"image {frame.image_id!r} has boxes but no {also} to learn from; {NEEDED[also]}")
+            one[also] = more.byte() if also == "masks" else more
+        some = (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
+        found.append({name: value[some] for name, value in one.items()})
     return found
 
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al., 1506.01497) on a feature pyramid, from torchvision's parts.
+"""Faster R-CNN (Ren et al., 1506.01497) on a feature pyramid (Lin et al., 1612.03144), from torchvision's parts.
 
 Parameter names inside `rpn` and `roi_heads` are torchvision's. Inside torchvision label 0 is the
 background; nobody else sees that.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
@@ -18,24 +18,27 @@ from torchvision.ops.poolers import initLevelMapper
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.heads.base import Features, Head, level
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import NORM_LAYERS, build_neck
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
+
+POOLED = 7
+"""Height and width of what the box branch sees of a proposal."""
 
 
 class FasterRCNN(Head):
-    """FPN, region proposals and box classification; equal to torchvision's with the same weights."""
+    """A pyramid, region proposals and box classification; equal to torchvision's with the same weights."""
 
     divisor = 32
 
     def __init__(self, options: RCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
-        self.neck = FPN(specs, options.channels)
+        self.neck = build_neck(options.neck, specs, options.channels, norm=options.norm)
         # One size per level: 8 x stride is FPN's 32..512 on strides 4..64.
         sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in self.neck.feature_specs.values()]
         anchors = anchor_generator(sizes, options.aspect_ratios, self.neck.feature_specs)
         self.rpn = RegionProposalNetwork(
             anchors,
-            ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0]),
+            ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0], options.rpn_convs),
             fg_iou_thresh=options.rpn_positive_iou,
             bg_iou_thresh=options.rpn_negative_iou,
             batch_size_per_image=options.rpn_sampled,
@@ -44,10 +47,9 @@ class FasterRCNN(Head):
             post_nms_top_n={"training": options.rpn_post_nms_train, "testing": options.rpn_post_nms_test},
             nms_thresh=options.rpn_nms,
         )
-        pooled = 7
         self.roi_heads = RoIHeads(
-            roi_align(self.neck.feature_specs, pooled),
-            TwoMLPHead(options.channels * pooled**2, options.representation),
+            roi_align(self.neck.feature_specs, POOLED),
+            _box_head(options),
             ExactPredictor(options.representation, len(classes) + 1),  # type: ignore[no-untyped-call]
             fg_iou_thresh=options.box_positive_iou,
             # Between the two thresholds a proposal would count for nothing; the recipe leaves no such gap.
@@ -94,6 +96,17 @@ class FasterRCNN(Head):
     def predictions(self, found: Sequence[Mapping[str, Tensor]], frames: Sequence[Frame]) -> list[Prediction]:
         """The boxes of detections, in original pixels."""
         return predictions(found, frames, first_label=1)
+
+
+def _box_head(options: RCNNOptions) -> nn.Module:
+    if options.box_convs == 0:
+        return TwoMLPHead(options.channels * POOLED**2, options.representation)
+    return FastRCNNConvFCHead(
+        (options.channels, POOLED, POOLED),
+        [options.channels] * options.box_convs,
+        [options.representation],
+        NORM_LAYERS[options.norm],
+    )
 
 
 class ExactRPNHead(RPNHead):

@@ -10,7 +10,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from rehead.configs.detection_heads import FCOSOptions
 from rehead.heads.detection import anchor_generator
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import build_neck
 from rehead.heads.one_stage import Neckless, OneStage
 from rehead.types import Classes, FeatureSpec
 
@@ -23,7 +23,7 @@ class FCOS(OneStage):
 
     def __init__(self, options: FCOSOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
-        self.neck = FPN(specs, options.channels, finest=8, extra="P5")
+        self.neck = build_neck(options.neck, specs, options.channels, finest=8, extra="P5")
         # An "anchor" is a point with its level's stride: distances are counted in strides.
         points = [[float(spec.stride)] for spec in self.neck.feature_specs.values()]
         self.hold(

@@ -9,9 +9,10 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from rehead.configs.detection_heads import MaskRCNNOptions
-from rehead.errors import BuildError
 from rehead.heads.base import Features
+from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN, roi_align
+from rehead.heads.necks import NORM_LAYERS
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 POOLED = 14
@@ -25,7 +26,7 @@ class MaskRCNN(FasterRCNN):
         super().__init__(options, classes, specs)
         widths = [options.mask_channels] * options.mask_convs
         self.roi_heads.mask_roi_pool = roi_align(self.neck.feature_specs, POOLED)
-        self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1)
+        self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1, NORM_LAYERS[options.norm])
         self.roi_heads.mask_predictor = ExactMaskPredictor(  # type: ignore[no-untyped-call]
             options.mask_channels, options.mask_channels, len(classes) + 1
         )
@@ -36,15 +37,7 @@ class MaskRCNN(FasterRCNN):
 
     def truth(self, targets: Sequence[Target], frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
         """torchvision's targets, with masks."""
-        found = super().truth(targets, frames)
-        for one, target, frame in zip(found, targets, frames, strict=True):
-            if target.masks is None:
-                raise BuildError(
-                    f"image {frame.image_id!r} has boxes but no masks to learn from; mask_rcnn needs data with "
-                    "instance masks (data.format coco or instance_masks), faster_rcnn does without"
-                )
-            one["masks"] = target.masks.to(one["boxes"].device).byte()
-        return found
+        return truth(targets, frames, first_label=1, also="masks")
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Boxes, scores, labels and masks of the original size, best first, at most `detections` per image."""

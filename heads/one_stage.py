@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rehead.heads.base import Features, Head
 from rehead.heads.detection import float32_pyramid, image_list, predictions, truth
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import Neck
 from rehead.types import Frame, Prediction, Target
 
 
@@ -24,7 +24,7 @@ class OneStage(Head):
     """
 
     divisor = 32
-    neck: FPN
+    neck: Neck
     head: nn.Module
     rules: Any
     """torchvision's model, asked only for its losses and its detections."""

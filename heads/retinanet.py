@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from rehead.configs.detection_heads import GROUPS, RetinaNetOptions
 from rehead.heads.detection import anchor_generator
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import build_neck
 from rehead.heads.one_stage import Neckless, OneStage
 from rehead.types import Classes, FeatureSpec
 
@@ -24,7 +24,7 @@ class RetinaNet(OneStage):
 
     def __init__(self, options: RetinaNetOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
-        self.neck = FPN(specs, options.channels, finest=8, extra=options.p6_input)
+        self.neck = build_neck(options.neck, specs, options.channels, finest=8, extra=options.p6_input)
         anchors = anchor_generator(
             options.anchor_sizes or [octave_sizes(spec.stride) for spec in self.neck.feature_specs.values()],
             options.aspect_ratios,

@@ -23,7 +23,7 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPl
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from rehead.configs.segmentation_heads import SegmentationOptions
+from rehead.configs.segmentation_heads import PSPNetOptions, SegmentationOptions
 from rehead.errors import BuildError
 from rehead.heads.base import Features, described, one_per_stride
 from rehead.heads.segmentation import SemanticHead
@@ -74,6 +74,8 @@ class SMPSegmentation(SemanticHead):
     def __init__(self, options: SegmentationOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         choose, build = DECODERS[options.name]
+        if isinstance(options, PSPNetOptions) and options.stride is not None:
+            specs = _up_to(options.stride, specs)
         self.inputs = choose(options.name, specs)
         parts = build(options, self.inputs, len(classes))
         self.decoder = parts.decoder
@@ -126,6 +128,15 @@ def staged(name: str, specs: Mapping[str, FeatureSpec]) -> Inputs:
         [0, specs[second].channels if second else 0, *(spec.channels for spec in stages.values())],
         [1, 2, *(spec.stride for spec in stages.values())],
     )
+
+
+def _up_to(stride: int, specs: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
+    """The maps up to the last one of a stride."""
+    names = [name for name, spec in specs.items() if spec.stride == stride]
+    if not names:
+        raise BuildError(f"stride={stride}: no feature map has it; the backbone gives {described(specs)}")
+    order = list(specs)
+    return {name: specs[name] for name in order[: order.index(names[-1]) + 1]}
 
 
 def last(name: str, specs: Mapping[str, FeatureSpec]) -> Inputs:

@@ -6,9 +6,17 @@ from rehead.tasks.base import Task
 from rehead.tasks.classification import Classification
 from rehead.tasks.detection import Detection
 from rehead.tasks.instance_segmentation import InstanceSegmentation
+from rehead.tasks.multi_label import MultiLabelClassification
 from rehead.tasks.segmentation import Segmentation
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Classification(), Detection(), InstanceSegmentation(), Segmentation())
+    task.name: task
+    for task in (
+        Classification(),
+        MultiLabelClassification(),
+        Detection(),
+        InstanceSegmentation(),
+        Segmentation(),
+    )
 }
-"""Every task by its name in a configuration."""
+"""Every task by its name, as `rehead.configs.heads.task_of` gives it."""

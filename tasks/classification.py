@@ -14,6 +14,9 @@ from rehead.evaluation.classification import Accuracy
 from rehead.tasks.base import Evaluator, Figures, Picture, Task
 from rehead.types import Classes, Prediction
 
+TOP = 5
+"""How many of the best classes `predictions.json` lists."""
+
 
 class Classification(Task):
     """One class per image."""
@@ -43,12 +46,7 @@ class Classification(Task):
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
     ) -> list[Figures]:
         """The five best classes with their probabilities, best first."""
-        assert prediction.probabilities is not None
-        top = prediction.probabilities.topk(min(5, len(classes)))
-        guesses = [
-            {"class": classes.names[label], "score": score}
-            for score, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
+        guesses = ranked(prediction, classes)[:TOP]
         return [{"image_id": image_id, **guesses[0], "top": guesses}]
 
 
@@ -77,3 +75,13 @@ def class_of(truth: Sample) -> int:
     if truth.label is None:
         raise DataError(f"image {truth.image_id!r} has no class to judge by")
     return int(truth.label.argmax()) if isinstance(truth.label, np.ndarray) else int(truth.label)
+
+
+def ranked(prediction: Prediction, classes: Classes) -> list[Figures]:
+    """Every class with its probability, best first."""
+    assert prediction.probabilities is not None
+    scores, labels = prediction.probabilities.sort(descending=True, stable=True)
+    return [
+        {"class": classes.names[label], "score": score}
+        for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]

@@ -136,7 +136,7 @@ def _classify(out: Path, data: Path, budget: Budget, device: str) -> dict[str, A
             # A random crop would often miss the shape.
             "augment": "none",
         },
-        "model": _model(None, {"name": "classification"}),
+        "model": _model(None, {"name": "linear"}),
         "train": _train(budget.pretrain_steps, batch_size=64, lr=4e-3),
         "device": device,
         "out": str(out / "classification"),

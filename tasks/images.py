@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import MULTI_LABEL, image_task, task_of
 from rehead.data.augment import Augment
 from rehead.data.batch import collate
 from rehead.data.loader import BatchSampler
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def resize_for(model: Model) -> Resize:
     """The one resize function of a model: its config's size, its weights' interpolation."""
-    options = model.config.data.resize or DEFAULTS[model.config.task]
+    options = model.config.data.resize or DEFAULTS[image_task(model.config)]
     return Resize(options, model.backbone.interpolation)
 
 
@@ -38,9 +38,9 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
         ConfigError: with all that is wrong with the steps.
     """
     data, channels = config.data, config.model.backbone.in_channels
-    labels = [key for key, head in config.model.heads.items() if HEADS.get(head.name).about["task"] == "classification"]
+    labels = [key for key, head in config.model.heads.items() if task_of(head) in ("classification", MULTI_LABEL)]
     setting = Setting(
-        config.task,
+        image_task(config),
         resize,
         min_visible=data.min_visible,
         flip_pairs=tuple(data.flip_pairs),

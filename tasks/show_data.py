@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import MULTI_LABEL, image_task, task_of
 from rehead.configs.load import load_config
 from rehead.configs.schema import Config
-from rehead.data.draw import draw_label, save, sheet
+from rehead.data.draw import draw_classes, draw_label, save, sheet
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.resize import DEFAULTS, Resize
@@ -50,7 +50,7 @@ def show_data(
     """
     config = load_config(source, overrides)
     reader = open_data(config, split)
-    resize = Resize(config.data.resize or DEFAULTS[config.task])
+    resize = Resize(config.data.resize or DEFAULTS[image_task(config)])
     channels = config.model.backbone.in_channels
     augment = augment_for(config, resize, reader) if split == "train" and draws else None
     indices = list(range(len(reader)))
@@ -87,13 +87,11 @@ def _fitting(sample: Sample, resize: Resize, longer: int) -> Sample:
 
 def _drawn(config: Config, reader: Reader, key: str, sample: Sample) -> Picture:
     """A sample with what one head learns from."""
-    task = TASKS[HEADS.get(config.model.heads[key].name).about["task"]]
+    task = TASKS[task_of(config.model.heads[key])]
     classes = reader.of(key).classes
     if not task.judges(sample):
         return np.asarray(draw_label(sample.pixels, "nothing annotated for this head"))
-    if task.name == "classification" and isinstance(sample.label, np.ndarray):
-        shares = [
-            f"{classes.names[label]} {sample.label[label]:.2f}" for label in np.flatnonzero(sample.label).tolist()
-        ]
-        return np.asarray(draw_label(sample.pixels, ", ".join(shares)))
+    if isinstance(sample.label, np.ndarray) and task.name in ("classification", MULTI_LABEL):
+        labels = np.flatnonzero(sample.label >= 0.005).tolist()
+        return draw_classes(sample.pixels, labels, classes.names, sample.label[labels].tolist())
     return task.draw_truth(sample.pixels, sample, classes)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
 from rehead.data.loader import make_loader
@@ -159,13 +160,18 @@ def _check_images(reader: Reader, split: str, config: Config) -> None:
         raise DataError(
             f"data.{split}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0]}"
         )
-    tasks = {HEADS.get(head.name).about["task"] for head in config.model.heads.values()}
-    if (
-        split == "train"
-        and tasks & {"detection", "instance_segmentation"}
-        and not any(len(s.boxes) for s in samples if s.boxes is not None)
+    if split != "train":
+        return
+    tasks = {task_of(head) for head in config.model.heads.values()}
+    if tasks & {"detection", "instance_segmentation"} and not any(
+        len(sample.boxes) for sample in samples if sample.boxes is not None
     ):
         raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
+    # A label that is a number is always a class.
+    if MULTI_LABEL in tasks and not any(
+        sample.label.any() if isinstance(sample.label, np.ndarray) else sample.label is not None for sample in samples
+    ):
+        raise DataError(f"data.{split}: none of the {len(samples)} images has a class to learn from")
 
 
 def _clear(folder: Path) -> None:

@@ -62,7 +62,10 @@ def batch_of_noise(
 
 
 def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | None = (4, 6, 40, 50)) -> list[Target]:
-    """One box with its mask, a class map and a label for every image; `boxes=None` for images without objects."""
+    """One box with its mask and five keypoints, a class map and a label for every image.
+
+    `boxes=None` is for images without objects.
+    """
     height, width = batch.frames[0].padded
     semantic = (torch.arange(width) * num_classes // width).to(torch.uint8).repeat(height, 1)
     found = torch.zeros(0, 4) if boxes is None else torch.tensor([boxes], dtype=torch.float32)
@@ -72,11 +75,19 @@ def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | No
             boxes=found,
             labels=torch.zeros(len(found), dtype=torch.int64) + index % num_classes,
             masks=torch.ones((len(found), height, width), dtype=torch.bool),
+            keypoints=keypoints_in(found, 5),
             semantic=semantic,
             label=torch.tensor(index % num_classes),
         )
         for index, frame in enumerate(batch.frames)
     ]
+
+
+def keypoints_in(boxes: Tensor, count: int) -> Tensor:
+    """(N, count, 3) visible keypoints on the diagonals of (N, 4) boxes."""
+    along = (torch.arange(count) + 0.5).view(1, count, 1) / count
+    places = boxes[:, None, :2] + along * (boxes[:, None, 2:] - boxes[:, None, :2])
+    return torch.cat([places, torch.ones_like(places[..., :1])], dim=-1)
 
 
 def randomise_norms(module: nn.Module) -> None:

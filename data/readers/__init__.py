@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.readers import READERS
 from rehead.data.readers.base import MissingPathError, Reader
 from rehead.data.readers.joined import JoinedReader
@@ -36,6 +36,7 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
     """
     opened: dict[tuple[str, tuple[str, ...] | None], Reader] = {}
     by_head: dict[str, Reader] = {}
+    tasks: dict[str, str] = {}
     for key, head in config.model.heads.items():
         own = key in config.data.sources
         source = config.data.sources[key] if own else config.data
@@ -44,8 +45,13 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
         if which not in opened:
             opened[which] = open_reader(source, split, wanted, f"data.sources.{key}" if own else "data")
         by_head[key] = opened[which]
-        # Asked of every reader, since only one of a joined pair may have masks at all.
-        by_head[key].masks |= HEADS.get(head.name).about["task"] == "instance_segmentation"
+        tasks[key] = task_of(head)
+    # Asked of every reader, since only one of a joined pair may have masks or the label at all.
+    for reader in opened.values():
+        served = {tasks[key] for key, own in by_head.items() if own is reader}
+        reader.masks = "instance_segmentation" in served
+        reader.boxes = served != {MULTI_LABEL}
+        reader.presence = MULTI_LABEL in served
     return next(iter(opened.values())) if len(opened) == 1 else JoinedReader(by_head)
 
 

@@ -12,7 +12,7 @@ from rehead.data.instance_masks import RLE, decode
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
-from rehead.types import Classes
+from rehead.types import UNUSED, Classes
 
 SHOWN = 5
 """How many names a message lists before it stops."""
@@ -27,10 +27,14 @@ class Reader(ABC):
     Attributes:
         classes: in the order of the labels.
         masks: whether `read` gives instance masks too, which cost time and memory.
+        boxes: whether a reader of objects gives their boxes and labels.
+        presence: whether a reader of objects gives which classes occur, as the label of the image.
     """
 
     classes: Classes
     masks: bool = False
+    boxes: bool = True
+    presence: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -147,12 +151,12 @@ def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> C
 
 
 def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -> None:
-    """Checks that every wanted class is known.
+    """Checks that every wanted class is known, but for those that nothing is an example of.
 
     Raises:
         DataError: naming `data.classes`, the classes that are not there, and their near matches.
     """
-    absent = [name for name in wanted if name not in known]
+    absent = [name for name in wanted if name not in known and not name.startswith(UNUSED)]
     if absent:
         hints = [f"'{name}'{did_you_mean(name, known)}" for name in absent]
         raise DataError(f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})")

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: COCO JSON (https://cocodataset.org/#format-data)."""
+"""Detection, instance segmentation and multi-label classification: COCO JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class CocoReader(Reader):
 
     Category ids may have gaps; labels follow the ids' order, so that files written in different orders
     agree. Categories without annotations stay classes. Images without annotations, crowds and empty boxes
-    are kept: evaluation needs them, and training leaves out what it cannot use.
+    are kept: evaluation needs them, and training leaves out what it cannot use. With `presence`, an image's
+    label is 1 for every class that it has an annotation of, crowds too, and 0 for the others.
 
     Args:
         split: `annotations`, the JSON file, and `images`, the folder that its file names start from.
@@ -77,7 +78,9 @@ class CocoReader(Reader):
         else:
             unknown_classes(classes, known.names, self.annotations)
             id_of = dict(zip(known.names, known.ids, strict=True))
-            self.classes = checked_classes(classes, [id_of[name] for name in classes], self.annotations)
+            # Ids below 0 for classes that nothing is an example of.
+            ids = [id_of.get(name, -1 - label) for label, name in enumerate(classes)]
+            self.classes = checked_classes(classes, ids, self.annotations)
         self._read_images(file.images)
         self._read_annotations(file.annotations, set(known.ids))
 
@@ -143,15 +146,18 @@ class CocoReader(Reader):
         index = range(len(self))[index]
         rows = slice(self._starts[index], self._starts[index + 1])
         height, width = self._sizes[index]
-        return Sample(
+        sample = Sample(
             image_id=self.image_ids[index],
             path=self.folder / str(self._names[index]),
             size=(int(height), int(width)) if height and width else None,
-            boxes=self._boxes[rows],
-            labels=self._labels[rows],
-            iscrowd=self._crowds[rows],
-            areas=self._areas[rows],
         )
+        if self.presence:
+            sample.label = np.zeros(len(self.classes), np.float32)
+            sample.label[self._labels[rows]] = 1
+        if self.boxes:
+            sample.boxes, sample.labels = self._boxes[rows], self._labels[rows]
+            sample.iscrowd, sample.areas = self._crowds[rows], self._areas[rows]
+        return sample
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
         """The objects' masks, from polygons or either kind of run-length code."""

@@ -17,6 +17,12 @@ def minimal(**more: Any) -> dict[str, Any]:
     return {"task": "detection", "model": {"head": {"name": "faster_rcnn"}}, **more}
 
 
+def tagging(data: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """A classification head with several classes per image, and data that COCO files hold unless given."""
+    head = {"name": "linear", "multi_label": True, **options}
+    return {"task": "classification", "model": {"head": head}, "data": data or {"format": "coco"}}
+
+
 def problems_of(raw: dict[str, Any], overrides: dict[str, Any] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_config(raw, overrides)
@@ -75,6 +81,14 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
         (minimal(model={"head": {"name": "faster_rcn"}}), "did you mean 'faster_rcnn'"),
         (minimal(model={"head": {"name": "unet"}}), "'unet' is a segmentation head but task is detection"),
         (minimal(data={"format": "folders", "train": {"images": "x"}}), "'folders' gives classification"),
+        (tagging(multi_label=False), "use folders, or set model.heads.main.multi_label=true"),
+        (
+            tagging(data={"format": "masks", "classes": ["a"]}),
+            "head 'main' is a multi_label_classification head; use folders or coco",
+        ),
+        (tagging(data={"resize": {"shorter": 10, "longer": 20}}, multi_label=False), "needs one size for all"),
+        (tagging(label_smoothing=1.0), "model.heads.main.label_smoothing: Input should be less than 1"),
+        (tagging(hidden=3), "model.heads.main.hidden: unknown key"),
         (minimal(model={"head": {"name": ["faster_rcnn"]}}), "unknown head '['faster_rcnn']'"),
         (minimal(data={"format": ["coco"]}), "unknown data format"),
         (minimal(model={"head": "faster_rcnn", "backbone": {"std": [0, 1, 1]}}), "std must be greater than 0"),
@@ -94,6 +108,13 @@ def test_every_problem_is_reported_at_once_with_the_key_and_a_near_match() -> No
 )
 def test_what_does_not_fit_is_said(raw: dict[str, Any], said: str) -> None:
     assert said in "\n".join(problems_of(raw))
+
+
+@pytest.mark.parametrize(
+    "data", [{"format": "coco"}, {"format": "folders"}, {"format": "coco", "resize": {"shorter": 10, "longer": 20}}]
+)
+def test_several_classes_per_image_come_from_coco_or_folders_at_any_size(data: dict[str, Any]) -> None:
+    assert load_config(tagging(data)).model.heads["main"].model_dump()["multi_label"]
 
 
 def test_overrides_are_yaml_values() -> None:

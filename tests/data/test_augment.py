@@ -241,6 +241,17 @@ def test_classification_crops_from_the_original_image() -> None:
     assert spread > 60
 
 
+def test_where_an_image_may_have_several_classes_all_of_it_is_kept() -> None:
+    one = Sample(image_id=0, path=Path("a"), label=np.ones(2, np.float32), image=np.zeros((60, 90, 3), np.uint8))
+    one.pixels[:, :30], one.pixels[:, 60:] = (200, 0, 0), (0, 200, 0)
+    resize = Resize(ResizeOptions(height=40, width=60))
+    augment = Augment("light", Setting("multi_label_classification", resize))
+    changed = [augment(one, 0, index)[0].pixels for index in range(20)]
+    for pixels in changed:
+        assert [int((pixels[:, :, colour] > 100).sum()) for colour in (0, 1)] == [40 * 20, 40 * 20]
+    assert len({pixels[0, 0, 0] > 100 for pixels in changed}) == 2
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     ("channels", "dtype"), [(1, np.uint8), (4, np.uint8), (6, np.uint8), (3, np.float32), (6, np.float32)]

@@ -100,12 +100,15 @@ def test_what_a_task_lacks_is_none() -> None:
     assert target.boxes is target.labels is target.semantic is None
 
 
-def test_soft_labels_stay_one_value_per_class() -> None:
-    soft = np.array([0.25, 0, 0.75], np.float32)
-    _, (target,) = collate([item(3, 4, label=soft)])
+def test_soft_labels_stay_soft() -> None:
+    soft = np.array([0.25, 0.75], np.float64)
+    _, (target, other) = collate([item(3, 4, label=soft), item(3, 4, label=np.int64(1))])
     assert target.label is not None
     assert target.label.dtype == torch.float32
-    assert target.label.tolist() == soft.tolist()
+    assert target.label.tolist() == [0.25, 0.75]
+    assert other.label is not None
+    assert other.label.dtype == torch.int64
+    assert other.label.shape == ()
 
 
 def test_keypoints_stay_with_their_boxes_and_count_where_they_are_labelled() -> None:

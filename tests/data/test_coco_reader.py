@@ -75,6 +75,26 @@ def test_samples_say_what_the_file_says(
         np.testing.assert_allclose(sample.boxes, np.reshape(boxes, (-1, 4)), rtol=1e-6)
 
 
+def test_the_classes_of_an_image_are_those_of_its_annotations_crowds_too(tmp_path: Path) -> None:
+    annotations = [annotation(1, 5), annotation(2, 5, 90, iscrowd=1), annotation(3, 5), annotation(4, 2, 7)]
+    found = reader(write(tmp_path, annotations, [5, 2, 8]))
+    assert found[0].label is None
+    found.presence = True
+    labels = [sample.label for sample in found]
+    assert all(isinstance(label, np.ndarray) and label.dtype == np.float32 for label in labels)
+    assert [label.tolist() for label in labels if isinstance(label, np.ndarray)] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert found[0].boxes is not None
+    found.boxes = False
+    assert found[0].boxes is found[0].labels is found[0].iscrowd is found[0].areas is None
+    chosen = reader(tmp_path, ["eel", "dog"])
+    chosen.presence = True
+    assert [sample.label.tolist() for sample in chosen if isinstance(sample.label, np.ndarray)] == [
+        [1, 0],
+        [0, 1],
+        [0, 0],
+    ]
+
+
 def test_an_area_that_is_missing_is_the_box(tmp_path: Path) -> None:
     found = reader(write(tmp_path, [annotation(1, 5), annotation(2, 5, area=None)]))
     np.testing.assert_allclose(found[0].areas, [9.25, 14])

@@ -107,6 +107,21 @@ def test_any_class_map_can_be_drawn(size: tuple[int, int], count: int, seed: int
     assert picture.shape[0] > size[0] * factor
 
 
+@settings(max_examples=30, deadline=None)
+@given(size=SIZES, labels=st.lists(st.integers(0, 79), max_size=12, unique=True), scored=st.booleans())
+def test_any_classes_are_listed_below_the_image(size: tuple[int, int], labels: list[int], scored: bool) -> None:
+    image = np.full((*size, 3), 90, np.uint8)
+    scores = np.linspace(1, 0.5, len(labels)).tolist() if scored else None
+    picture = draw.draw_classes(image, labels, NAMES, scores)
+    factor = draw.enlargement(image)
+    assert picture.shape[1] == size[1] * factor
+    assert (picture[: size[0] * factor] == 90).all()
+    below = {tuple(colour) for colour in picture[size[0] * factor :].reshape(-1, 3).tolist()}
+    assert len(below) > 1
+    if size[1] * factor > 100:
+        assert {draw.colour_of(label) for label in labels} <= below
+
+
 @pytest.mark.parametrize(("good", "channel"), [(True, 1), (False, 0)])
 def test_right_is_green_and_wrong_is_red(good: bool, channel: int) -> None:
     picture = draw.draw_label(np.full((300, 300, 3), 128, np.uint8), "cat 0.98", good)

@@ -127,6 +127,7 @@ def test_the_official_example(shared: Path, kind: Any, ap: float) -> None:
 def test_scoring_imports_no_torch() -> None:
     code = (
         "import sys, rehead.evaluation.coco as c, rehead.evaluation.segmentation, rehead.evaluation.classification;"
+        "import rehead.evaluation.multi_label;"
         "import rehead.data.coco_format, rehead.data.readers.coco, rehead.data.readers.masks;"
         "import rehead.data.readers.folders, rehead.data.resize, rehead.data.augment, rehead.data.draw;"
         "c.coco_figures({'images': [], 'annotations': [], 'categories': []}, []);"

@@ -7,14 +7,15 @@ import torch
 from helpers import SMALL_SEGMENTERS, TINY, batch_of_noise, targets_for
 
 from rehead.configs.base import HeadOptions
+from rehead.configs.classification_heads import LinearOptions, MLPOptions
 from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
-from rehead.configs.heads import HEADS, ClassificationOptions
+from rehead.configs.heads import HEADS
 from rehead.configs.schema import BackboneOptions
 from rehead.configs.segmentation_heads import UNetOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
 from rehead.heads.base import one_per_stride
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import FPN
 from rehead.heads.segmentation_loss import pixel_cross_entropy
 from rehead.tasks.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
@@ -33,12 +34,13 @@ BACKBONES = [
     BackboneOptions(name="convnext_atto", weights="none"),
 ]
 HEAD_OPTIONS: list[HeadOptions] = [
-    ClassificationOptions(dropout=0.1),
+    LinearOptions(dropout=0.1),
     FasterRCNNOptions(channels=16, representation=32, score_threshold=0.0),
     UNetOptions(decoder_channels=[32, 16, 16, 8, 8]),
     RetinaNetOptions(channels=16, score_threshold=0.0),
     FCOSOptions(channels=32, convs=1, score_threshold=0.0),
     MaskRCNNOptions(channels=16, representation=32, mask_convs=1, mask_channels=8, score_threshold=0.0),
+    MLPOptions(hidden=8, label_smoothing=0.1),
 ]
 # These share one wrapper each with the U-Net or with one another: three kinds of strides are enough.
 FEW_BACKBONES = [BACKBONES[0], BACKBONES[2], BACKBONES[-1]]

@@ -14,7 +14,7 @@ from torch import nn
 from rehead.configs.detection_heads import FCOSOptions, RetinaNetOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
-from rehead.heads.fpn import FPN
+from rehead.heads.necks import FPN
 from rehead.heads.retinanet import octave_sizes
 from rehead.tasks.model import build_model
 from rehead.types import Classes, FeatureSpec

@@ -75,7 +75,7 @@ class TestTraining:
         assert trained["hash"] == backbone_hash(read_tensors(run / "last.safetensors")) != began["hash"]
 
     def test_a_swapped_head_keeps_backbone_and_lineage(self, run: Path, tmp_path: Path) -> None:
-        rehead.load(run / "last.safetensors").swap_head("classification", ["a", "b"]).save(tmp_path / "new.safetensors")
+        rehead.load(run / "last.safetensors").swap_head("linear", ["a", "b"]).save(tmp_path / "new.safetensors")
         assert lineage_of(tmp_path / "new.safetensors") == lineage_of(run / "last.safetensors")
         assert (
             backbone_hash(read_tensors(tmp_path / "new.safetensors"))

@@ -54,12 +54,23 @@ def fit_eight(
 
 @pytest.mark.slow
 class TestOverfit:
-    def test_classification(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("head", "steps"), [({"name": "linear"}, 60), ({"name": "mlp", "hidden": 64}, 30)], ids=["linear", "mlp"]
+    )
+    def test_classification(self, tmp_path: Path, head: Mapping[str, Any], steps: int) -> None:
         write_classification(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight"}
         data = {"format": "folders", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "classification", data, {"name": "classification"}, steps=60)
+        figures = fit_eight(tmp_path, "classification", data, head, steps)
         assert figures["top1"] == 1
+
+    def test_several_classes_per_image(self, tmp_path: Path) -> None:
+        write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
+        split = {"images": "eight", "annotations": "annotations/eight.json"}
+        data = {"format": "coco", "train": split, "val": split}
+        figures = fit_eight(tmp_path, "classification", data, {"name": "linear", "multi_label": True}, steps=40)
+        assert figures["mAP"] == 1
+        assert figures["micro_F1"] == 1
 
     def test_faster_rcnn(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)

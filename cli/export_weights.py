@@ -1,0 +1,27 @@
+"""`rehead export-weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehead.progress import say
+
+
+def export_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
+    out: Annotated[Path, typer.Option(help="The state dict: .safetensors, or .pth and others as torch saves.")],
+) -> None:
+    """Write a checkpoint's tensors under the names of torchvision or segmentation-models-pytorch.
+
+    Example: rehead export-weights runs/camvid_unet/best.safetensors --out unet.pth
+    """
+    from rehead.tasks.exchange import export_weights as run
+    from rehead.tasks.exchange import write
+    from rehead.tasks.model import load
+
+    library, tensors = run(load(checkpoint))
+    write(out, tensors)
+    say(f"{out}: {len(tensors)} tensors, for {library}'s load_state_dict(..., strict=True)")

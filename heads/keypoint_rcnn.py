@@ -1,0 +1,60 @@
+"""Keypoint R-CNN: Faster R-CNN that also finds named points of an object (He et al., 1703.06870, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+
+from rehead.configs.detection_heads import KeypointRCNNOptions
+from rehead.heads.base import Features
+from rehead.heads.detection import truth
+from rehead.heads.faster_rcnn import FasterRCNN, roi_align
+from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
+
+POOLED = 14
+"""Height and width of what the keypoint branch sees of a box; its heat maps are four times that."""
+
+
+class KeypointRCNN(FasterRCNN):
+    """Equal to torchvision's with the same weights.
+
+    Its loss `loss_keypoint` is a softmax over the places of a heat map, for every visible point.
+    """
+
+    def __init__(self, options: KeypointRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(options, classes, specs)
+        widths = [options.keypoint_channels] * options.keypoint_convs
+        self.roi_heads.keypoint_roi_pool = roi_align(self.neck.feature_specs, POOLED)
+        self.roi_heads.keypoint_head = KeypointRCNNHeads(options.channels, widths)
+        self.roi_heads.keypoint_predictor = ExactKeypointPredictor(  # type: ignore[no-untyped-call]
+            options.keypoint_channels, options.keypoints
+        )
+
+    def learns_from(self, target: Target) -> bool:
+        """Images with keypoints, even where there are none."""
+        return target.keypoints is not None
+
+    def truth(self, targets: Sequence[Target], frames: Sequence[Frame]) -> list[dict[str, Tensor]]:
+        """torchvision's targets, with keypoints."""
+        return truth(targets, frames, first_label=1, also="keypoints")
+
+    def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
+        """Boxes, scores, labels and keypoints, best first, at most `detections` per image."""
+        found = self.detect(features, frames)
+        predictions = self.predictions(found, frames)
+        for prediction, one, frame in zip(predictions, found, frames, strict=True):
+            places = frame.points_to_original(one["keypoints"][..., :2].float())
+            prediction.keypoints = torch.cat([places, one["keypoints_scores"][..., None]], dim=-1)
+        return predictions
+
+
+class ExactKeypointPredictor(KeypointRCNNPredictor):
+    """torchvision's, with float32 outputs in mixed precision too."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, P, 56, 56) logits."""
+        logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
+        return logits.float()
