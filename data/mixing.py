@@ -77,10 +77,12 @@ class Mixup(Step):
         self.setting = setting
 
     def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
-        """Mixes, with the second image cut to the first one's size."""
+        """Mixes, with the second image cut to the first one's size; or resized, so that labels say what is seen."""
         (other,) = partners
         weight = float(rng.beta(self.alpha, self.alpha))
         size = (sample.pixels.shape[0], sample.pixels.shape[1])
+        if sample.label is not None:
+            other = self.setting.resize.to(other, size)
         other, window = placed(other, size, sample.pixels.dtype, rng, self.setting.min_visible)
         mixed = joined([sample, other])
         mixed.pixels[window] = cv2.addWeighted(

@@ -117,3 +117,15 @@ def test_a_training_with_everything(rehead_command, tmp_path: Path, drawn: Path)
     outcome = rehead_command("train", "--resume", tmp_path / "run", "data.augment=light")
     assert outcome.code == 2
     assert "data.augment: 'strong' in this run, now 'light'" in outcome.err
+
+
+def test_a_training_with_soft_labels(rehead_command, tmp_path: Path, drawn: Path) -> None:
+    head = next(entry.name for entry in HEADS if entry.about["task"] == "classification")
+    folders = {"format": "folders", "train": {"images": "train"}, "val": {"images": "val"}, "workers": 0}
+    steps = ["resized_crop", {"name": "mixup", "p": 0.5}]
+    wrote = config(
+        tmp_path, "classification", head, drawn / "shapes", folders, augment=steps, sampling="class_balanced"
+    )
+    more = ["model.backbone={name: resnet18, weights: none, width: 8}", f"out={tmp_path}/run", "device=cpu"]
+    outcome = rehead_command("train", wrote, *more, "train={max_steps: 2, batch_size: 4, log_every: 1, pictures: 1}")
+    assert outcome.code == 0, outcome.err

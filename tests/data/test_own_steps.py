@@ -179,7 +179,8 @@ class TestMixup:
     def test_labels_are_mixed_as_pixels_are(self, channels: int, dtype: Any) -> None:
         shape = (20, 30, channels)
         one = Sample(0, Path("a"), label=1, image=np.full(shape, 200, dtype))
-        other = Sample(1, Path("b"), label=4, image=np.full(shape, 100, np.float32))
+        # Of another size and type.
+        other = Sample(1, Path("b"), label=4, image=np.full((9, 40, channels), 100, np.float32))
         for seed in range(10):
             mixed = changed(step("mixup", task="classification", alpha=1.0), one, seed, [other])
             assert mixed.pixels.dtype == dtype
