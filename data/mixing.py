@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.augment import CopyPasteOptions, MixupOptions, MosaicOptions
 from rehead.data.sample import Sample, ignored
-from rehead.data.steps import Rng, Setting, Step, cut, moved, tightened
+from rehead.data.steps import Rng, Setting, Step, cut, moved, resized, tightened
 from rehead.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class Mosaic(Step):
         scale = max(size[0] / height, size[1] / width) * rng.uniform(*self.options.scale)
         h, w = (min(max(1, round(to / scale)), side) for to, side in zip(size, (height, width), strict=True))
         window = (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-        return self.setting.resize.to(cut(sample, window, self.setting.min_visible), size)
+        return resized(cut(sample, window, self.setting.min_visible), size, self.setting.resize)
 
 
 class Mixup(Step):
@@ -82,7 +82,7 @@ class Mixup(Step):
         weight = float(rng.beta(self.alpha, self.alpha))
         size = (sample.pixels.shape[0], sample.pixels.shape[1])
         if sample.label is not None:
-            other = self.setting.resize.to(other, size)
+            other = resized(other, size, self.setting.resize)
         other, window = placed(other, size, sample.pixels.dtype, rng, self.setting.min_visible)
         mixed = joined([sample, other])
         mixed.pixels[window] = cv2.addWeighted(

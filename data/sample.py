@@ -71,6 +71,9 @@ class Sample:
         Args:
             rows: (N,) bool, or (M,) indices in the wanted order.
         """
+        wanted = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if self.boxes is not None and np.array_equal(wanted, np.arange(len(self.boxes))):
+            return replace(self)  # masks are large
         return replace(
             self,
             boxes=None if self.boxes is None else self.boxes[rows],

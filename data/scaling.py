@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rehead.configs.augment import LargeScaleJitterOptions, MultiScaleOptions, ResizedCropOptions
 from rehead.data.sample import Sample
-from rehead.data.steps import Rng, Setting, Step, cut
+from rehead.data.steps import Rng, Setting, Step, cut, resized
 from rehead.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ class ResizedCrop(Step):
         height, width = sample.pixels.shape[:2]
         resize = self.setting.resize
         part = cut(sample, self._window(height, width, rng), self.setting.min_visible)
-        return resize.to(part, resize.fixed or resize.size_for((height, width)))
+        return resized(part, resize.fixed or resize.size_for((height, width)), resize)
 
     def _window(self, height: int, width: int, rng: Rng) -> tuple[int, int, int, int]:
         """As torchvision's `RandomResizedCrop`: ten tries, then the largest part in the middle that has the shape."""
@@ -69,8 +69,8 @@ class LargeScaleJitter(Step):
         if scale > 1:
             h, w = max(1, round(height / scale)), max(1, round(width / scale))
             window = (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-            return resize.to(cut(sample, window, self.setting.min_visible), resize.size_for((height, width)))
-        return resize.to(sample, _times(resize.size_for((height, width)), scale))
+            return resized(cut(sample, window, self.setting.min_visible), resize.size_for((height, width)), resize)
+        return resized(sample, _times(resize.size_for((height, width)), scale), resize)
 
 
 class MultiScale(Step):
@@ -87,7 +87,7 @@ class MultiScale(Step):
         """Resizes once, from the original."""
         height, width = sample.pixels.shape[:2]
         resize = self.setting.resize
-        return resize.to(sample, _times(resize.size_for((height, width)), rng.uniform(*self.options.scale)))
+        return resized(sample, _times(resize.size_for((height, width)), rng.uniform(*self.options.scale)), resize)
 
 
 def _times(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,6 +80,11 @@ def cut(sample: Sample, window: tuple[int, int, int, int], min_visible: float) -
     return in_view(moved(part, top=-top, left=-left), min_visible)
 
 
+def resized(sample: Sample, size: tuple[int, int], resize: Resize) -> Sample:
+    """A sample at this (height, width), without objects whose masks have become too small to be seen."""
+    return in_view(resize.to(sample, size), 0.0)
+
+
 def moved(sample: Sample, top: int, left: int) -> Sample:
     """The same image with its boxes and keypoints further down and to the right, by as many pixels."""
     there = replace(sample)
@@ -113,7 +119,8 @@ def in_view(sample: Sample, min_visible: float, loose: NDArray[np.bool_] | None 
     sample = sample.select(kept).clipped()
     if sample.masks is None:
         return sample
-    return tightened(sample, followers).select(np.asarray(sample.masks.any(axis=(1, 2))))
+    seen = np.array([cv2.countNonZero(mask) > 0 for mask in sample.masks], bool)
+    return tightened(sample, followers).select(seen)
 
 
 def tightened(sample: Sample, rows: NDArray[np.bool_]) -> Sample:

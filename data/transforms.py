@@ -170,8 +170,8 @@ class Transform(Step):
         boxes = np.asarray(result["bboxes"], np.float64).reshape(-1, 6)[:, :4] * (width, height, width, height)
         if after.masks is not None:
             # What was filled in, for a semantic map beside them, is not part of an object.
-            masks = [np.asarray(mask == 1, np.uint8) for mask in result.get("masks", ())]
-            after.masks = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
+            masks = result["masks"] if "masks" in result else np.zeros((0, height, width), np.uint8)
+            after.masks = (np.asarray(masks) == 1).view(np.uint8)
         if after.keypoints is not None and "keypoints" in result:
             after.keypoints = self._keypoints(after.keypoints, np.asarray(result["keypoints"]).reshape(-1, 6))
         sides = after.boxes[:, 2:] - after.boxes[:, :2]
