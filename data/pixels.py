@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from rehead.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy"})
 """What counts as an image when a folder is listed, in lower case."""
+
+
+EXIF_ORIENTATION = 0x0112
+"""The tag that says how the camera was held; from 5 on, on its side."""
 
 
 def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = None) -> NDArray[Any]:
@@ -55,24 +59,23 @@ def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = Non
     raise DataError(f"{path}: pixels are {image.dtype}; use 8 or 16 bits without sign, or floating point in 0..255")
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) that `read_image` would give, in pixels, from the beginning of the file.
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image in pixels, upright as `read_image` gives it, from the head of the file alone.
 
     Raises:
-        DataError: when the file is missing or of another kind.
+        DataError: when the file is missing, or no image.
     """
     if path.suffix.lower() == ".npy":
-        shape = _load_npy(path, "r").shape
-        return int(shape[0]), int(shape[1])
+        shape = _load_npy(path).shape
+        return shape[0], shape[1]
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Five to eight: turned by a quarter.
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not an image of a known kind") from error
+        raise DataError(f"{path}: not an image that can be read: {error}") from error
     return (width, height) if turned else (height, width)
 
 
@@ -130,9 +133,9 @@ def _problem(data: NDArray[np.uint8]) -> str:
     return ""
 
 
-def _load_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+def _load_npy(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode, allow_pickle=False)
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, EOFError) as error:

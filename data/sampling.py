@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.schema import SamplingOptions
-from rehead.data.pixels import read_size
+from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError
 
@@ -52,7 +52,7 @@ def orientations(reader: Reader) -> NDArray[np.int64]:
     wide = np.zeros(len(reader), np.int64)
     for index in range(len(reader)):
         sample = reader[index]
-        height, width = sample.size or read_size(sample.path)
+        height, width = sample.size or image_size(sample.path)
         wide[index] = width > height
     return wide
 
