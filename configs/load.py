@@ -207,28 +207,6 @@ def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
                 _check_splits(source, f"data.sources.{key}", problems)
 
 
-def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
-    """The same for the steps of the augmentation, unless a preset is named."""
-    data = raw.get("data")
-    if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
-        return
-    if not isinstance(data["augment"], list):
-        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
-        data["augment"] = []
-    for place, step in enumerate(data["augment"]):
-        where = f"data.augment.{place}"
-        step = spelled_out(step)
-        options: StepOptions | None = None
-        if not isinstance(step, dict) or "name" not in step:
-            problems.append(f"{where}: should name a step, such as {{name: HorizontalFlip, p: 0.5}}")
-        elif step["name"] in STEPS:
-            options = _validated(STEPS.get(step["name"]).options, step, where, problems)
-        else:
-            problems += wrong_transform(step, where)
-            options = _validated(TransformOptions, step, where, problems)
-        data["augment"][place] = options or TransformOptions(name="NoOp")
-
-
 def _check_splits(source: dict[str, Any], where: str, problems: list[str]) -> None:
     given = [split for split in SPLITS if source.get(split) is not None]
     name = source.get("format")
@@ -253,6 +231,28 @@ def _registered(registry: Registry[HeadOptions], raw: object, where: str, proble
         problems.append(f"{where}.name: {registry.unknown(str(raw['name']))}")
         return None
     return _validated(registry.get(raw["name"]).options, raw, where, problems)
+
+
+def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
+    """The same for the steps of the augmentation, unless a preset is named."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
+        return
+    if not isinstance(data["augment"], list):
+        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        data["augment"] = []
+    for place, step in enumerate(data["augment"]):
+        where = f"data.augment.{place}"
+        step = spelled_out(step)
+        options: StepOptions | None = None
+        if not isinstance(step, dict) or "name" not in step:
+            problems.append(f"{where}: should name a step, such as {{name: HorizontalFlip, p: 0.5}}")
+        elif step["name"] in STEPS:
+            options = _validated(STEPS.get(step["name"]).options, step, where, problems)
+        else:
+            problems += wrong_transform(step, where)
+            options = _validated(TransformOptions, step, where, problems)
+        data["augment"][place] = options or TransformOptions(name="NoOp")
 
 
 def _misfits(config: Config) -> list[str]:
