@@ -30,9 +30,7 @@ class Sample:
         iscrowd: (N,) bool.
         areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box).
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
-        keypoints: (N, P, 3) float32: x and y in pixels of `image`, measured as boxes are (the centre of the first
-            pixel is 0.5, 0.5), and COCO's visibility: 0 where the point is not labelled (x and y are 0 then), 1
-            where it is hidden, 2 where it is seen.
+        keypoints: (N, P, 3) float32: x, y in pixels of `image`, and 0 not labelled, 1 hidden, 2 visible.
         mask_path: of the file that holds the semantic map.
         label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
             an image may have several classes, 1 for those that are present and 0 for the others.
