@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rehead.configs.augment import STEPS, TransformOptions, step_options
+from rehead.configs.augment import PRESETS, STEPS, TransformOptions, step_options
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
 from rehead.data.drawn import SHAPES, draw_scene
@@ -335,3 +336,18 @@ def test_maps_are_ignored_where_no_image_is() -> None:
     assert (there.semantic == 32767).sum() == 20 - 6
     assert (there.semantic[1:3, 2:5] == 0).all()
     assert np.iinfo(np.uint8).max == IGNORE
+
+
+@pytest.mark.parametrize("task", PRESETS["strong"])
+@pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (1, np.uint8), (6, np.float32)])
+def test_every_preset_works_on_any_image_and_crosses_to_worker_processes(task: str, channels: int, dtype: Any) -> None:
+    samples = [replace(one, image=np.repeat(one.pixels[:, :, :1], channels, 2).astype(dtype)) for one in READER.samples]
+    reader = Scenes(samples)
+    setting = Setting(task, Resize(ResizeOptions(height=40, width=40)), classes=5)
+    for name in PRESETS:
+        augment = pickle.loads(pickle.dumps(Augment(name, setting, channels=channels)))
+        augment.check(reader, channels)
+        for index in range(len(reader)):
+            after, frame = augment(reader.read(index), 0, index, 0, reader)
+            assert after.pixels.dtype == dtype
+            assert after.pixels.shape == (*frame.size, channels)
