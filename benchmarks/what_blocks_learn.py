@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import rehead
 from rehead.backbones.resnet import Block
 from rehead.configs.load import load_config
-from rehead.data.loader import make_loader
+from rehead.data.loader import Key, make_loader
 from rehead.data.readers import open_reader
 from rehead.files import atomic_path
 from rehead.tasks.images import resize_for
@@ -98,7 +98,7 @@ def images(model: Model, run: Path, per_class: int) -> list[Batch]:
     chosen = torch.cat([(labels == label).nonzero()[:per_class, 0] for label in labels.unique()])
     # Shuffled, so that one batch stands for all.
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
-    keys = [[(0, int(index)) for index in part] for part in chosen.split(250)]
+    keys = [[Key(0, int(index)) for index in part] for part in chosen.split(250)]
     loader = make_loader(reader, resize=resize_for(model), augment=None, batches=keys)
     return [(batch, labels[part]) for (batch, _), part in zip(loader, chosen.split(250), strict=True)]
 

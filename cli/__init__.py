@@ -11,6 +11,7 @@ import typer
 
 from rehead.cli.backbones import backbones
 from rehead.cli.configs import configs
+from rehead.cli.data import data
 from rehead.cli.demo import demo
 from rehead.cli.evaluate import evaluate
 from rehead.cli.export_weights import export_weights
@@ -48,6 +49,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 for command in COMMANDS:
     # `import` is a word of Python, so its function has a stroke behind it.
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
+app.add_typer(data)
 
 
 class _Lines(logging.Handler):

@@ -74,7 +74,7 @@ class KeypointRCNNOptions(RCNNOptions):
     """Keypoint R-CNN; the defaults are torchvision's `keypointrcnn_resnet50_fpn`."""
 
     name: Literal["keypoint_rcnn"] = "keypoint_rcnn"
-    keypoints: int = Field(17, ge=1, description="per object; COCO's people have 17")
+    keypoints: int | None = Field(None, ge=1, description="per object; as many as the data have unless given")
     keypoint_convs: int = Field(8, ge=1, description="before the heat maps are predicted")
     keypoint_channels: int = Field(512, ge=1, description="of each of them")
 

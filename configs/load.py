@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
@@ -108,17 +109,24 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             _rename_head(raw, spelled[dotted][2], value)
     for dotted, value in overrides.items():
         parts = spelled[dotted]
-        here = raw
-        for depth, part in enumerate(parts[:-1]):
-            child = here.get(part)
+        here: Any = raw
+        for depth, part in enumerate(parts):
+            place: Any = part
+            if isinstance(here, list):
+                if not part.isdecimal() or int(part) >= len(here):
+                    problems.append(f"{dotted}: {'.'.join(parts[:depth])} has {len(here)} entries, counted from 0")
+                    break
+                place = int(part)
+            if depth == len(parts) - 1:
+                here[place] = value
+                break
+            child = here[place] if isinstance(here, list) else here.get(place)
             if child is None:
-                child = here[part] = {}
-            if not isinstance(child, dict):
+                child = here[place] = {}
+            if not isinstance(child, dict | list):
                 problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
                 break
             here = child
-        else:
-            here[parts[-1]] = value
     if problems:
         raise ConfigError(problems, "command line")
     return raw
@@ -158,6 +166,7 @@ def check(raw: dict[str, Any], source: str) -> Config:
     problems: list[str] = []
     _check_heads(raw, problems)
     _check_sources(raw, problems)
+    _check_augment(raw, problems)
     config = _validated(Config, raw, "", problems)
     if config is not None:
         problems += _misfits(config)
@@ -270,6 +279,28 @@ def _registered(registry: Registry[HeadOptions], raw: object, where: str, proble
     return _validated(registry.get(raw["name"]).options, raw, where, problems)
 
 
+def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
+    """The same for the steps of the augmentation, unless a preset is named."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
+        return
+    if not isinstance(data["augment"], list):
+        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        data["augment"] = []
+    for place, step in enumerate(data["augment"]):
+        where = f"data.augment.{place}"
+        step = spelled_out(step)
+        options: StepOptions | None = None
+        if not isinstance(step, dict) or "name" not in step:
+            problems.append(f"{where}: should name a step, such as {{name: HorizontalFlip, p: 0.5}}")
+        elif step["name"] in STEPS:
+            options = _validated(STEPS.get(step["name"]).options, step, where, problems)
+        else:
+            problems += wrong_transform(step, where)
+            options = _validated(TransformOptions, step, where, problems)
+        data["augment"][place] = options or TransformOptions(name="NoOp")
+
+
 def _misfits(config: Config) -> list[str]:
     """What each part allows but the parts together do not."""
     problems = []
@@ -290,7 +321,12 @@ def _misfits(config: Config) -> list[str]:
             )
         else:
             problems += _misfits_of_source(config, key)
+    problems += misplaced(
+        config.data.augment, [task_of(head) for head in config.model.heads.values() if head.name in HEADS]
+    )
     resize = config.data.resize
+    if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
+        problems.append("data.group_by_aspect: data.resize makes all images the same size already; leave it out")
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
     if resize is not None and image_task(config) == "classification" and not (resize.crop or resize.height):

@@ -111,7 +111,7 @@ READERS.add(
     "coco",
     CocoSplit,
     "rehead.data.readers.coco:CocoReader",
-    task="detection, instance_segmentation, multi_label_classification",
+    task="detection, instance_segmentation, keypoint_detection, multi_label_classification",
 )
 READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")
 READERS.add(
@@ -127,7 +127,7 @@ READERS.add(
     "yolo",
     YoloSplit,
     "rehead.data.readers.yolo:YoloReader",
-    task="detection, instance_segmentation, multi_label_classification",
+    task="detection, instance_segmentation, keypoint_detection, multi_label_classification",
 )
 READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection, multi_label_classification")
 READERS.add(

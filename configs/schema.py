@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from rehead.configs.augment import PRESETS, StepOptions, unknown_preset
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 
@@ -90,6 +91,33 @@ class SourceOptions(Options):
         return self
 
 
+class SamplingOptions(Options):
+    """Which images an epoch holds. An epoch of `class_balanced` is as long as one of `shuffled`.
+
+    `repeat_factor` shows images of classes that few images have more often (Gupta et al., 1908.03195),
+    `class_balanced` shows every class equally often, as far as images with several classes allow.
+    """
+
+    name: Literal["shuffled", "repeat_factor", "class_balanced"] = "shuffled"
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="repeat_factor: classes in a smaller share of the images are repeated; 0.001 unless given",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_enough(cls, data: object) -> object:
+        return {"name": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _fits(self) -> SamplingOptions:
+        if self.threshold is not None and self.name != "repeat_factor":
+            raise ValueError(f"threshold belongs to repeat_factor, not to {self.name}")
+        return self
+
+
 class DataOptions(SourceOptions):
     """The data of a run, and how they become batches."""
 
@@ -98,8 +126,30 @@ class DataOptions(SourceOptions):
     )
     split: Split = Field("val", description="the split that `rehead evaluate` reads")
     resize: ResizeOptions | None = Field(None, description="the task's usual size unless given")
-    augment: Literal["none", "light"] = "light"
+    augment: str | list[SerializeAsAny[StepOptions]] = Field(
+        "light", description="none, light, strong, or a list of steps"
+    )
+    min_visible: float = Field(
+        0.1, ge=0, le=1, description="an object of whose box a step of augment leaves less than this share is dropped"
+    )
+    flip_pairs: list[tuple[int, int]] = Field(
+        [],
+        description="keypoints, counted from 0, that change places in a mirror image, such as left and right eye; "
+        "those of the data unless given",
+    )
+    allow_albumentationsx: bool = Field(
+        False, description="work with albumentations' AGPL successor where it is installed in its place"
+    )
+    sampling: SamplingOptions = SamplingOptions()
+    group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
     workers: int = Field(2, ge=0, description="processes that read images")
+
+    @field_validator("augment")
+    @classmethod
+    def _known(cls, augment: str | list[StepOptions]) -> str | list[StepOptions]:
+        if isinstance(augment, str) and augment not in PRESETS:
+            raise ValueError(unknown_preset(augment))
+        return augment
 
 
 class BackboneOptions(Options):

@@ -126,7 +126,7 @@ class Target:
         boxes: (N, 4) float32 xyxy; crowds are left out.
         labels: (N,) int64 in 0..K-1.
         masks: (N, H, W) bool, of the padded batch size.
-        keypoints: (N, P, 3) float32: x, y, and 1 where the point is visible, else 0.
+        keypoints: (N, P, 3) float32: x, y, and 1 where the point is labelled, seen or hidden, else 0.
         semantic: (H, W) class map of the padded batch size, of `map_type`; `ignore_of` where nothing counts.
         label: of the whole image: () int64, its class; or (K,) float32, soft: the classes' probabilities (of mixup
             or distillation) or, for a head with `multi_label`, a value in 0..1 per class, 1 where it is present.

@@ -1,151 +1,164 @@
-"""Augmentation: the only file that knows albumentations.
+"""Augmentation: the chain of steps, and what each of them draws from.
 
-Where it stands: after the resize, and of the same size in and out, so that it costs the same for large
-photographs as for small ones and leaves frames alone. Only classification's random crop works on the
-original pixels, in place of the resize.
+Steps come after the resize, and so cost the same for large photographs as for small ones; unless one of them
+decides about the size and stands in its place.
 """
 
 from __future__ import annotations
 
-import os
-import random
-from dataclasses import replace
-from importlib import metadata
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rehead.data.resize import Resize
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions, preset
+from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, ReheadError, did_you_mean
-from rehead.types import IGNORE, Frame
+from rehead.data.steps import Rng, Setting, Step
+from rehead.data.transforms import Transform
+from rehead.errors import ConfigError, DataError
+from rehead.types import Frame
 
-PRESETS = ("none", "light")
+TRIES = 20
+"""Images that are drawn until one has the same kinds of annotation; where none has, a step does nothing."""
 
 
 class Augment:
-    """Resizes for training, with a preset of random changes.
+    """Resizes for training, and changes images at random.
 
-    `light` is, besides brightness and contrast: for detection and instance segmentation a horizontal flip;
-    for segmentation a flip and a random zoom and shift, with `IGNORE` where nothing came from the image; for
-    classification a random part of the original image and a flip; where an image may have several classes, of
-    which a part could lack some, a flip alone. `none` only resizes.
-
-    Every draw is a pure function of (seed, epoch, index), whichever process makes it and in whatever order.
+    Every draw is a pure function of (seed, epoch, index, copy) and the step's place in the list, whichever process
+    makes it and in whatever order: steps draw independently of one another, and those before a new one go on
+    drawing what they drew.
 
     Args:
-        preset: `none` or `light`.
-        task: as `rehead.configs.heads.image_task` names it.
-        resize: the resize of evaluation, so that sizes agree.
+        steps: the name of a preset, or a list of steps.
+        setting: of the training.
         seed: of the draws.
+        channels: of the images.
 
     Raises:
-        ConfigError: for a preset that is not known, or classification without one size for all.
-        ReheadError: when albumentations' AGPL successor is installed in its place.
+        ConfigError: for a preset that is not known, and with all that is wrong with the steps' arguments at once.
+        ReheadError: when albumentations' AGPL successor is installed in its place and not allowed.
     """
 
-    def __init__(self, preset: str, task: str, resize: Resize, seed: int = 0) -> None:
-        if preset not in PRESETS:
-            hint = did_you_mean(preset, PRESETS) or f"; known: {', '.join(PRESETS)}"
-            raise ConfigError([f"data.augment: unknown preset '{preset}'{hint}"])
-        self.resize = resize
+    def __init__(self, steps: str | Sequence[StepOptions], setting: Setting, seed: int = 0, channels: int = 3) -> None:
+        named = isinstance(steps, str)
+        chosen = preset(steps, setting.task, channels) if isinstance(steps, str) else steps
+        self.resize = setting.resize
         self.seed = seed
-        self.crops = preset == "light" and task == "classification"
-        if self.crops and resize.fixed is None:
-            raise ConfigError(["data.resize: classification needs one size for all: add crop, or height and width"])
-        self._compose = None if preset == "none" else _light(task, resize.fixed)
+        problems: list[str] = []
+        self.steps: list[Step] = []
+        for place, options in enumerate(chosen):
+            where = f"data.augment ({steps}, step {place})" if named else f"data.augment.{place}"
+            if isinstance(options, TransformOptions):
+                self.steps.append(Transform(options, setting, where, problems))
+                continue
+            try:
+                self.steps.append(STEPS.get(options.name).load()(options, setting))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        self._resizes = not any(step.sizes for step in self.steps)
 
-    def __call__(self, sample: Sample, epoch: int, index: int) -> tuple[Sample, Frame]:
-        """Changes image, semantic map, masks and boxes together.
+    def __call__(
+        self, sample: Sample, epoch: int, index: int, copy: int = 0, reader: Reader | None = None
+    ) -> tuple[Sample, Frame]:
+        """Changes an image and all that is known of it together.
 
         Args:
             sample: as read, with its pixels.
             epoch: of training, from 0.
             index: of the image in its reader.
+            copy: how often the image was in this epoch already.
+            reader: of the other images, for steps that need them.
 
         Returns:
-            The sample at its final size, without boxes that nothing is left of, and its frame.
+            The sample at its final size, without objects of which too little is left, and its frame.
+
+        Raises:
+            DataError: where a step cannot change such an image, or another image cannot be read.
         """
-        if self._compose is None:
-            return self.resize(sample)
-        rng_seed = draw_seed(self.seed, epoch, index)
-        if not self.crops:
-            resized, frame = self.resize(sample)
-            return self._change(resized, rng_seed), frame
-        changed = self._change(sample, rng_seed)
-        original, size = sample.pixels.shape, changed.pixels.shape
-        return changed, Frame((size[0], size[1]), (original[0], original[1]), image_id=sample.image_id)
+        original = (sample.pixels.shape[0], sample.pixels.shape[1])
+        changed = self._changed(sample, index, reader, (epoch, index, copy), len(self.steps)).clipped()
+        size = (changed.pixels.shape[0], changed.pixels.shape[1])
+        return changed, Frame(size, original, image_id=sample.image_id)
 
-    def _change(self, sample: Sample, rng_seed: int) -> Sample:
-        assert self._compose is not None
-        # Not Compose.set_random_seed, which gives every transform the same stream: here they draw in turns.
-        self._compose.set_random_state(np.random.default_rng(rng_seed), random.Random(rng_seed))
+    def check(self, reader: Reader, channels: int = 3) -> None:
+        """Tries every step on the first image, so that what cannot work is known before the training starts.
+
+        Raises:
+            ConfigError: with all steps that cannot change such an image.
+            DataError: where the image cannot be read.
+        """
+        if not len(reader) or not self.steps:
+            return
+        problems = []
+        sample = reader.read(0, channels).clipped()
+        sample = self.resize(sample)[0] if self._resizes else sample
+        for number, step in enumerate(self.steps):
+            rng = self._rng((0, 0, 0, number))
+            try:
+                if isinstance(step, Transform):
+                    sample = step(sample, [], rng, force=True)
+                elif step.partners == 0:
+                    sample = step(sample, [], rng)
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError(problems)
+
+    def _changed(
+        self, sample: Sample, index: int, reader: Reader | None, path: tuple[int, ...], number_of_steps: int
+    ) -> Sample:
+        """A sample after the first so many steps; `path` tells its draws from those of all others."""
         sample = sample.clipped()
-        image = sample.pixels
-        floating = image.dtype == np.float32
-        count = 0 if sample.boxes is None else len(sample.boxes)
-        given: dict[str, Any] = {
-            # albumentations holds floating-point images to be in 0..1.
-            "image": image / np.float32(255) if floating else image,
-            "bboxes": sample.boxes if count else np.zeros((0, 4), np.float32),
-            "rows": np.arange(count),
-        }
-        if sample.semantic is not None:
-            given["mask"] = sample.semantic
-        if sample.masks is not None and count:
-            given["masks"] = sample.masks
-        result = self._compose(**given)
-        image = result["image"] * np.float32(255) if floating else result["image"]
-        changed = replace(sample, image=image, semantic=result.get("mask"))
-        if not count:
-            return changed
-        rows = np.asarray(result["rows"], np.int64).reshape(-1)
-        boxes = np.asarray(result["bboxes"], np.float32).reshape(-1, 4)
-        changed = changed.select(rows)
-        if sample.masks is not None:
-            # Masks are not filtered with the boxes.
-            changed.masks = np.ascontiguousarray(np.stack(list(result["masks"]))[rows])
-        return replace(changed, boxes=boxes).clipped()
+        if self._resizes:
+            sample = self.resize(sample)[0]
+        for number, step in enumerate(self.steps[:number_of_steps]):
+            rng = self._rng((*path, number))
+            if rng.random() >= step.p:
+                sample = self.resize(sample)[0] if step.sizes else sample
+                continue
+            partners = self._partners(sample, index, reader, step, number, path, rng)
+            if len(partners) == step.partners:
+                sample = step(sample, partners, rng)
+        return sample
+
+    def _partners(
+        self,
+        sample: Sample,
+        index: int,
+        reader: Reader | None,
+        step: Step,
+        number: int,
+        path: tuple[int, ...],
+        rng: Rng,
+    ) -> list[Sample]:
+        """Other images for a step, after the steps before it; too few where no other has the same annotations."""
+        partners: list[Sample] = []
+        if not step.partners:
+            return partners
+        if reader is None:
+            raise ConfigError([f"data.augment: step {number} needs a reader of other images"])
+        kinds = _kinds(sample)
+        taken = {index} if len(reader) > 1 else set()
+        for _ in range(TRIES):
+            other = int(rng.integers(len(reader)))
+            if other in taken or _kinds(reader[other]) != kinds:
+                continue
+            if len(reader) > step.partners:
+                taken.add(other)
+            read = reader.read(other, sample.pixels.shape[2])
+            partners.append(self._changed(read, other, reader, (*path, number, len(partners)), number))
+            if len(partners) == step.partners:
+                break
+        return partners
+
+    def _rng(self, path: tuple[int, ...]) -> Rng:
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=path))
 
 
-def draw_seed(seed: int, epoch: int, index: int) -> int:
-    """A 64-bit seed for one image in one epoch."""
-    return int(np.random.SeedSequence(seed, spawn_key=(epoch, index)).generate_state(1, np.uint64)[0])
-
-
-def _light(task: str, size: tuple[int, int] | None) -> Any:
-    library = _albumentations()
-    # Brightness and contrast work on any number of channels and are one look-up table: 0.4 ms for an image of
-    # 800x1066, where jitter with saturation and hue takes 8.
-    colour = library.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)
-    steps = [library.HorizontalFlip(p=0.5), colour]
-    if task == "classification":
-        crop = library.RandomResizedCrop(size=size, scale=(0.25, 1.0), area_for_downscale="image", p=1)
-        steps.insert(0, crop)
-    elif task == "segmentation":
-        shift = {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
-        zoom = library.Affine(
-            scale=(0.75, 1.5), translate_percent=shift, keep_ratio=True, fill=0, fill_mask=IGNORE, p=1
-        )
-        steps.insert(0, zoom)
-    boxes = library.BboxParams("pascal_voc", label_fields=["rows"], clip=True, filter_invalid_bboxes=True)
-    return library.Compose(steps, bbox_params=boxes)
-
-
-def _albumentations() -> ModuleType:
-    """albumentations, imported late: it takes seconds and brings torch along."""
-    try:
-        metadata.distribution("albumentationsx")
-    except metadata.PackageNotFoundError:
-        pass
-    else:
-        raise ReheadError(
-            "albumentationsx (AGPL) is installed and takes albumentations' import name; "
-            "uninstall both, then install albumentations==2.0.8 (MIT)"
-        )
-    # It asks the network for its newest version otherwise.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations
-
-    return albumentations
+def _kinds(sample: Sample) -> tuple[Any, ...]:
+    """Which annotations an image has."""
+    return sample.boxes is None, sample.label is None, sample.mask_path is None, sample.keypoints is None

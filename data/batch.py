@@ -55,6 +55,9 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
             masks = torch.zeros((len(sample.masks), *size), dtype=torch.bool)
             masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = torch.from_numpy(sample.masks > 0)
             target.masks = masks
+        if sample.keypoints is not None:
+            target.keypoints = torch.tensor(sample.keypoints, dtype=torch.float32)
+            target.keypoints[:, :, 2] = (target.keypoints[:, :, 2] > 0).float()
     if sample.semantic is not None:
         target.semantic = _padded(sample.semantic, size)
     if sample.label is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,17 +26,28 @@ from rehead.types import ImageBatch, Target
 
 Truth = TypeVar("Truth", Target, Sample)
 
-Key = tuple[int, int]
-"""(epoch, index): what every draw for an image is made from, together with the seed."""
+
+class Key(NamedTuple):
+    """What every draw for an image is made from, together with the seed.
+
+    Attributes:
+        epoch: of training, from 0.
+        image: its index in its reader.
+        copy: how often the image was in this epoch already.
+    """
+
+    epoch: int
+    image: int
+    copy: int = 0
 
 
 class BatchSampler:
     """The batches of every epoch, a pure function of (seed, epoch): nothing needs saving to resume.
 
-    With `shuffle` (training), every rank gets the same number of batches, all full: what is left at the
-    end of an epoch is dropped. Data smaller than one batch make one smaller batch, in which images repeat
-    only if there are fewer than ranks. Without `shuffle` (evaluation), every image comes exactly once over
-    all ranks, in order, and the last batch may be smaller.
+    With `shuffle` (training), every rank gets the same number of batches, all full, the same in every epoch:
+    what is left at the end of an epoch is dropped. Data smaller than one batch make one smaller batch, in which
+    images repeat only if there are fewer than ranks. Without `shuffle` (evaluation), every image comes exactly
+    once over all ranks, in order, and the last batch may be smaller.
 
     Args:
         length: number of images.
@@ -43,10 +56,23 @@ class BatchSampler:
         shuffle: training rather than evaluation.
         rank: of this process, from 0.
         world: number of processes.
+        repeats: (length,) how often each image is shown in an epoch on average, once unless given. In an epoch
+            it is shown that often rounded down or up, by chance, and in all as often as they add up to.
+        groups: (length,) numbers; all ranks' images of a step have the same one, but for at most one mixed step
+            per further group at the end of an epoch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int = 0, *, shuffle: bool, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool,
+        rank: int = 0,
+        world: int = 1,
+        repeats: NDArray[np.float64] | None = None,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -54,19 +80,57 @@ class BatchSampler:
         self.shuffle = shuffle
         self.rank = rank
         self.world = world
+        self.repeats = repeats
+        self.groups = groups
 
     def batches(self, epoch: int) -> list[list[Key]]:
-        """The (epoch, index) pairs of every batch of an epoch; to resume after k batches, take `[k:]`."""
+        """The keys of every batch of an epoch; to resume after k batches, take `[k:]`."""
         order = np.arange(self.length)
         if self.shuffle and self.length:
-            order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,))).permutation(order)
+            order = self._shuffled(epoch)
             together = self.batch_size * self.world
-            if self.length >= together:
-                order = order[: self.length // together * together]
+            if len(order) < together:
+                order = np.resize(order, max(len(order), self.world))
+            elif self.groups is None:
+                order = order[: len(order) // together * together]
             else:
-                order = np.resize(order, max(self.length, self.world))
-        mine = [(epoch, int(index)) for index in order[self.rank :: self.world]]
+                order = _grouped(order, self.groups[order], together)
+        seen: Counter[int] = Counter()
+        keys = []
+        for index in order.tolist():
+            keys.append(Key(epoch, index, seen[index]))
+            seen[index] += 1
+        mine = keys[self.rank :: self.world]
         return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        order: NDArray[np.int64] = rng.permutation(self.length)
+        if self.repeats is None:
+            return order
+        # Systematic sampling: where a staircase of the running sums passes whole numbers, moved by one random offset.
+        ends = np.cumsum(self.repeats[order])
+        total = max(1, round(float(ends[-1])))
+        ends *= total / ends[-1]
+        ends[-1] = total
+        steps = np.floor(np.concatenate([[0], ends]) + rng.random()).astype(np.int64)
+        drawn: NDArray[np.int64] = rng.permutation(np.repeat(order, np.diff(steps)))
+        return drawn
+
+
+def _grouped(order: NDArray[np.int64], groups: NDArray[np.int64], together: int) -> NDArray[np.int64]:
+    """Full steps of one group each, as their last images come up; then mixed ones of those that are left over."""
+    steps: list[tuple[int, NDArray[np.int64]]] = []
+    left = []
+    for group in np.unique(groups).tolist():
+        places = np.flatnonzero(groups == group)
+        full = len(places) // together * together
+        steps += [(int(step[-1]), step) for step in places[:full].reshape(-1, together)]
+        left.append(places[full:])
+    mixed = np.sort(np.concatenate(left))
+    mixed = mixed[: len(mixed) // together * together]
+    places = np.concatenate([*(step for _, step in sorted(steps, key=lambda step: step[0])), mixed])
+    return np.asarray(order[places])
 
 
 class Loader(Generic[Truth]):
@@ -208,17 +272,17 @@ class _Training(_Source[Target]):
 
     def batch(self, keys: Sequence[Key]) -> _Packed[Target]:
         items = []
-        for epoch, index in keys:
-            sample = self.reader.read(index, self.channels)
-            items.append(self.resize(sample) if self.augment is None else self.augment(sample, epoch, index))
+        for key in keys:
+            sample = self.reader.read(key.image, self.channels)
+            items.append(self.resize(sample) if self.augment is None else self.augment(sample, *key, self.reader))
         return _Packed(*collate(items, self.divisor))
 
 
 class _Evaluation(_Source[Sample]):
     def batch(self, keys: Sequence[Key]) -> _Packed[Sample]:
         items, truths = [], []
-        for _, index in keys:
-            sample = self.reader.read(index, self.channels)
+        for key in keys:
+            sample = self.reader.read(key.image, self.channels)
             image = sample.pixels
             # Only the image is resized: the annotation is judged against as it is.
             items.append(self.resize(Sample(sample.image_id, sample.path, image=image)))

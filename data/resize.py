@@ -85,13 +85,20 @@ class Resize:
         """Resizes a sample.
 
         Returns:
-            The sample with `image`, `semantic`, `masks` and `boxes` in resized pixels (`areas` stay original), and
-            its frame, without padding.
+            The sample with `image`, `semantic`, `masks`, `boxes` and `keypoints` in resized pixels (`areas` stay
+            original), and its frame, without padding.
         """
+        original = (sample.pixels.shape[0], sample.pixels.shape[1])
+        resized = self.to(sample, self._before_crop(original))
+        if self.options.crop is not None:
+            resized = self._crop(resized)
+        return resized, Frame(size=self.size_for(original), original=original, image_id=sample.image_id)
+
+    def to(self, sample: Sample, size: tuple[int, int]) -> Sample:
+        """Resizes a sample to this (height, width) in pixels, whatever the options say."""
         image = sample.pixels
-        original = (image.shape[0], image.shape[1])
-        height, width = self._before_crop(original)
-        resized = replace(sample, image=self._resize_image(image, (height, width)))
+        original, (height, width) = image.shape[:2], size
+        resized = replace(sample, image=self._resize_image(image, size))
         if sample.semantic is not None:
             # The exact kind takes the pixel under the centre; plain nearest is off by up to half a pixel.
             resized.semantic = _resize(sample.semantic, (height, width), cv2.INTER_NEAREST_EXACT)
@@ -101,9 +108,10 @@ class Resize:
         if sample.boxes is not None:
             y, x = height / original[0], width / original[1]
             resized.boxes = sample.boxes * np.array([x, y, x, y], np.float32)
-        if self.options.crop is not None:
-            resized = self._crop(resized)
-        return resized, Frame(size=self.size_for(original), original=original, image_id=sample.image_id)
+        if sample.keypoints is not None:
+            y, x = height / original[0], width / original[1]
+            resized.keypoints = sample.keypoints * np.array([x, y, 1], np.float32)
+        return resized
 
     def _resize_image(self, image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         if size == image.shape[:2]:

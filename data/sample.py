@@ -64,6 +64,9 @@ class Sample:
         Args:
             rows: (N,) bool, or (M,) indices in the wanted order.
         """
+        wanted = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if self.boxes is not None and np.array_equal(wanted, np.arange(len(self.boxes))):
+            return replace(self)  # masks are large
         return replace(
             self,
             boxes=None if self.boxes is None else self.boxes[rows],
@@ -75,10 +78,18 @@ class Sample:
         )
 
     def clipped(self) -> Sample:
-        """The same image with its boxes cut to it, without those that nothing is left of."""
+        """The same image with its boxes cut to it, without those that nothing is left of.
+
+        Keypoints outside count as not labelled.
+        """
         if self.boxes is None:
             return self
         height, width = self.pixels.shape[:2]
         boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return replace(self, boxes=boxes).select(kept)
+        keypoints = self.keypoints
+        if keypoints is not None:
+            inside = ((keypoints[:, :, :2] >= 0) & (keypoints[:, :, :2] <= (width, height))).all(axis=2)
+            keypoints = np.where((inside & (keypoints[:, :, 2] > 0))[:, :, None], keypoints, np.float32(0))
+        return replace(self, boxes=boxes, keypoints=keypoints).select(
+            np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        )

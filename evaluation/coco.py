@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from rehead.errors import DataError
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In the order of `COCOeval.stats`."""
+KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+"""The same for keypoints, at most 20 objects per image."""
+SIGMA = 0.05
+"""How far a keypoint may be off, over the object's scale, where there are not COCO's 17 (theirs: 0.025 to 0.107)."""
+
+Kind = Literal["bbox", "segm", "keypoints"]
+COMPARED: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+"""What of a result each kind compares."""
 
 
 def coco_figures(
     ground_truth: Mapping[str, Any] | Path,
     results: Sequence[Mapping[str, Any]] | Path,
-    kind: Literal["bbox", "segm"] = "bbox",
+    kind: Kind = "bbox",
 ) -> dict[str, float]:
     """Judges detections.
 
@@ -28,12 +37,13 @@ def coco_figures(
 
     Args:
         ground_truth: COCO instances, or the path of its JSON. Not changed.
-        results: `{image_id, category_id, bbox (xywh) or segmentation, score}` each, or the path of their
-            JSON. Not changed.
-        kind: what is compared, boxes or masks.
+        results: `{image_id, category_id, bbox (xywh), segmentation or keypoints, score}` each, or the path of
+            their JSON. Not changed.
+        kind: what is compared: boxes, masks, or keypoints by their object keypoint similarity (OKS).
 
     Returns:
-        AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl, in 0..1; -1 where there is no ground truth.
+        AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl, in 0..1; -1 where there is no ground truth. Of
+        keypoints, AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl.
 
     Raises:
         DataError: for files that are not COCO's, or results for images that the ground truth lacks.
@@ -59,10 +69,19 @@ def coco_figures(
             found.dataset = {**judged.dataset, "annotations": []}
             found.createIndex()
         evaluation = COCOeval(judged, found, kind)
+        points = _points(truth)
+        if kind == "keypoints" and points != len(evaluation.params.kpt_oks_sigmas):
+            evaluation.params.kpt_oks_sigmas = np.full(points, SIGMA)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+    names = KEYPOINT_FIGURES if kind == "keypoints" else FIGURES
+    return {name: float(value) for name, value in zip(names, evaluation.stats, strict=True)}
+
+
+def _points(truth: Mapping[str, Any]) -> int:
+    """How many keypoints an object of the ground truth has."""
+    return next((len(one["keypoints"]) // 3 for one in truth["annotations"] if one.get("keypoints")), 0)
 
 
 def _load(source: Any, what: str) -> tuple[str, Any]:
@@ -90,10 +109,10 @@ def _check_truth(name: str, truth: Any) -> None:
             raise DataError(f"{name}: no list of {key}; a ground truth is COCO's instances format")
 
 
-def _check_results(name: str, results: Any, truth: Mapping[str, Any], kind: str) -> None:
+def _check_results(name: str, results: Any, truth: Mapping[str, Any], kind: Kind) -> None:
     if not isinstance(results, Sequence):
         raise DataError(f"{name}: should be a list of detections, found {type(results).__name__}")
-    wanted = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+    wanted = ("image_id", "category_id", "score", COMPARED[kind])
     for number, result in enumerate(results):
         absent = [key for key in wanted if not isinstance(result, Mapping) or key not in result]
         if absent:

@@ -17,7 +17,7 @@ from rehead.types import FeatureSpec, Frame, Prediction, Target
 
 NEEDED = {
     "masks": "mask_rcnn needs data with instance masks (data.format coco or instance_masks), faster_rcnn does without",
-    "keypoints": "keypoint_rcnn needs data with keypoints, faster_rcnn does without",
+    "keypoints": "keypoint_rcnn needs data with keypoints (data.format coco or yolo), faster_rcnn does without",
 }
 """What to do about images that lack something."""
 

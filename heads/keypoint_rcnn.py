@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 
 from rehead.configs.detection_heads import KeypointRCNNOptions
+from rehead.errors import BuildError
 from rehead.heads.base import Features
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN, roi_align
@@ -30,7 +31,7 @@ class KeypointRCNN(FasterRCNN):
         self.roi_heads.keypoint_roi_pool = roi_align(self.neck.feature_specs, POOLED)
         self.roi_heads.keypoint_head = KeypointRCNNHeads(options.channels, widths)
         self.roi_heads.keypoint_predictor = ExactKeypointPredictor(  # type: ignore[no-untyped-call]
-            options.keypoint_channels, options.keypoints
+            options.keypoint_channels, number_of_points(options, classes)
         )
 
     def learns_from(self, target: Target) -> bool:
@@ -51,10 +52,26 @@ class KeypointRCNN(FasterRCNN):
         return predictions
 
 
+def number_of_points(options: KeypointRCNNOptions, classes: Classes) -> int:
+    """How many keypoints an object has: those of the option or of the data, or COCO's 17.
+
+    Raises:
+        BuildError: where option and data differ.
+    """
+    known = len(classes.keypoints)
+    if options.keypoints is not None and known and options.keypoints != known:
+        raise BuildError(
+            f"keypoint_rcnn: keypoints={options.keypoints}, but the data's objects have {known} "
+            f"({', '.join(classes.keypoints[:4])}, ...); leave keypoints out"
+        )
+    return options.keypoints or known or 17
+
+
 class ExactKeypointPredictor(KeypointRCNNPredictor):
     """torchvision's, with float32 outputs in mixed precision too."""
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, P, 56, 56) logits."""
         logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
-        return logits.float()
+        # torchvision's loss takes a view, which channels_last does not allow.
+        return logits.float().contiguous()

@@ -6,6 +6,7 @@ from rehead.tasks.base import Task
 from rehead.tasks.classification import Classification
 from rehead.tasks.detection import Detection
 from rehead.tasks.instance_segmentation import InstanceSegmentation
+from rehead.tasks.keypoint_detection import KeypointDetection
 from rehead.tasks.multi_label import MultiLabelClassification
 from rehead.tasks.segmentation import Segmentation
 
@@ -16,6 +17,7 @@ TASKS: dict[str, Task] = {
         MultiLabelClassification(),
         Detection(),
         InstanceSegmentation(),
+        KeypointDetection(),
         Segmentation(),
     )
 }

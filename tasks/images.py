@@ -1,4 +1,4 @@
-"""From an image to a batch, the same way for prediction as for training and evaluation."""
+"""From images to batches: the same way for prediction as for training and evaluation, and in which order."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rehead.configs.heads import image_task
+from rehead.configs.heads import MULTI_LABEL, image_task, task_of
+from rehead.data.augment import Augment
 from rehead.data.batch import collate
+from rehead.data.loader import BatchSampler
 from rehead.data.pixels import read_image
+from rehead.data.readers.base import Reader
 from rehead.data.resize import DEFAULTS, Resize
 from rehead.data.sample import Sample
+from rehead.data.sampling import orientations, repeats
+from rehead.data.steps import Setting
 from rehead.errors import DataError
 from rehead.types import ImageBatch
 
 if TYPE_CHECKING:
+    from rehead.configs.schema import Config
     from rehead.tasks.model import Model
 
 
@@ -23,6 +29,40 @@ def resize_for(model: Model) -> Resize:
     """The one resize function of a model: its config's size, its weights' interpolation."""
     options = model.config.data.resize or DEFAULTS[image_task(model.config)]
     return Resize(options, model.backbone.interpolation)
+
+
+def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
+    """The augmentation of a training, tried on its first image.
+
+    Raises:
+        ConfigError: with all that is wrong with the steps.
+    """
+    data, channels = config.data, config.model.backbone.in_channels
+    known = [reader.of(key).classes for key in config.model.heads]
+    labels = [key for key, head in config.model.heads.items() if task_of(head) in ("classification", MULTI_LABEL)]
+    setting = Setting(
+        image_task(config),
+        resize,
+        min_visible=data.min_visible,
+        flip_pairs=tuple(data.flip_pairs) or next((own.flip_pairs for own in known if own.flip_pairs), ()),
+        classes=len(reader.of(labels[0]).classes) if labels else None,
+        allow_albumentationsx=data.allow_albumentationsx,
+    )
+    augment = Augment(data.augment, setting, config.train.seed, channels)
+    augment.check(reader, channels)
+    return augment
+
+
+def sampler_for(config: Config, reader: Reader) -> BatchSampler:
+    """The order of a training's images."""
+    return BatchSampler(
+        len(reader),
+        config.train.batch_size,
+        config.train.seed,
+        shuffle=True,
+        repeats=repeats(config.data.sampling, reader),
+        groups=orientations(reader) if config.data.group_by_aspect else None,
+    )
 
 
 def divisor_for(model: Model) -> int:

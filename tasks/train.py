@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rehead.configs.heads import MULTI_LABEL, image_task, task_of
+from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
-from rehead.data.augment import Augment
-from rehead.data.loader import BatchSampler, make_loader
+from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
@@ -22,7 +21,7 @@ from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.evaluate import run_evaluation
-from rehead.tasks.images import divisor_for, resize_for
+from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.training.checkpoints import read_metadata, read_resume
@@ -75,6 +74,7 @@ def train(
         model.lineage = read_metadata(folder / "last.safetensors")["lineage"][:-1]
     if accelerator.num_processes > 1:
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
+    job = TrainingJob(model, readers, folder)
     if accelerator.is_main_process:
         if resume:
             _check_changes(folder, model.config)
@@ -87,7 +87,7 @@ def train(
             f"{config.model.backbone.name} with {_listed_heads(config, classes)}, {learning / 1e6:.1f} M parameters "
             f"learn on {accelerator.device}; run folder {folder}"
         )
-    fit(TrainingJob(model, readers, folder), config.train, folder, accelerator, resume)
+    fit(job, config.train, folder, accelerator, resume)
     say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -170,7 +170,7 @@ def _check_images(reader: Reader, split: str, config: Config) -> None:
     if split != "train":
         return
     tasks = {task_of(head) for head in config.model.heads.values()}
-    if tasks & {"detection", "instance_segmentation"} and not any(
+    if tasks & {"detection", "instance_segmentation", "keypoint_detection"} and not any(
         len(sample.boxes) for sample in samples if sample.boxes is not None
     ):
         raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
@@ -200,9 +200,8 @@ class TrainingJob:
         config = model.config
         self.config: Config = config
         self.resize = resize_for(model)
-        self.sampler = BatchSampler(
-            len(readers["train"]), batch_size=config.train.batch_size, seed=config.train.seed, shuffle=True
-        )
+        self.augment = augment_for(config, self.resize, readers["train"])
+        self.sampler = sampler_for(config, readers["train"])
         self.steps_per_epoch = len(self.sampler.batches(0))
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
@@ -211,7 +210,7 @@ class TrainingJob:
         loader: Iterable[Batch] = make_loader(
             self.readers["train"],
             resize=self.resize,
-            augment=Augment(data.augment, image_task(self.config), self.resize, self.config.train.seed),
+            augment=self.augment,
             batches=self.sampler.batches(epoch)[start:],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),

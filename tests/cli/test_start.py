@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs"]
+COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs", "data"]
 
 
 def cpu_seconds(code: str) -> float:
@@ -30,7 +30,9 @@ assert not [name for name in ("torch", "torchvision", "timm", "albumentations", 
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["heads"], ["configs"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["heads"], ["configs"], ["data", "show", "--help"]]
+)
 def test_help_and_listings_import_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", HELP.format(arguments=arguments)], check=True, capture_output=True)
 

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rehead.configs.augment import TransformOptions
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment, draw_seed
+from rehead.data.augment import Augment
 from rehead.data.resize import Resize
 from rehead.data.sample import Sample
+from rehead.data.steps import Setting
 from rehead.errors import ConfigError, ReheadError
 from rehead.types import IGNORE
 
@@ -24,7 +26,13 @@ RESIZE = {
     "classification": Resize(ResizeOptions(shorter=40, crop=32)),
 }
 TASKS = list(RESIZE)
-AUGMENTS = {task: Augment("light", task, RESIZE[task], seed=3) for task in TASKS}
+
+
+def augment_for(task: str, steps: Any = "light", seed: int = 0, **more: Any) -> Augment:
+    return Augment(steps, Setting(task, RESIZE[task], **more), seed)
+
+
+AUGMENTS = {task: augment_for(task, seed=3) for task in TASKS}
 
 
 def sample(task: str, height: int = 50, width: int = 70, channels: int = 3, dtype: Any = np.uint8) -> Sample:
@@ -60,7 +68,7 @@ def test_a_draw_depends_on_epoch_and_index_alone(
 ) -> None:
     here = {key: AUGMENTS[task](sample(task), *key)[0] for key in keys}
     shuffle.shuffle(keys)
-    other_worker = Augment("light", task, RESIZE[task], seed=3)
+    other_worker = augment_for(task, seed=3)
     np.random.seed(shuffle.randrange(2**31))
     random.seed(shuffle.random())
     for key in keys:
@@ -69,30 +77,64 @@ def test_a_draw_depends_on_epoch_and_index_alone(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_epochs_indices_and_seeds_differ(task: str) -> None:
-    other = Augment("light", task, RESIZE[task], seed=4)
+    other = augment_for(task, seed=4)
     drawn = [AUGMENTS[task](sample(task), epoch, index)[0] for epoch in range(4) for index in range(4)]
     drawn += [other(sample(task), epoch, index)[0] for epoch in range(4) for index in range(4)]
     different = {one.pixels.tobytes() for one in drawn}
     # Detection changes nothing in a quarter of the draws.
     assert len(different) > 16
-    assert len({draw_seed(seed, epoch, index) for seed in range(5) for epoch in range(5) for index in range(5)}) == 125
 
 
-def test_two_transforms_draw_independently() -> None:
-    """A flip says nothing about whether the colour changes, nor by how much."""
+def correlation(a: Any, b: Any) -> float:
+    return abs(float(np.corrcoef(np.asarray(a, float), np.asarray(b, float))[0, 1]))
+
+
+def test_transforms_draw_independently() -> None:
+    """Whether one flips says nothing about the other flip, nor about whether the colour changes and by how much."""
     one = Sample(image_id=0, path=Path("a"), image=np.full((4, 6, 3), 100, np.uint8))
-    one.pixels[:, :3] = 120
-    flipped, changed, brightness = [], [], []
+    one.pixels[:, :3] += 20
+    one.pixels[:2] += 10
+    steps = [
+        TransformOptions(name="HorizontalFlip"),
+        TransformOptions(name="VerticalFlip"),
+        TransformOptions(name="RandomBrightnessContrast"),
+    ]
+    augment = Augment(steps, Setting("detection", Resize(ResizeOptions(height=4, width=6))))
+    across, down, changed, brightness = [], [], [], []
     for index in range(600):
-        pixels = AUGMENTS["detection"]._change(one, draw_seed(0, 0, index)).pixels.astype(int)
-        flipped.append(pixels[0, 0, 0] < pixels[0, -1, 0])
-        changed.append({int(pixels[0, 0, 0]), int(pixels[0, -1, 0])} != {100, 120})
+        pixels = augment(one, 0, index)[0].pixels[:, :, 0].astype(int)
+        across.append(pixels[0, 0] < pixels[0, -1])
+        down.append(pixels[0, 0] < pixels[-1, 0])
+        changed.append(set(np.unique(pixels)) != {100, 110, 120, 130})
         brightness.append(pixels.mean())
-    assert 0.4 < np.mean(flipped) < 0.6
-    assert 0.4 < np.mean(changed) < 0.6
+    for drawn in (across, down, changed):
+        assert 0.4 < np.mean(drawn) < 0.6
     # Of 600 independent draws, a correlation has a standard deviation of 0.04.
-    assert abs(np.corrcoef(flipped, changed)[0, 1]) < 0.16
-    assert abs(np.corrcoef(flipped, brightness)[0, 1]) < 0.16
+    pairs = [(across, down), (across, changed), (down, changed), (across, brightness), (down, brightness)]
+    assert all(correlation(a, b) < 0.16 for a, b in pairs)
+
+
+@settings(max_examples=15, deadline=None)
+@given(epoch=st.integers(0, 1000), index=st.integers(0, 1000), first=st.integers(0, 3), second=st.integers(0, 3))
+def test_draws_do_not_follow_one_another(epoch: int, index: int, first: int, second: int) -> None:
+    """Of steps, epochs, images and copies: the streams of any two are unrelated, and equal only if all are the same."""
+    augment = AUGMENTS["detection"]
+    paths = [(epoch, index, 0, first), (epoch, index, 0, second), (epoch + 1, index, 0, first)]
+    paths += [(epoch, index + 1, 0, first), (epoch, index, 1, first), (epoch, index, 0, first, 0, second)]
+    drawn = [augment._rng(path).random(400) for path in paths]
+    for a in range(len(paths)):
+        for b in range(a):
+            if paths[a] == paths[b]:
+                np.testing.assert_array_equal(drawn[a], drawn[b])
+            else:
+                assert correlation(drawn[a], drawn[b]) < 0.3
+
+
+def test_a_step_at_the_end_leaves_the_draws_before_it_alone() -> None:
+    flip, blur = TransformOptions(name="HorizontalFlip"), TransformOptions(name="Blur", p=1)
+    short, long = augment_for("detection", [flip]), augment_for("detection", [flip, blur])
+    boxes = [[augment(sample("detection"), 0, index)[0].boxes for index in range(20)] for augment in (short, long)]
+    assert all(np.array_equal(a, b) for a, b in zip(*boxes, strict=True))  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,7 +236,7 @@ def test_classification_crops_from_the_original_image() -> None:
     one = Sample(image_id=0, path=Path("a"), label=1, image=np.zeros((400, 400, 3), np.uint8))
     one.pixels[:, ::2] = 255
     resize = Resize(ResizeOptions(shorter=300, crop=290))
-    augment = Augment("light", "classification", resize)
+    augment = Augment("light", Setting("classification", resize))
     spread = max(float(augment(one, 0, index)[0].pixels.std()) for index in range(20))
     assert spread > 60
 
@@ -203,7 +245,7 @@ def test_where_an_image_may_have_several_classes_all_of_it_is_kept() -> None:
     one = Sample(image_id=0, path=Path("a"), label=np.ones(2, np.float32), image=np.zeros((60, 90, 3), np.uint8))
     one.pixels[:, :30], one.pixels[:, 60:] = (200, 0, 0), (0, 200, 0)
     resize = Resize(ResizeOptions(height=40, width=60))
-    augment = Augment("light", "multi_label_classification", resize)
+    augment = Augment("light", Setting("multi_label_classification", resize))
     changed = [augment(one, 0, index)[0].pixels for index in range(20)]
     for pixels in changed:
         assert [int((pixels[:, :, colour] > 100).sum()) for colour in (0, 1)] == [40 * 20, 40 * 20]
@@ -226,7 +268,7 @@ def test_any_channels_and_floating_point(task: str, channels: int, dtype: Any, s
 
 @pytest.mark.parametrize("task", TASKS)
 def test_none_is_the_resize_alone(task: str) -> None:
-    changed, frame = Augment("none", task, RESIZE[task])(sample(task), 1, 2)
+    changed, frame = augment_for(task, "none")(sample(task), 1, 2)
     wanted, wanted_frame = RESIZE[task](sample(task))
     assert same(changed, wanted)
     assert frame == wanted_frame
@@ -239,9 +281,9 @@ def test_it_crosses_to_worker_processes_that_do_not_fork() -> None:
 
 def test_unknown_presets_and_missing_sizes() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'lihgt'; did you mean 'light'"):
-        Augment("lihgt", "detection", RESIZE["detection"])
+        augment_for("detection", "lihgt")
     with pytest.raises(ConfigError, match="classification needs one size for all"):
-        Augment("light", "classification", RESIZE["detection"])
+        Augment("light", Setting("classification", RESIZE["detection"]))
 
 
 def test_the_agpl_successor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +291,7 @@ def test_the_agpl_successor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         metadata, "distribution", lambda name: genuine("albumentations" if name == "albumentationsx" else name)
     )
-    with pytest.raises(ReheadError, match=r"albumentationsx \(AGPL\).*albumentations==2\.0\.8"):
-        Augment("light", "detection", RESIZE["detection"])
-    Augment("none", "detection", RESIZE["detection"])
+    with pytest.raises(ReheadError, match=r"albumentationsx \(AGPL\).*albumentations==2\.0\.8.*data\.allow_albument"):
+        augment_for("detection")
+    augment_for("detection", "none")
+    augment_for("detection", allow_albumentationsx=True)

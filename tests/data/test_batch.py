@@ -110,3 +110,20 @@ def test_soft_labels_stay_soft() -> None:
     assert other.label is not None
     assert other.label.dtype == torch.int64
     assert other.label.shape == ()
+
+
+def test_keypoints_stay_with_their_boxes_and_count_where_they_are_labelled() -> None:
+    boxes = np.array([[1, 1, 4, 4], [0, 0, 9, 9], [2, 2, 8, 30]], np.float32)
+    points = np.array([[[1, 2, 2], [3, 3, 1]], [[0, 0, 0], [0, 0, 0]], [[3, 4, 2], [5, 20, 2]]], np.float32)
+    crowds = np.array([False, True, False])
+    _, (target,) = collate([item(9, 9, boxes=boxes, labels=np.arange(3), iscrowd=crowds, keypoints=points)], 32)
+    assert target.keypoints is not None
+    assert target.keypoints.dtype == torch.float32
+    assert target.keypoints.tolist() == [[[1, 2, 1], [3, 3, 1]], [[3, 4, 1], [0, 0, 0]]]
+
+
+def test_maps_of_more_classes_are_padded_with_their_own_largest_value() -> None:
+    _, (target, _) = collate([item(3, 4, semantic=np.full((3, 4), 300, np.int16)), item(4, 4)])
+    assert target.semantic is not None
+    assert target.semantic.dtype == torch.int16
+    assert (target.semantic[3] == 32767).all()

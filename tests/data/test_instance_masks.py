@@ -23,6 +23,7 @@ from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.instance_masks import InstanceMasksReader
 from rehead.data.resize import Resize
+from rehead.data.steps import Setting
 from rehead.errors import DataError
 from rehead.tasks import TASKS
 from rehead.types import Prediction
@@ -140,7 +141,7 @@ def test_masks_stay_with_their_boxes(kind: str, request: pytest.FixtureRequest) 
     """Resized, flipped and batched, a mask lies in its box and every other row of it belongs to another."""
     reader: Reader = request.getfixturevalue(kind)
     resize = Resize(ResizeOptions(height=32, width=48))
-    augment = Augment("light", "instance_segmentation", resize, seed=0)
+    augment = Augment("light", Setting("instance_segmentation", resize))
     plain = resize(reader.read(0))[0].masks
     assert plain is not None
     flips = 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,15 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
-from rehead.data.loader import BatchSampler, evaluation_loader, make_loader
+from rehead.data.loader import BatchSampler, Key, evaluation_loader, make_loader
 from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.folders import FoldersReader
 from rehead.data.readers.masks import MasksReader
 from rehead.data.resize import Resize
+from rehead.data.steps import Setting
 from rehead.errors import DataError
 from rehead.types import IGNORE, ImageBatch, Target
 
@@ -59,14 +62,15 @@ def test_training_batches(length: int, size: int, world: int, seed: int, epoch: 
     assert again.batches(epoch) == ranks[-1]
     assert len({len(batches) for batches in ranks}) == 1
     drawn = [key for batches in ranks for batch in batches for key in batch]
-    assert all(one == epoch and 0 <= index < length for one, index in drawn)
+    assert all(key.epoch == epoch and 0 <= key.image < length for key in drawn)
+    assert len(drawn) == len(set(drawn))
     together = size * world
     if length >= together:
         assert all(len(batch) == size for batches in ranks for batch in batches)
-        assert len(drawn) == len(set(drawn)) == length // together * together
+        assert len(drawn) == len({key.image for key in drawn}) == length // together * together
     elif length:
         assert all(len(batches) == 1 and batches[0] for batches in ranks)
-        assert {index for _, index in drawn} == set(range(length))
+        assert {key.image for key in drawn} == set(range(length))
         assert len(drawn) == max(length, world)
     else:
         assert not drawn
@@ -76,7 +80,7 @@ def test_training_batches(length: int, size: int, world: int, seed: int, epoch: 
 @given(length=LENGTHS, size=COUNTS, world=st.integers(1, 4))
 def test_evaluation_covers_every_image_once(length: int, size: int, world: int) -> None:
     ranks = [BatchSampler(length, size, shuffle=False, rank=rank, world=world).batches(0) for rank in range(world)]
-    drawn = Counter(index for batches in ranks for batch in batches for _, index in batch)
+    drawn = Counter(key.image for batches in ranks for batch in batches for key in batch)
     assert drawn == Counter(range(length))
     assert all(0 < len(batch) <= size for batches in ranks for batch in batches)
     assert ranks[0] == sorted(ranks[0])
@@ -92,7 +96,7 @@ def test_ranks_share_the_batches_that_one_process_would_have(size: int, world: i
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = {
-        tuple(index for batch in BatchSampler(50, 5, seed, shuffle=True).batches(epoch) for _, index in batch)
+        tuple(key.image for batch in BatchSampler(50, 5, seed, shuffle=True).batches(epoch) for key in batch)
         for seed in range(4)
         for epoch in range(4)
     }
@@ -110,9 +114,19 @@ def equal(a: tuple[ImageBatch, list[Target]], b: tuple[ImageBatch, list[Target]]
     )
 
 
-def test_workers_and_resuming_change_nothing(boxes: CocoReader) -> None:
-    augment = Augment("light", "detection", DETECTION, seed=1)
-    batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(4)
+MIXED = [
+    {"name": "mosaic", "p": 0.5},
+    {"name": "large_scale_jitter", "scale": [0.5, 2]},
+    {"name": "mixup", "p": 0.5},
+    {"name": "OneOf", "transforms": [{"name": "GaussNoise"}, {"name": "ElasticTransform"}], "p": 0.8},
+]
+
+
+@pytest.mark.parametrize("steps", ["light", MIXED])
+def test_workers_and_resuming_change_nothing(boxes: CocoReader, steps: Any) -> None:
+    chosen = steps if isinstance(steps, str) else [step_options(step) for step in steps]
+    augment = Augment(chosen, Setting("detection", DETECTION), seed=1)
+    batches = BatchSampler(len(boxes), 2, 1, shuffle=True, repeats=np.full(7, 1.0)).batches(4)
     common = {"resize": DETECTION, "augment": augment, "divisor": 16}
     whole = list(make_loader(boxes, batches=batches, workers=0, **common))  # type: ignore[arg-type]
     assert len(whole) == 3
@@ -125,6 +139,25 @@ def test_workers_and_resuming_change_nothing(boxes: CocoReader) -> None:
         assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
 
 
+def test_two_ranks_make_the_images_that_one_process_would(boxes: CocoReader) -> None:
+    augment = Augment([step_options(step) for step in MIXED], Setting("detection", DETECTION), seed=1)
+
+    def images(size: int, world: int, workers: int) -> dict[Any, Any]:
+        made = {}
+        for rank in range(world):
+            batches = BatchSampler(len(boxes), size, 1, shuffle=True, rank=rank, world=world).batches(4)
+            for batch, targets in make_loader(
+                boxes, resize=DETECTION, augment=augment, batches=batches, workers=workers
+            ):
+                for pixels, frame, target in zip(batch.pixels, batch.frames, targets, strict=True):
+                    assert target.boxes is not None
+                    inside = pixels[:, : frame.size[0], : frame.size[1]]
+                    made[frame.image_id] = (inside.numpy().tobytes(), target.boxes.numpy().tobytes())
+        return made
+
+    assert images(2, 2, workers=2) == images(4, 1, workers=0)
+
+
 def test_a_worker_keeps_the_memory_order(boxes: CocoReader) -> None:
     batches = BatchSampler(len(boxes), 2, shuffle=False).batches(0)
     for images, _ in make_loader(boxes, resize=DETECTION, augment=None, batches=batches, workers=1):
@@ -134,7 +167,7 @@ def test_a_worker_keeps_the_memory_order(boxes: CocoReader) -> None:
 def test_starting_a_loader_draws_nothing_from_the_global_generator(boxes: CocoReader) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    assert list(make_loader(boxes, resize=DETECTION, augment=None, batches=[[(0, 1)]]))
+    assert list(make_loader(boxes, resize=DETECTION, augment=None, batches=[[Key(0, 1)]]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -177,7 +210,7 @@ def test_segmentation_is_judged_at_the_original_size_and_trained_at_the_resized(
     assert truth.semantic is not None
     assert truth.semantic.shape == (20, 30)
     assert images.frames[0].size == (10, 15)
-    ((images, (target,)),) = make_loader(reader, resize=resize, augment=None, batches=[[(0, 0)]], divisor=8)
+    ((images, (target,)),) = make_loader(reader, resize=resize, augment=None, batches=[[Key(0, 0)]], divisor=8)
     assert target.semantic is not None
     assert target.semantic.shape == images.pixels.shape[2:] == (16, 16)
     assert (target.semantic == 1).sum() == 150
@@ -190,8 +223,10 @@ def test_classification_trains_and_evaluates_at_one_size(tmp_path: Path) -> None
         cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
     reader: Reader = FoldersReader(FoldersSplit(images="."), tmp_path)
     resize = Resize(ResizeOptions(shorter=28, crop=24))
-    augment = Augment("light", "classification", resize)
-    ((images, targets),) = make_loader(reader, resize=resize, augment=augment, batches=[[(0, 1), (0, 0)]], divisor=8)
+    augment = Augment("light", Setting("classification", resize))
+    ((images, targets),) = make_loader(
+        reader, resize=resize, augment=augment, batches=[[Key(0, 1), Key(0, 0)]], divisor=8
+    )
     assert images.pixels.shape == (2, 3, 24, 24)
     assert [int(target.label) for target in targets if target.label is not None] == [1, 0]
     ((images, truths),) = evaluation_loader(reader, resize=resize, batch_size=4, divisor=8)

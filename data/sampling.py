@@ -1,0 +1,83 @@
+"""Which images an epoch holds and how often, and which of them go into batches together."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.configs.schema import SamplingOptions
+from rehead.data.pixels import image_size
+from rehead.data.readers.base import Reader
+from rehead.errors import ConfigError
+
+THRESHOLD = 0.001
+"""Gupta et al.'s, for LVIS with its 57,000 images and 1,230 classes."""
+
+
+def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | None:
+    """How often each image of a split is shown in an epoch, on average.
+
+    Args:
+        options: from the configuration.
+        reader: the split; no image is opened.
+
+    Returns:
+        (N,), or None where every image is shown once.
+        `repeat_factor`: sqrt(threshold / f) of the rarest class in the image, at least 1, where f is the share
+        of the images that have the class (Gupta et al., 1908.03195, section 4.3).
+        `class_balanced`: what drawing a class first and then one of its images would give (Shen et al.,
+        1512.05830, section 3.2), N in all. Images without objects are one more class.
+
+    Raises:
+        ConfigError: where the annotations do not say which classes an image has.
+    """
+    if options.name == "shuffled":
+        return None
+    images, classes = _classes(reader)
+    counts = np.bincount(classes)
+    times = np.zeros(len(reader))
+    if options.name == "repeat_factor":
+        factors = np.sqrt((options.threshold or THRESHOLD) * len(reader) / np.maximum(counts, 1))
+        np.maximum.at(times, images, factors[classes])
+        return np.maximum(times, 1)
+    without = np.setdiff1d(np.arange(len(reader)), images)
+    kinds = np.count_nonzero(counts) + (len(without) > 0)
+    np.add.at(times, images, len(reader) / kinds / counts[classes])
+    times[without] = len(reader) / kinds / max(1, len(without))
+    return times
+
+
+def orientations(reader: Reader) -> NDArray[np.int64]:
+    """(N,), 1 for images that are wider than high, else 0; from the annotation, or the file where it gives no size."""
+    wide = np.zeros(len(reader), np.int64)
+    for index in range(len(reader)):
+        sample = reader[index]
+        height, width = sample.size or image_size(sample.path)
+        wide[index] = width > height
+    return wide
+
+
+def _classes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(P,) images and (P,) classes of every pair that occurs, classes numbered from 0; crowds do not count."""
+    pairs: list[tuple[int, int, int]] = []
+    told = False
+    for index in range(len(reader)):
+        sample = reader[index]
+        told = told or sample.labels is not None or sample.label is not None
+        if sample.labels is not None:
+            labels = sample.labels if sample.iscrowd is None else sample.labels[~sample.iscrowd]
+            pairs += [(index, 0, label) for label in np.unique(labels).tolist()]
+        if isinstance(sample.label, np.ndarray):
+            pairs += [(index, 1, label) for label in np.flatnonzero(sample.label).tolist()]
+        elif sample.label is not None:
+            pairs.append((index, 1, sample.label))
+    if not told:
+        raise ConfigError(
+            [
+                "data.sampling: the annotations do not say which classes an image has; only boxes and labels of whole "
+                "images do. Use data.sampling=shuffled"
+            ]
+        )
+    columns = np.array(pairs, np.int64).reshape(-1, 3)
+    _, classes = np.unique(columns[:, 1:], axis=0, return_inverse=True)
+    return columns[:, 0], classes.reshape(-1).astype(np.int64)

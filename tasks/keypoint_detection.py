@@ -1,0 +1,78 @@
+"""Keypoint detection: boxes by the twelve COCO figures, named points of objects by COCO's ten of OKS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rehead.data.coco_format import ground_truth
+from rehead.data.draw import draw_keypoints
+from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
+from rehead.evaluation.coco import coco_figures
+from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.tasks.detection import DRAWN_FROM, Detection, coco_results
+from rehead.types import Classes, Prediction
+
+
+class KeypointDetection(Detection):
+    """One class, one box and some named points per object."""
+
+    name = "keypoint_detection"
+    score = "keypoints.AP"
+
+    def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
+        """COCO AP of boxes and of keypoints through pycocotools."""
+        return KeypointEvaluator(reader)
+
+    def judges(self, truth: Sample) -> bool:
+        """Images with keypoints, even where there are none."""
+        return truth.keypoints is not None
+
+    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
+        """Boxes and points from `DRAWN_FROM` on."""
+        assert prediction.keypoints is not None
+        assert prediction.scores is not None
+        points = prediction.keypoints[prediction.scores >= DRAWN_FROM].numpy().copy()
+        # A predicted point is always somewhere; its own score says how sure it is, not whether it is there.
+        points[..., 2] = 1
+        return draw_keypoints(super().draw(image, prediction, classes), points, image.shape[:2])
+
+    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
+        """Every annotated box and every labelled point."""
+        assert truth.keypoints is not None
+        return draw_keypoints(super().draw_truth(image, truth, classes), truth.keypoints, image.shape[:2])
+
+    def records(
+        self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
+    ) -> list[Figures]:
+        """COCO results form."""
+        return keypoint_results(prediction, classes, image_id)
+
+
+class KeypointEvaluator(Evaluator):
+    """Collects COCO results with keypoints."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.results: list[Figures] = []
+
+    def update(self, truth: Sample, prediction: Prediction) -> None:
+        """Adds an image's boxes and points, under the ids of the data's own files."""
+        self.results += keypoint_results(prediction, self.reader.classes, truth.image_id)
+
+    def figures(self) -> Figures:
+        """The twelve COCO figures under `bbox`, and the ten of keypoints under `keypoints`."""
+        truth = ground_truth(self.reader)
+        # pycocotools takes what kind of results these are from the keys of the first.
+        boxes = [{key: value for key, value in result.items() if key != "keypoints"} for result in self.results]
+        points = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
+        return {"bbox": coco_figures(truth, boxes), "keypoints": coco_figures(truth, points, "keypoints")}
+
+
+def keypoint_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+    """COCO results with boxes and keypoints (x, y, 1 of each point in a row), best first."""
+    assert prediction.keypoints is not None
+    points = prediction.keypoints.clone()
+    points[..., 2] = 1
+    boxes = coco_results(prediction, classes, image_id)
+    return [{**box, "keypoints": own} for box, own in zip(boxes, points.flatten(1).tolist(), strict=True)]
