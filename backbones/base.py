@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
         interpolation: `bilinear` or `bicubic`, as the weights were trained with.
         pretraining: what is published for this architecture, None if nothing is.
         normalisation: mean and std as plain numbers.
+        parallel: whether a map has parameters of its own that the last map does not depend on.
         options: how it was built, with mean and std filled in, so that it can be built again from this alone.
         report: what was loaded, None without weights.
     """
@@ -53,6 +54,7 @@ class Backbone(nn.Module, ABC):
         self.interpolation = interpolation
         self.pretraining = pretraining
         self.normalisation = {"mean": list(mean), "std": list(std)}
+        self.parallel = False
         self.options: BackboneOptions
         self.report: LoadReport | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)

@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from timm.models import FeatureHookNet, model_entrypoint
+from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
@@ -57,6 +58,8 @@ class TimmBackbone(Backbone):
             pretraining,
         )
         self.net = net
+        # HRNet works on all of its resolutions to the end.
+        self.parallel = isinstance(net, HighResolutionNetFeatures)
         self.feature_modules: list[str] = info.module_name()
         first = cfg.get("first_conv") or ()
         self.first_convs: list[str] = [first] if isinstance(first, str) else list(first)

@@ -97,22 +97,35 @@ class Model(nn.Module):
         if len(self.heads) == 1:
             key = next(iter(self.heads))
             own = targets[key] if isinstance(targets, Mapping) else targets
-            return self.head(key).loss(features, batch.frames, own)
-        losses: dict[str, Tensor] = {}
-        for key in self.heads:
-            own = targets[key] if isinstance(targets, Mapping) else targets
-            losses |= {f"{key}.{name}": loss for name, loss in self._loss_of(key, features, batch.frames, own).items()}
+            losses = self.head(key).loss(features, batch.frames, own)
+        else:
+            losses = {}
+            for key in self.heads:
+                own = targets[key] if isinstance(targets, Mapping) else targets
+                weighted = self._loss_of(key, features, batch.frames, own)
+                losses |= {f"{key}.{name}": loss for name, loss in weighted.items()}
         if not losses:
             images = ", ".join(repr(frame.image_id) for frame in batch.frames)
             raise BuildError(f"no head has anything to learn from in this batch (images {images})")
-        skipped = [key for key in self.heads if not any(name.startswith(f"{key}.") for name in losses)]
-        learning = [one for key in skipped for one in self.head(key).parameters() if one.requires_grad]
-        if learning:
+        unused = self._unused(features, losses)
+        if unused:
             # A gradient of zero, not none at all: fused SGD fails where some parameters have no momentum yet
             # (it asks whether all lack it), and processes that train together must agree on what has a gradient.
             name = next(iter(losses))
-            losses[name] = losses[name] + 0 * torch.stack([one.sum() for one in learning]).sum()
+            losses[name] = losses[name] + 0 * torch.stack([one.sum() for one in unused]).sum()
         return losses
+
+    def _unused(self, features: Features, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """What a batch's losses may not depend on: heads that skip it, and maps that no head may look at."""
+        skipped = (
+            [key for key in self.heads if not any(name.startswith(f"{key}.") for name in losses)]
+            if len(self.heads) > 1
+            else []
+        )
+        unused: list[Tensor] = [one for key in skipped for one in self.head(key).parameters() if one.requires_grad]
+        if self.backbone.parallel:
+            unused += [value for value in features.values() if value.requires_grad]
+        return unused
 
     def _loss_of(
         self, key: str, features: Features, frames: Sequence[Frame], targets: Sequence[Target]

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from rehead.configs.base import HeadOptions
+from rehead.configs.classification_heads import LinearOptions, MLPOptions
+from rehead.configs.detection_heads import (
+    FasterRCNNOptions,
+    FCOSOptions,
+    KeypointRCNNOptions,
+    MaskRCNNOptions,
+    RetinaNetOptions,
+)
 from rehead.configs.schema import BackboneOptions
 from rehead.configs.segmentation_heads import (
     DeepLabV3Options,
@@ -23,10 +31,11 @@ from rehead.configs.segmentation_heads import (
     SegFormerOptions,
     TorchvisionDeepLabV3Options,
     TorchvisionFCNOptions,
+    UNetOptions,
     UNetPlusPlusOptions,
     UPerNetOptions,
 )
-from rehead.types import Frame, ImageBatch, Target
+from rehead.types import Frame, ImageBatch, Prediction, Target, map_type
 
 TINY = BackboneOptions(name="resnet18", weights="none", width=8)
 """A backbone that runs in milliseconds."""
@@ -48,6 +57,27 @@ SMALL_SEGMENTERS: list[HeadOptions] = [
 ]
 """Every segmentation head but the U-Net, with few channels."""
 
+ONE_OF_EACH_KIND: list[HeadOptions] = [
+    LinearOptions(dropout=0.1),
+    FasterRCNNOptions(channels=16, representation=32, score_threshold=0.0),
+    MaskRCNNOptions(channels=16, representation=32, mask_convs=1, mask_channels=8, score_threshold=0.0, detections=20),
+    KeypointRCNNOptions(
+        **{"channels": 16, "representation": 32, "keypoint_convs": 1, "keypoint_channels": 8, "keypoints": 5},
+        **{"score_threshold": 0.0, "detections": 10},
+    ),
+    UNetOptions(decoder_channels=[32, 16, 16, 8, 8]),
+]
+"""A head for every task, with few channels."""
+
+SMALL_HEADS: list[HeadOptions] = [
+    *ONE_OF_EACH_KIND,
+    RetinaNetOptions(channels=16, score_threshold=0.0),
+    FCOSOptions(channels=32, convs=1, score_threshold=0.0),
+    MLPOptions(hidden=8, label_smoothing=0.1),
+    *SMALL_SEGMENTERS,
+]
+"""Every shipped head, with few channels."""
+
 
 def batch_of_noise(
     size: tuple[int, int] = (64, 96), images: int = 2, channels: int = 3, padding: tuple[int, int] = (0, 0)
@@ -67,7 +97,7 @@ def targets_for(batch: ImageBatch, num_classes: int, boxes: Sequence[float] | No
     `boxes=None` is for images without objects.
     """
     height, width = batch.frames[0].padded
-    semantic = (torch.arange(width) * num_classes // width).to(torch.uint8).repeat(height, 1)
+    semantic = (torch.arange(width) * num_classes // width).to(getattr(torch, map_type(num_classes))).repeat(height, 1)
     found = torch.zeros(0, 4) if boxes is None else torch.tensor([boxes], dtype=torch.float32)
     return [
         Target(
@@ -132,13 +162,57 @@ class AlreadyResized(nn.Module):
         return result
 
 
+def assert_sane(predictions: Sequence[Prediction], frames: Sequence[Frame], classes: int) -> None:
+    """Finite, of the original size, inside the image, and of classes that there are."""
+    assert len(predictions) == len(frames)
+    for prediction, frame in zip(predictions, frames, strict=True):
+        height, width = frame.original
+        if prediction.boxes is not None:
+            assert torch.isfinite(prediction.boxes).all()
+            assert (prediction.boxes >= 0).all()
+            assert (prediction.boxes[:, [0, 2]] <= width).all()
+            assert (prediction.boxes[:, [1, 3]] <= height).all()
+            assert ((prediction.labels >= 0) & (prediction.labels < classes)).all()
+            assert ((prediction.scores >= 0) & (prediction.scores <= 1)).all()
+            assert torch.equal(prediction.scores, prediction.scores.sort(descending=True).values)
+        if prediction.masks is not None:
+            assert prediction.masks.shape == (len(prediction.boxes), *frame.original)
+        if prediction.keypoints is not None:
+            assert prediction.keypoints.shape == (len(prediction.boxes), 5, 3)
+            assert torch.isfinite(prediction.keypoints).all()
+        if prediction.semantic is not None:
+            assert prediction.semantic.shape == frame.original
+            assert ((prediction.semantic >= 0) & (prediction.semantic < classes)).all()
+        if prediction.probabilities is not None:
+            assert prediction.probabilities.shape == (classes,)
+            torch.testing.assert_close(prediction.probabilities.sum(), torch.tensor(1.0))
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of losses, each of them checked to be finite."""
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    return torch.stack(list(losses.values())).sum()
+
+
+def assert_every_parameter_learns(module: nn.Module) -> None:
+    """A finite gradient, maybe zero, on everything that trains."""
+    learning = {name: one.grad for name, one in module.named_parameters() if one.requires_grad}
+    assert [name for name, grad in learning.items() if grad is None] == []
+    assert [name for name, grad in learning.items() if grad is not None and not torch.isfinite(grad).all()] == []
+
+
 __all__ = [
+    "ONE_OF_EACH_KIND",
+    "SMALL_HEADS",
     "SMALL_SEGMENTERS",
     "TINY",
     "AlreadyResized",
+    "assert_every_parameter_learns",
+    "assert_sane",
     "batch_of_noise",
     "norms_to_eval",
     "randomise_norms",
     "randomised",
     "targets_for",
+    "total",
 ]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import SMALL_SEGMENTERS, TINY, batch_of_noise, targets_for
+from helpers import ONE_OF_EACH_KIND, SMALL_HEADS, TINY, batch_of_noise, targets_for
 
 from rehead.configs.base import HeadOptions
-from rehead.configs.classification_heads import LinearOptions, MLPOptions
-from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, MaskRCNNOptions, RetinaNetOptions
+from rehead.configs.detection_heads import FasterRCNNOptions
 from rehead.configs.heads import HEADS
-from rehead.configs.schema import BackboneOptions
 from rehead.configs.segmentation_heads import UNetOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
@@ -21,113 +19,8 @@ from rehead.tasks.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
 
 NAMES = ["a", "b", "c"]
-BACKBONES = [
-    TINY,
-    TINY.model_copy(update={"name": "resnet50"}),
-    TINY.model_copy(update={"name": "resnet50", "output_stride": 8}),
-    TINY.model_copy(update={"in_channels": 1, "mean": [0.5], "std": [0.25]}),
-    TINY.model_copy(update={"residual": False}),
-    TINY.model_copy(update={"shortcut": "A"}),
-    TINY.model_copy(update={"name": "resnet50", "shortcut": "C"}),
-    BackboneOptions(name="resnet20", weights="none", width=8),
-    BackboneOptions(name="resnet10t", weights="none"),
-    BackboneOptions(name="convnext_atto", weights="none"),
-]
-HEAD_OPTIONS: list[HeadOptions] = [
-    LinearOptions(dropout=0.1),
-    FasterRCNNOptions(channels=16, representation=32, score_threshold=0.0),
-    UNetOptions(decoder_channels=[32, 16, 16, 8, 8]),
-    RetinaNetOptions(channels=16, score_threshold=0.0),
-    FCOSOptions(channels=32, convs=1, score_threshold=0.0),
-    MaskRCNNOptions(channels=16, representation=32, mask_convs=1, mask_channels=8, score_threshold=0.0),
-    MLPOptions(hidden=8, label_smoothing=0.1),
-]
-# These share one wrapper each with the U-Net or with one another: three kinds of strides are enough.
-FEW_BACKBONES = [BACKBONES[0], BACKBONES[2], BACKBONES[-1]]
-CASES = [(backbone, head) for backbone in BACKBONES for head in HEAD_OPTIONS]
-CASES += [
-    (backbone, head)
-    for backbone in FEW_BACKBONES
-    for head in SMALL_SEGMENTERS
-    # A feature pyramid of four strides has no place in a network of three.
-    if not (head.name == "fpn_segmentation" and backbone.output_stride == 8)
-]
-HEAD_OPTIONS += SMALL_SEGMENTERS
-DETECTORS = [options for options in HEAD_OPTIONS if HEADS.get(options.name).about["task"] == "detection"]
-
-
-def identity(options: BackboneOptions) -> tuple[object, ...]:
-    return options.name, options.output_stride, options.in_channels, options.residual, options.shortcut
-
-
-def test_every_shipped_head_is_covered_here() -> None:
-    shipped = {entry.name for entry in HEADS if str(entry.target).startswith("rehead.")}
-    assert {options.name for options in HEAD_OPTIONS} == shipped
-
-
-@pytest.mark.parametrize(
-    ("backbone", "head"),
-    CASES,
-    ids=lambda part: "-".join(map(str, identity(part))) if isinstance(part, BackboneOptions) else part.name,
-)
-def test_a_head_trains_and_predicts_on_a_backbone(backbone: BackboneOptions, head: FasterRCNNOptions) -> None:
-    torch.manual_seed(0)
-    model = build_model(backbone, head, NAMES)
-    batch = batch_of_noise(channels=backbone.in_channels, padding=(16, 10))
-    model.train()
-    losses = model(batch, targets_for(batch, len(NAMES)))
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    # A pyramid from stride 4 up leaves nothing of the stem's output unused; U-Net and pooling neither.
-    assert without == []
-
-    model.eval()
-    with torch.no_grad():
-        predictions = model(batch)["main"]
-    assert len(predictions) == len(batch)
-    for prediction, frame in zip(predictions, batch.frames, strict=True):
-        height, width = frame.original
-        if prediction.boxes is not None:
-            assert len(prediction.boxes) > 0
-            assert prediction.boxes.min() >= 0
-            assert prediction.boxes[:, [0, 2]].max() <= width
-            assert prediction.boxes[:, [1, 3]].max() <= height
-            assert set(prediction.labels.tolist()) <= set(range(len(NAMES)))
-            assert torch.equal(prediction.scores, prediction.scores.sort(descending=True).values)
-        if prediction.semantic is not None:
-            assert prediction.semantic.shape == frame.original
-            assert prediction.semantic.dtype == torch.uint8
-            assert int(prediction.semantic.max()) < len(NAMES)
-        if prediction.probabilities is not None:
-            torch.testing.assert_close(prediction.probabilities.sum(), torch.tensor(1.0))
-
-
-@pytest.mark.parametrize("head", HEAD_OPTIONS, ids=lambda head: head.name)
-def test_images_without_anything_to_learn_give_finite_losses_and_gradients(head: FasterRCNNOptions) -> None:
-    torch.manual_seed(0)
-    model = build_model(TINY, head, NAMES)
-    batch = batch_of_noise()
-    targets = targets_for(batch, len(NAMES), boxes=None)
-    for target in targets:
-        target.label = None
-        target.semantic = torch.full((64, 96), IGNORE, dtype=torch.uint8)
-    loss = sum(model.train()(batch, targets).values())
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("size", [(1, 50), (33, 47), (64, 64)])
-@pytest.mark.parametrize("head", HEAD_OPTIONS, ids=lambda head: head.name)
-def test_odd_sizes_are_fine(head: FasterRCNNOptions, size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    model = build_model(TINY, head, NAMES)
-    batch = batch_of_noise(size)
-    losses = model.train()(batch, targets_for(batch, len(NAMES), boxes=(3, 0, 30, size[0])))
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    with torch.no_grad():
-        model.eval()(batch)
+LINEAR, FASTER_RCNN, MASK_RCNN, KEYPOINT_RCNN, UNET = ONE_OF_EACH_KIND
+DETECTORS = [options for options in SMALL_HEADS if "detection" in HEADS.get(options.name).about["task"]]
 
 
 def test_boxes_and_maps_come_back_in_original_pixels() -> None:
@@ -136,10 +29,10 @@ def test_boxes_and_maps_come_back_in_original_pixels() -> None:
     batch = batch_of_noise(images=1)
     twice = ImageBatch(batch.pixels, [Frame((64, 96), (128, 192))])
     with torch.no_grad():
-        detector = build_model(TINY, HEAD_OPTIONS[1], NAMES).eval()
+        detector = build_model(TINY, FASTER_RCNN, NAMES).eval()
         small, large = detector(batch)["main"][0], detector(twice)["main"][0]
         torch.testing.assert_close(small.boxes * 2, large.boxes)
-        segmenter = build_model(TINY, HEAD_OPTIONS[2], NAMES).eval()
+        segmenter = build_model(TINY, UNET, NAMES).eval()
         assert segmenter(twice)["main"][0].semantic.shape == (128, 192)
 
 
@@ -158,7 +51,7 @@ def test_boxes_are_exact_in_mixed_precision(head: HeadOptions) -> None:
         boxes = model.eval()(batch)["main"][0].boxes
         losses = model.train()(batch, targets_for(batch, len(NAMES), boxes=(1001, 3, 1051, 60)))
     far = boxes[:, [0, 2]][boxes[:, [0, 2]] > 512]
-    assert len(far) > 20
+    assert len(far) > 10
     assert (far % 4 == 0).float().mean() < 0.2
     assert all(torch.isfinite(loss) for loss in losses.values())
 
@@ -198,7 +91,7 @@ def test_data_of_another_task_is_refused_by_image() -> None:
     batch = batch_of_noise()
     targets = targets_for(batch, len(NAMES))
     targets[1].boxes = targets[1].semantic = None
-    for head, said in ((HEAD_OPTIONS[1], "image 1 has no boxes"), (HEAD_OPTIONS[2], "image 1 has no class map")):
+    for head, said in ((FASTER_RCNN, "image 1 has no boxes"), (UNET, "image 1 has no class map")):
         with pytest.raises(BuildError, match=said):
             build_model(TINY, head, NAMES).train()(batch, targets)
 
