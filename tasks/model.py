@@ -24,7 +24,7 @@ from rehead.heads.base import Features
 from rehead.tasks.images import batch_of
 from rehead.tasks.init import differing, start_from
 from rehead.tasks.lineage import Entry, backbone_hash, continued
-from rehead.training.checkpoints import read_lineage, read_metadata, read_tensors, save_model, tensors_of
+from rehead.training.checkpoints import find_metadata, read_metadata, read_tensors, save_model, tensors_of
 from rehead.types import Classes, Frame, ImageBatch, Prediction, Target
 
 CHANGED = "changed by hand"
@@ -259,11 +259,7 @@ def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights:
     # What is frozen depends on whether the weights have learned something, wherever they come from.
     trained = options.backbone.weights != "none" or options.init is not None
     load_backbone = load_weights and options.init is None
-    body = options.backbone
-    if options.init is not None and load_weights:
-        # The weights were trained on pixels normalised like this.
-        theirs = read_metadata(Path(options.init))["config"]["model"]["backbone"]
-        body = body.model_copy(update={"mean": body.mean or theirs["mean"], "std": body.std or theirs["std"]})
+    body = _inherited(options) if load_weights else options.backbone
     backbone = build_backbone(body, load_weights=load_backbone, trained=trained)
     heads = {key: build_head(head, classes[key], backbone.feature_specs) for key, head in options.heads.items()}
     lineage = _began(backbone, options.backbone.weights) if load_backbone else []
@@ -275,9 +271,25 @@ def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights:
     return model
 
 
+def _inherited(options: ModelOptions) -> BackboneOptions:
+    """The backbone's options, with what a checkpoint of rehead says its weights were trained with."""
+    body = options.backbone
+    if options.init is not None:
+        config = read_metadata(Path(options.init))["config"]
+    elif is_file(body.weights) and (found := find_metadata(Path(body.weights))) is not None:
+        config = found["config"]
+    else:
+        return body
+    theirs = config["model"]["backbone"]
+    return body.model_copy(
+        update={name: theirs[name] for name in ("mean", "std", "norm_eps") if getattr(body, name) is None}
+    )
+
+
 def _began(backbone: Backbone, weights: str) -> list[Entry]:
     """The lineage of a backbone whose weights were loaded; a checkpoint's goes on."""
-    lineage = read_lineage(Path(weights)) if is_file(weights) else []
+    found = find_metadata(Path(weights)) if is_file(weights) else None
+    lineage = found["lineage"] if found is not None else []
     if lineage:
         said = f"{weights}, adapted"
     elif backbone.report is None:

@@ -63,15 +63,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in strings.items() if name != "format"}
 
 
-def read_lineage(path: Path) -> list[dict[str, Any]]:
-    """The lineage of a checkpoint's backbone; nothing for a file that is no checkpoint of rehead."""
+def find_metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata of a checkpoint of rehead; None for weights of another kind."""
     if path.suffix != ".safetensors":
-        return []
+        return None
     try:
-        lineage: list[dict[str, Any]] = read_metadata(path)["lineage"]
+        return read_metadata(path)
     except WeightsError:
-        return []
-    return lineage
+        return None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -36,6 +36,14 @@ DRAWN = {
         "data.resize={{shorter: 64, longer: 96}}",
         "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
     ],
+    # Every value of these masks is a class; here it is taken for an object.
+    "instance_segmentation": [
+        "data.root={drawn}/scenes",
+        "data.train={{images: train, masks: train_masks}}",
+        "data.val={{images: val, masks: val_masks}}",
+        "data.resize={{height: 64, width: 64}}",
+        "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
+    ],
     "segmentation": [
         "data.root={drawn}/scenes",
         "data.train={{images: train, masks: train_masks}}",
@@ -75,14 +83,19 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert any(row["loss"] for row in rows)
-    figure = {"classification": "main.top1", "detection": "main.bbox.AP", "segmentation": "main.mIoU"}[task]
+    figure = {
+        "classification": "main.top1",
+        "detection": "main.bbox.AP",
+        "instance_segmentation": "main.segm.AP",
+        "segmentation": "main.mIoU",
+    }[task]
     assert any(row[figure] for row in rows)
 
     outcome = rehead_command("evaluate", run / "last.safetensors", "--json", tmp_path / "figures.json")
     assert outcome.code == 0, outcome
     figures = json.loads((tmp_path / "figures.json").read_text())["main"]
-    if task == "detection":
-        assert set(figures["bbox"]) == TWELVE
+    if task in ("detection", "instance_segmentation"):
+        assert all(set(own) == TWELVE for own in figures.values())
         assert f"{figures['bbox']['AP']:.6f}" == f"{float(rows[-1]['main.bbox.AP']):.6f}"
     elif task == "segmentation":
         assert set(figures["IoU"]) == set(MASK_CLASSES)
@@ -100,7 +113,9 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     assert "broken.png" in outcome.err
     assert [path.stem for path in (tmp_path / "predicted/pictures").iterdir()] == [image.stem]
     records = json.loads((tmp_path / "predicted/predictions.json").read_text())
-    if task == "detection":
+    if task == "instance_segmentation":
+        assert all(record["segmentation"]["size"] == [64, 64] for record in records)
+    if task in ("detection", "instance_segmentation"):
         assert all({"image_id", "category_id", "bbox", "score"} <= set(record) for record in records)
         assert all(record["category_id"] in range(1, 7) for record in records)
     elif task == "segmentation":

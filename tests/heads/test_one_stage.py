@@ -69,7 +69,7 @@ def test_a_gap_between_strides_names_both_sides(options: RetinaNetOptions | FCOS
 
 def test_anchors_follow_from_the_strides_or_are_ones_own() -> None:
     assert octave_sizes(8) == [32, 40, 50]
-    single = build_head(RetinaNetOptions(channels=8), Classes(tuple(NAMES)), specs_of(16))
+    single = build_head(RetinaNetOptions(channels=8, neck="fpn"), Classes(tuple(NAMES)), specs_of(16))
     assert single.rules.anchor_generator.sizes == ((64, 80, 101), (128, 161, 203), (256, 322, 406))
     own = build_model(
         TINY, RetinaNetOptions(channels=8, anchor_sizes=[[4], [8], [16], [32], [64]], aspect_ratios=[1]), NAMES

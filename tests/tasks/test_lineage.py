@@ -97,6 +97,18 @@ class TestTraining:
         assert second[-1]["hash"] == lineage_of(best)[-1]["hash"]
         assert backbone_hash(read_tensors(tmp_path / "second" / "last.safetensors")) == second[-1]["hash"]
 
+    @pytest.mark.parametrize("way", ["init", "weights"])
+    def test_who_starts_from_a_checkpoint_normalises_as_it_did(self, drawn: Path, tmp_path: Path, way: str) -> None:
+        odd = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "norm_eps": 0.01}
+        first = train(settings(drawn, tmp_path / "odd", **odd)) / "last.safetensors"
+        config = settings(drawn, tmp_path / "second", **({"weights": str(first)} if way == "weights" else {}))
+        if way == "init":
+            config["model"]["init"] = str(first)
+        body = rehead.load(train(config) / "last.safetensors").backbone
+        assert {name: getattr(body.options, name) for name in odd} == odd
+        assert body.mean.tolist() == pytest.approx(odd["mean"])
+        assert {m.eps for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.01}
+
     def test_a_resumed_run_has_the_lineage_of_one_that_was_not_interrupted(
         self, run: Path, drawn: Path, tmp_path: Path
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ import rehead
 from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
 
 SIZE = 96
+SMALL_RCNN = {
+    "channels": 64,
+    "representation": 128,
+    "anchor_sizes": [[16], [24], [32], [48], [64]],
+    "rpn_post_nms_train": 200,
+    "box_sampled": 128,
+}
 
 
 def fit_eight(
@@ -75,17 +83,38 @@ class TestOverfit:
     def test_faster_rcnn(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
-        head = {
-            "name": "faster_rcnn",
-            "channels": 64,
-            "representation": 128,
-            "anchor_sizes": [[16], [24], [32], [48], [64]],
-            "rpn_post_nms_train": 200,
-            "box_sampled": 128,
-        }
+        head = {**SMALL_RCNN, "name": "faster_rcnn"}
         data = {"format": "coco", "train": split, "val": split}
         figures = fit_eight(tmp_path, "detection", data, head, steps=200)
         assert figures["bbox"]["AP50"] > 0.9
+
+    def test_mask_rcnn(self, tmp_path: Path) -> None:
+        write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
+        split = {"images": "eight", "annotations": "annotations/eight.json"}
+        data = {"format": "coco", "train": split, "val": split}
+        head = {**SMALL_RCNN, "name": "mask_rcnn", "mask_convs": 2, "mask_channels": 64}
+        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=200)
+        assert figures["bbox"]["AP50"] > 0.9
+        assert figures["segm"]["AP50"] > 0.8
+
+    def test_keypoint_rcnn(self, tmp_path: Path) -> None:
+        """The points are the corners and the middle of every box."""
+        write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
+        file = tmp_path / "data" / "annotations" / "eight.json"
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["keypoints"] = ["left_end", "right_end", "middle"]
+        for annotation in content["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["keypoints"] = [x + 1, y + h / 2, 2, x + w - 1, y + h / 2, 2, x + w / 2, y + h / 2, 2]
+            annotation["num_keypoints"] = 3
+        file.write_text(json.dumps(content))
+        split = {"images": "eight", "annotations": "annotations/eight.json"}
+        data = {"format": "coco", "train": split, "val": split}
+        head = {**SMALL_RCNN, "name": "keypoint_rcnn", "keypoint_convs": 2, "keypoint_channels": 64}
+        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=250)
+        assert figures["bbox"]["AP50"] > 0.9
+        assert figures["keypoints"]["AP50"] > 0.8
 
     @pytest.mark.parametrize(
         ("head", "steps"),
