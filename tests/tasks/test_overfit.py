@@ -92,8 +92,8 @@ class TestOverfit:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
-        head = {**SMALL_RCNN, "name": "mask_rcnn", "mask_convs": 2, "mask_channels": 64}
-        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=200)
+        head = {**SMALL_RCNN, "name": "mask_rcnn", "mask_convs": 1, "mask_channels": 32, "box_sampled": 32}
+        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=110)
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["segm"]["AP50"] > 0.8
 
@@ -111,8 +111,8 @@ class TestOverfit:
         file.write_text(json.dumps(content))
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
-        head = {**SMALL_RCNN, "name": "keypoint_rcnn", "keypoint_convs": 2, "keypoint_channels": 64}
-        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=250)
+        head = {**SMALL_RCNN, "name": "keypoint_rcnn", "keypoint_convs": 1, "keypoint_channels": 32, "box_sampled": 32}
+        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=110)
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["keypoints"]["AP50"] > 0.8
 
