@@ -293,9 +293,7 @@ def _classes(known: Known, count: int, given: Sequence[str] | None, file: str | 
     names: list[str] = []
     for number, name in enumerate(published[first:], start=first):
         unused = name == "N/A" or (detector and name == "__background__")
-        name = f"{UNUSED}{number}" if unused else name
-        # ImageNet has two classes called crane, and two called maillot.
-        names.append(f"{name} ({number})" if name in names else name)
+        names.append(f"{UNUSED}{number}" if unused else name)
     return Classes(tuple(names), tuple(range(first, first + count)))
 
 

@@ -1,0 +1,166 @@
+"""Segmenters and classifiers through `rehead import`: same weights, same numbers (CPU, float32), and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from helpers import batch_of_noise, randomised
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50
+
+import rehead
+from rehead.tasks.exchange import LIBRARIES, export_weights
+from rehead.tasks.model import Model
+from rehead.types import Frame, ImageBatch, Target
+
+K = 7
+ARCHS = [
+    *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus"),
+    *("upernet", "segformer"),
+]
+# The smallest that PAN's three poolings leave something of.
+SIZES = {"pan": (128, 160)}
+SCSE = ["model.head.attention=scse", "model.head.decoder_channels=[64,48,32,24,16]"]
+
+
+def there_and_here(
+    library: str, name: str, reference: nn.Module, folder: Path, overrides: Sequence[str] = (), names: str | None = None
+) -> Model:
+    """Our model from the file of the reference's, whose weights are drawn."""
+    from rehead.cli.import_ import import_
+
+    reference.load_state_dict(randomised(reference.eval(), seed=1))
+    torch.save(reference.state_dict(), folder / "theirs.pth")
+    import_(library, folder / "theirs.pth", name, folder / "ours.safetensors", list(overrides), names)
+    return rehead.load(folder / "ours.safetensors")
+
+
+def assert_same_maps(ours: Model, reference: Callable[[Tensor], Tensor], size: tuple[int, int]) -> None:
+    """The scores, and the class maps that are chosen from them."""
+    batch = batch_of_noise(size)
+    with torch.no_grad():
+        images = ours.normalise(batch)
+        theirs = reference(images)
+        logits: Any = ours.head("main").logits(ours.backbone(images), batch.frames)
+        predictions = ours(batch)["main"]
+    assert logits.shape == (2, K, *size)
+    assert theirs.std() > 1e-3
+    torch.testing.assert_close(logits / theirs.std(), theirs / theirs.std(), rtol=1e-5, atol=1e-5)
+    for prediction, one in zip(predictions, theirs, strict=True):
+        assert (prediction.semantic == one.argmax(0)).float().mean() > 0.999
+
+
+def assert_nothing_is_lost(ours: Model, reference: nn.Module, library: str) -> None:
+    """What is written back is what was read, and the reference takes it."""
+    written, exported = export_weights(ours)
+    assert written == library
+    before = reference.state_dict()
+    assert exported.keys() == before.keys()
+    assert all(torch.equal(value, exported[name]) for name, value in before.items())
+    reference.load_state_dict(exported, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder"),
+    [(arch, "resnet18") for arch in ARCHS]
+    + [(arch, "resnet50") for arch in ("unet", "fpn", "upernet", "deeplabv3plus")],
+)
+def test_smp_as_it_comes(arch: str, encoder: str, tmp_path: Path) -> None:
+    """With SMP's own defaults: its dilations, and the PSPNet that reads the map of stride 8."""
+    torch.manual_seed(0)
+    reference = smp.create_model(arch, encoder, encoder_weights=None, classes=K)
+    ours = there_and_here("smp", f"{arch}_{encoder}", reference, tmp_path)
+    assert_same_maps(ours, reference, SIZES.get(arch, (64, 96)))
+    assert_nothing_is_lost(ours, reference, "smp")
+
+
+@pytest.mark.parametrize(
+    ("arch", "theirs", "overrides"),
+    [
+        ("unet", {"decoder_attention_type": "scse", "decoder_channels": (64, 48, 32, 24, 16)}, SCSE),
+        (
+            "fpn",
+            {"decoder_merge_policy": "cat", "decoder_segmentation_channels": 64},
+            ["model.head.merge=cat", "model.head.segmentation_channels=64"],
+        ),
+        # All five stages, of which SMP leaves two out unless told.
+        ("pspnet", {"encoder_depth": 5, "upsampling": 32}, ["model.head.stride=null"]),
+        (
+            "deeplabv3",
+            {"encoder_output_stride": 16, "decoder_atrous_rates": (2, 4, 6), "decoder_aspp_separable": True},
+            ["model.backbone.output_stride=16", "model.head.atrous_rates=[2,4,6]", "model.head.separable=true"],
+        ),
+        (
+            "deeplabv3plus",
+            {"encoder_output_stride": 8, "decoder_aspp_separable": False},
+            ["model.backbone.output_stride=8", "model.head.separable=false"],
+        ),
+        ("pan", {"encoder_output_stride": 32}, ["model.backbone.output_stride=32"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_smp_built_with_other_options(arch: str, theirs: dict[str, Any], overrides: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = smp.create_model(arch, "resnet18", encoder_weights=None, classes=K, **theirs)
+    ours = there_and_here("smp", f"{arch}_resnet18", reference, tmp_path, overrides)
+    assert_same_maps(ours, reference, (256, 256) if arch == "pan" else (64, 96))
+    assert_nothing_is_lost(ours, reference, "smp")
+
+
+def test_every_architecture_that_is_known_is_compared_here() -> None:
+    assert {name.rpartition("_")[0] for name in LIBRARIES["smp"]} == set(ARCHS)
+
+
+@pytest.mark.parametrize("auxiliary", [True, False], ids=["auxiliary", "alone"])
+@pytest.mark.parametrize("build", [fcn_resnet50, deeplabv3_resnet50])
+def test_torchvision_segmenters(build: Any, auxiliary: bool, tmp_path: Path) -> None:
+    """Also where 8 does not divide the size; and the losses, as torchvision's training script adds them."""
+    torch.manual_seed(0)
+    size = (65, 90)
+    reference = build(weights=None, weights_backbone=None, num_classes=K, aux_loss=auxiliary)
+    ours = there_and_here("torchvision", build.__name__, reference, tmp_path)
+    assert_same_maps(ours, lambda images: reference(images)["out"], size)
+    assert_nothing_is_lost(ours, reference, "torchvision")
+
+    batch = ImageBatch(batch_of_noise(size).pixels, [Frame(size, size)] * 2)
+    semantic = torch.randint(0, K, (2, *size), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    semantic[:, 20:30] = 255
+    targets = [Target(index, semantic=one) for index, one in enumerate(semantic)]
+    with torch.no_grad():
+        theirs = {
+            name: nn.functional.cross_entropy(scores, semantic.long(), ignore_index=255)
+            for name, scores in reference(ours.normalise(batch)).items()
+        }
+        losses = ours.head("main").loss(ours.backbone(ours.normalise(batch)), batch.frames, targets)
+    assert set(losses) == ({"loss_cross_entropy", "loss_auxiliary"} if auxiliary else {"loss_cross_entropy"})
+    torch.testing.assert_close(losses["loss_cross_entropy"], theirs["out"], rtol=1e-5, atol=1e-5)
+    if auxiliary:
+        torch.testing.assert_close(losses["loss_auxiliary"], 0.5 * theirs["aux"], rtol=1e-5, atol=1e-5)
+
+
+def test_torchvision_classifier_with_the_thousand_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = resnet.resnet18(weights=None)
+    ours = there_and_here("torchvision", "resnet18", reference, tmp_path)
+    names = ours.classes["main"].names
+    assert len(set(names)) == 1000
+    assert list(names) == resnet.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+
+    batch = batch_of_noise((64, 96))
+    with torch.no_grad():
+        images = ours.normalise(batch)
+        theirs = reference(images)
+        head: Any = ours.head("main")
+        logits = head.logits(ours.backbone(images), batch.frames)
+        predictions = ours(batch)["main"]
+    assert theirs.std() > 1e-3
+    torch.testing.assert_close(logits / theirs.std(), theirs / theirs.std(), rtol=1e-5, atol=1e-5)
+    for prediction, one in zip(predictions, theirs.softmax(1), strict=True):
+        torch.testing.assert_close(prediction.probabilities, one, rtol=1e-5, atol=1e-6)
+    assert_nothing_is_lost(ours, reference, "torchvision")

@@ -1,0 +1,47 @@
+"""Columns of a classifier that no category of the data has: evaluation neither loses nor shifts anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rehead.configs.load import load_config
+from rehead.data.readers import open_data
+from rehead.tasks import TASKS
+from rehead.types import Prediction
+
+
+def test_unused_classes_between_the_others_change_no_figure(drawn: Path) -> None:
+    annotations = {split: f"annotations/{split}.json" for split in ("train", "val")}
+    data = {
+        "format": "coco",
+        "root": str(drawn / "scenes"),
+        **{split: {"images": split, "annotations": path} for split, path in annotations.items()},
+    }
+    config = {"task": "detection", "data": data, "model": {"backbone": {"name": "resnet18"}, "head": {"name": "fcos"}}}
+    plain = open_data(load_config(config), "val")
+    known = list(plain.classes.names)
+    names = ["N/A 1", known[0], "N/A 3", *known[1:], *(f"N/A {number}" for number in range(len(known) + 3, 91))]
+    wide = open_data(load_config(config, {"data.classes": names}), "val")
+    assert list(wide.classes.names) == names
+    assert len(names) == 90
+
+    place = torch.tensor([names.index(name) for name in known])
+    figures = []
+    for reader in (plain, wide):
+        evaluator = TASKS["detection"].evaluator(reader, reader.classes)
+        generator = torch.Generator().manual_seed(0)
+        for index in range(len(reader)):
+            truth, reference = reader[index], plain[index]
+            labels = torch.from_numpy(reference.labels)
+            assert [reader.classes.names[one] for one in truth.labels] == [known[one] for one in labels]
+            # Every third class is wrong, and boxes are a little off.
+            guessed = torch.where(torch.arange(len(labels)) % 3 == 2, (labels + 1) % len(known), labels)
+            boxes = torch.from_numpy(reference.boxes) + torch.randn(4, generator=generator)
+            scores = torch.rand(len(labels), generator=generator)
+            guessed = guessed if reader is plain else place[guessed]
+            evaluator.update(truth, Prediction(boxes, scores, guessed))
+        figures.append(evaluator.figures()["bbox"])
+    assert 0 < figures[0]["AP"] < 1
+    assert figures[0] == figures[1]
