@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -9,12 +10,24 @@ from rehead.configs.heads import HEADS
 
 
 def heads() -> None:
-    """List the heads: their task, the features they want, and their paper.
+    """List the heads by task, with the features they want and their paper.
 
     Example: rehead heads
     """
-    # A name that is cut off cannot be typed.
-    table = Table(Column("head", no_wrap=True), "task", "wants", "paper")
-    for entry in HEADS:
-        table.add_row(entry.name, entry.about["task"], entry.about["wants"], entry.about["paper"])
-    Console().print(table)
+    console = Console()
+    width = max(len(entry.name) for entry in HEADS)
+    # By task, so that neither a task nor a name, which are typed, is cut off in a narrow window.
+    for task in dict.fromkeys(entry.about["task"] for entry in HEADS):
+        table = Table(
+            Column("head", no_wrap=True, width=width),
+            Column("wants", ratio=1),
+            Column("paper", ratio=1),
+            title=f"task: {task}",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            expand=True,
+        )
+        for entry in HEADS:
+            if entry.about["task"] == task:
+                table.add_row(entry.name, entry.about["wants"], entry.about["paper"])
+        console.print(table)
