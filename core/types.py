@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -201,7 +202,7 @@ class Classes:
         if len(self.ids) != len(self.names):
             problems.append(f"{len(self.names)} names but {len(self.ids)} ids")
         for what, values in (("name", self.names), ("id", self.ids)):
-            twice = sorted({str(value) for value in values if list(values).count(value) > 1})
+            twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
             if twice:
                 problems.append(f"class {what} given twice: {', '.join(twice)}")
         paired = [point for pair in self.flip_pairs for point in pair]

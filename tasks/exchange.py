@@ -182,6 +182,8 @@ def import_model(
         WeightsError: for a file that cannot be read or does not fit, or a wrong number of classes.
     """
     known = find(library, name)
+    if not Path(file).is_file():
+        raise WeightsError(f"{file}: no such file to import")
     tensors = read(file)
     count = _count(known, tensors, file, name, overrides)
     names = _classes(known, count, classes, file)

@@ -59,7 +59,7 @@ def test_what_does_not_fit(
 def test_a_file_that_is_not_there(tmp_path: Path, rehead_command: Any) -> None:
     out = tmp_path / "ours.safetensors"
     outcome = rehead_command("import", "torchvision", tmp_path / "no.pth", "--as", CLASSIFIER, "--out", out)
-    assert_said(outcome, "no.pth: no such weights file")
+    assert_said(outcome, "no.pth: no such file to import")
 
 
 def test_a_file_that_would_run_code(tmp_path: Path, rehead_command: Any) -> None:
