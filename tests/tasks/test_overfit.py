@@ -93,7 +93,7 @@ class TestOverfit:
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
         head = {**SMALL_RCNN, "name": "mask_rcnn", "mask_convs": 1, "mask_channels": 32, "box_sampled": 32}
-        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=110)
+        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=130)
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["segm"]["AP50"] > 0.8
 
@@ -112,7 +112,7 @@ class TestOverfit:
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
         head = {**SMALL_RCNN, "name": "keypoint_rcnn", "keypoint_convs": 1, "keypoint_channels": 32, "box_sampled": 32}
-        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=110)
+        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=180)
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["keypoints"]["AP50"] > 0.8
 
