@@ -36,6 +36,7 @@ def show(checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of
     console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", markup=False)
     console.print()
     console.print(_backbone(model))
+    console.print()
     console.print(_heads(model))
     for key, classes in model.classes.items():
         console.print(f"classes of '{key}': {_listed(classes.names)}", markup=False)

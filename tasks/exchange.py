@@ -6,17 +6,20 @@ A model there and ours with the same tensors give the same numbers (tests/tasks/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rehead.backbones.resnet import VARIANTS, ResNet
 from rehead.backbones.weights import COUNTER, read
 from rehead.configs.load import load_config
 from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean
+from rehead.files import atomic_path
 from rehead.tasks.lineage import backbone_hash, continued
 from rehead.tasks.model import Model, from_config
 from rehead.types import UNUSED, Classes
@@ -84,7 +87,7 @@ class Known:
     backbone: Mapping[str, Any]
     resize: Mapping[str, int] | None = None
     categories: Callable[[], Sequence[str]] | None = None
-    frozen_eps: float | None = field(default=None)
+    frozen_eps: float | None = None
     """Of batch norms that the file's own form shows to be frozen; torchvision's `overwrite_eps`."""
 
     @property
@@ -185,7 +188,7 @@ def import_model(
     if not Path(file).is_file():
         raise WeightsError(f"{file}: no such file to import")
     tensors = read(file)
-    count = _count(known, tensors, file, name, overrides)
+    count = _count(known, tensors, file, name)
     names = _classes(known, count, classes, file)
     config = load_config(_raw(known, tensors, file), overrides)
     model = from_config(config, {"main": names}, load_weights=False)
@@ -267,18 +270,16 @@ def _renamed(tensors: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]) ->
     return renamed
 
 
-def _count(
-    known: Known, tensors: Mapping[str, Tensor], file: str | Path, name: str, overrides: Mapping[str, Any] | None
-) -> int:
+def _count(known: Known, tensors: Mapping[str, Tensor], file: str | Path, name: str) -> int:
     """How many classes the file's classifier tells apart."""
     form = known.form
     if form.counted not in tensors:
         shown = ", ".join(list(tensors)[:4])
         raise WeightsError(f"{file}: no {form.counted} in it, as {name} has; it holds {shown}, ...")
     count = len(tensors[form.counted])
-    if known.head["name"] == "retinanet":
-        ratios = (overrides or {}).get("model.head.aspect_ratios", [0.5, 1.0, 2.0])
-        count //= 3 * len(ratios)
+    if form is ONE_STAGE:
+        # Per anchor and class; a box has four numbers per anchor.
+        count //= len(tensors["head.regression_head.bbox_reg.bias"]) // 4
     return count - form.background
 
 
@@ -323,12 +324,11 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    from safetensors.torch import save_file
-
-    from rehead.files import atomic_path
-
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_file(dict(tensors), temporary)
-        else:
-            torch.save(dict(tensors), temporary)
+        try:
+            if path.suffix == ".safetensors":
+                save_file(dict(tensors), temporary)
+            else:
+                torch.save(dict(tensors), temporary)
+        except (SafetensorError, RuntimeError) as error:  # what each has for a full disk
+            raise OSError(str(error)) from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
+from torchvision.models import detection
 
 from rehead.configs.load import load_config
 from rehead.data.readers import open_data
 from rehead.tasks import TASKS
+from rehead.tasks.exchange import import_model
 from rehead.types import Prediction
 
 
@@ -45,3 +48,18 @@ def test_unused_classes_between_the_others_change_no_figure(drawn: Path) -> None
         figures.append(evaluator.figures()["bbox"])
     assert 0 < figures[0]["AP"] < 1
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_detectors_without_a_background_have_a_first_column_that_nothing_is_an_example_of(
+    name: str, tmp_path: Path
+) -> None:
+    reference = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=91)
+    torch.save(reference.state_dict(), tmp_path / "published.pth")
+    classes = import_model("torchvision", tmp_path / "published.pth", name).classes["main"]
+    assert classes.ids == tuple(range(91))
+    assert (classes.names[0], classes.names[1], classes.names[12], classes.names[90]) == (
+        *("N/A 0", "person"),
+        *("N/A 12", "toothbrush"),
+    )
+    assert sum(each.startswith("N/A") for each in classes.names) == 11
