@@ -16,7 +16,8 @@ from rehead.heads.necks import Neck
 from rehead.types import FeatureSpec, Frame, Prediction, Target
 
 NEEDED = {
-    "masks": "mask_rcnn needs data with instance masks (data.format coco, instance_masks, yolo or via), faster_rcnn does without",
+    "masks": "mask_rcnn needs data with instance masks (data.format coco, instance_masks, yolo or via), "
+    "faster_rcnn does without",
     "keypoints": "keypoint_rcnn needs data with keypoints (data.format coco or yolo), faster_rcnn does without",
 }
 """What to do about images that lack something."""
