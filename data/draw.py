@@ -107,11 +107,13 @@ def draw_instances(image: NDArray[Any], masks: NDArray[Any], labels: NDArray[Any
     Returns:
         A new picture of the same size, for `draw_boxes`.
     """
-    picture = _picture(image).copy()
+    plain = _picture(image)
+    picture = plain.copy()
     for mask, label in reversed(list(zip(masks, labels, strict=True))):
         inside = np.asarray(mask, np.uint8)
         colour = np.array(colour_of(int(label)), np.float32)
-        picture[inside > 0] = (0.55 * picture[inside > 0] + 0.45 * colour).round().astype(np.uint8)
+        # Over the image itself: where many masks lie, it would vanish under them.
+        picture[inside > 0] = (0.55 * plain[inside > 0] + 0.45 * colour).round().astype(np.uint8)
         outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, list(outlines), -1, (255, 255, 255), max(1, round(min(picture.shape[:2]) / 500)))
     return picture

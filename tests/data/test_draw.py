@@ -177,3 +177,12 @@ def test_saving_reads_back_and_leaves_nothing_else(tmp_path: Path) -> None:
     draw.save(tmp_path / "new" / "a.png", picture)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), picture)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_many_masks_on_one_place_hide_the_image_no_more_than_one() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    masks = np.zeros((8, 300, 400), np.uint8)
+    masks[:, 50:250, 50:350] = 1
+    one = draw.draw_instances(image, masks[:1], np.zeros(1, int))
+    many = draw.draw_instances(image, masks, np.zeros(8, int))
+    np.testing.assert_array_equal(many, one)
