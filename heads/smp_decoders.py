@@ -50,6 +50,11 @@ class Inputs:
         """How many places behind the image are empty."""
         return self.names.count(None) - 1
 
+    @property
+    def given(self) -> str:
+        """The strides of what the backbone gives, for errors."""
+        return ", ".join(str(stride) for name, stride in zip(self.names, self.strides, strict=True) if name is not None)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -121,7 +126,10 @@ def staged(name: str, specs: Mapping[str, FeatureSpec]) -> Inputs:
     """Every map of stride 4 or more, behind the deepest of stride 2: a dilated stage keeps its place, as in SMP."""
     stages = {key: spec for key, spec in specs.items() if spec.stride >= 4}
     if len(stages) < 2:
-        raise BuildError(f"{name} needs two feature maps of stride 4 or more; the backbone gives {described(specs)}")
+        raise BuildError(
+            f"{name} needs two feature maps of stride 4 or more; the backbone gives {described(specs)}; "
+            "unet and linknet take finer ones"
+        )
     second = next((key for key in reversed(list(specs)) if specs[key].stride == 2), None)
     return Inputs(
         [None, second, *stages],
@@ -163,8 +171,8 @@ def _unetplusplus(options: Any, inputs: Inputs, classes: int) -> Parts:
     _check_steps(options.name, inputs)
     if inputs.empty > 1:
         raise BuildError(
-            f"unetplusplus needs a feature map of stride 2 or 4; the backbone's finest has stride "
-            f"{inputs.strides[1 + inputs.empty]}"
+            f"unetplusplus needs a feature map of stride 2 or 4; the backbone gives maps of strides {inputs.given}; "
+            "unet goes up from any, dpt takes maps of one stride"
         )
     channels = _decoder_channels(options, inputs)
     decoder = UnetPlusPlusDecoder(
@@ -203,7 +211,8 @@ def _fpn(options: Any, inputs: Inputs, classes: int) -> Parts:
     found = len(inputs.names) - 1 - inputs.empty
     if found < 4:
         raise BuildError(
-            f"fpn_segmentation needs four feature maps, each half as fine as the one before; found {found}"
+            f"fpn_segmentation needs four feature maps, each half as fine as the one before; the backbone gives maps "
+            f"of strides {inputs.given}; unet takes any number, dpt maps of one stride"
         )
     decoder = FPNDecoder(
         inputs.channels,
@@ -317,8 +326,10 @@ def _dpt(options: Any, inputs: Inputs, classes: int) -> Parts:
 def _check_steps(name: str, inputs: Inputs) -> None:
     """That every map is half as fine as the one before."""
     if inputs.strides != [2**power for power in range(len(inputs.strides))]:
-        found = [stride for key, stride in zip(inputs.names, inputs.strides, strict=True) if key is not None]
-        raise BuildError(f"{name} needs strides that double from map to map; the backbone's are {found}")
+        raise BuildError(
+            f"{name} needs strides that double from map to map; the backbone gives maps of strides {inputs.given}; "
+            "upernet and segformer take any"
+        )
 
 
 def _decoder_channels(options: Any, inputs: Inputs) -> list[int]:

@@ -228,9 +228,11 @@ def test_misfits_name_both_sides() -> None:
         with pytest.raises(BuildError, match=said):
             build_head(options, Classes.of(NAMES), specs)
 
-    refused(UNetPlusPlusOptions(), VIT, "stride 2 or 4; the backbone's finest has stride 16")
+    refused(UNetPlusPlusOptions(), VIT, "stride 2 or 4; the backbone gives maps of strides 16; unet goes up from any")
     gap = {"C2": FeatureSpec(8, 4), "C4": FeatureSpec(8, 16)}
-    refused(LinkNetOptions(), gap, r"linknet needs strides that double.*\[4, 16\]")
+    refused(
+        LinkNetOptions(), gap, "linknet needs strides that double.*the backbone gives maps of strides 4, 16; upernet"
+    )
     refused(PSPNetOptions(), {"C5": FeatureSpec(30, 32)}, "the last feature map has 30")
     refused(PANOptions(), {f"C{i}": FeatureSpec(8, 16) for i in range(5)}, "at most four.*gives 5")
     refused(DPTOptions(intermediate_channels=[8, 8]), VIT, "has 2 values but the backbone gives 3")
