@@ -45,6 +45,10 @@ class TrainingError(ReheadError):
     """A training run that had to stop; its last good checkpoint is kept."""
 
 
+class OtherProcessError(ReheadError):
+    """Another process of the same run had to stop, and says why; this one has nothing to add but where it ended."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of the known words, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)

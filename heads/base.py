@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rehead.configs.base import HeadOptions
@@ -57,9 +59,38 @@ class Head(nn.Module, ABC):
             targets: B of them, in batch pixels.
         """
 
+    def sit_out(self, device: torch.device) -> None:
+        """Stands for `loss` where no image of this process has anything for this head, while others may have some.
+
+        A head whose `loss` calls `normaliser` calls it here as often, with nothing counted: every process must, or
+        those that do would wait for ever.
+        """
+
     @abstractmethod
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Predictions in original image pixels, one per frame."""
+
+
+def normaliser(count: Tensor) -> Tensor:
+    """What to divide a sum by for the mean over the batches of all processes.
+
+    The gradients of several processes are averaged, which makes of the processes' own means the mean of all only
+    where each counts equally much. A sum divided by the average count makes it so always: with S_r and n_r of
+    process r of W, (1/W) sum(S_r / (sum(n_r) / W)) = sum(S_r) / sum(n_r).
+
+    Args:
+        count: () of any type, what this process's sum is over: pixels, objects or images. Every process must come
+            here equally often, those that count nothing too.
+
+    Returns:
+        () the average over the processes; alone, the count itself. At least what makes all processes together
+        divide by 1.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return count.where(count > 0, 1)
+    total = count.detach().clone()
+    dist.all_reduce(total)
+    return total.where(total > 0, 1) / dist.get_world_size()
 
 
 def one_per_stride(specs: Mapping[str, FeatureSpec], finest: int = 1) -> dict[str, FeatureSpec]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rehead.configs.classification_heads import ClassificationOptions, MLPOptions
 from rehead.errors import BuildError
-from rehead.heads.base import Features, Head
+from rehead.heads.base import Features, Head, normaliser
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 
@@ -55,20 +55,25 @@ class ClassificationHead(Head):
     def loss(self, features: Features, frames: Sequence[Frame], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy of the softmax or, with `multi_label`, the mean of every class's binary cross-entropy.
 
-        Both over the images that have a label; hard and soft labels may stand side by side. `label_smoothing`
-        moves targets towards 1 / K or, with `multi_label`, towards 1 / 2.
+        Both over the images of all processes that have a label; hard and soft labels may stand side by side.
+        `label_smoothing` moves targets towards 1 / K or, with `multi_label`, towards 1 / 2.
         """
         logits = self.logits(features, frames)
         rows = [row for row, target in enumerate(targets) if target.label is not None]
+        count = normaliser(torch.tensor(len(rows), device=logits.device))
         if not rows:
             return {"loss_classifier": logits.sum() * 0}
         wanted = distributions([targets[row] for row in rows], len(self.classes))
         if not self.multi_label:
-            loss = F.cross_entropy(logits[rows], wanted, label_smoothing=self.label_smoothing)
+            total = F.cross_entropy(logits[rows], wanted, label_smoothing=self.label_smoothing, reduction="sum")
         else:
             wanted = wanted.lerp(torch.full_like(wanted, 0.5), self.label_smoothing)
-            loss = F.binary_cross_entropy_with_logits(logits[rows], wanted)
-        return {"loss_classifier": loss}
+            total = F.binary_cross_entropy_with_logits(logits[rows], wanted, reduction="sum") / len(self.classes)
+        return {"loss_classifier": total / count}
+
+    def sit_out(self, device: torch.device) -> None:
+        """Images are counted."""
+        normaliser(torch.tensor(0, device=device))
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Probabilities, (K,) float32 per image: of the softmax or, with `multi_label`, of each class's sigmoid."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
 
 from rehead.configs.detection_heads import FCOSOptions
+from rehead.heads.base import normaliser
 from rehead.heads.detection import anchor_generator
 from rehead.heads.necks import build_neck
 from rehead.heads.one_stage import Neckless, OneStage
@@ -31,7 +33,7 @@ class FCOS(OneStage):
                 Neckless(options.channels),
                 len(classes),
                 anchor_generator=anchor_generator(points, [1.0], self.neck.feature_specs),
-                head=FCOSHead(options.channels, 1, len(classes), options.convs),
+                head=CountedFCOSHead(options.channels, 1, len(classes), options.convs),
                 center_sampling_radius=options.sampling_radius,
                 score_thresh=options.score_threshold,
                 nms_thresh=options.nms,
@@ -46,3 +48,31 @@ class FCOS(OneStage):
         """Focal loss on every point; GIoU and centre-ness on those near the centre of an object of their size."""
         losses: dict[str, Tensor] = self.rules.compute_loss(targets, outputs, anchors, sizes)
         return losses
+
+    def sit_out(self, device: torch.device) -> None:
+        """Points of objects are counted."""
+        normaliser(torch.tensor(0, device=device))
+
+
+class CountedFCOSHead(FCOSHead):
+    """torchvision's, whose losses are divided by the number of points that are an object's, here by all processes'."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """As torchvision's, by its names.
+
+        Args:
+            targets: boxes and labels per image.
+            head_outputs: of all points.
+            anchors: of all points, per image.
+            matched_idxs: (A,) per image, which of its boxes a point belongs to, below 0 for none.
+        """
+        losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        own = (torch.stack(matched_idxs) >= 0).sum()
+        factor = own.clamp(min=1) / normaliser(own)
+        return {name: factor * loss for name, loss in losses.items()}

@@ -39,6 +39,10 @@ class SemanticHead(Head):
         losses: dict[str, Tensor] = self.criterion(self.training_logits(features, frames), semantic)
         return losses
 
+    def sit_out(self, device: torch.device) -> None:
+        """The criterion counts pixels."""
+        self.criterion.sit_out(device)
+
     def training_logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """`logits`, with a reason where a norm cannot learn.
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rehead.configs.segmentation_heads import SegmentationLossOptions
 from rehead.errors import BuildError
-from rehead.types import Classes, ignore_of
+from rehead.heads.base import normaliser
+from rehead.types import IGNORE_16, Classes, ignore_of
 
 
 class SegmentationLoss(nn.Module):
@@ -28,6 +29,7 @@ class SegmentationLoss(nn.Module):
     def __init__(self, options: SegmentationLossOptions, classes: Classes) -> None:
         super().__init__()
         self.options = options
+        self.num_classes = len(classes)
         weights = options.cross_entropy.class_weights if options.cross_entropy else None
         if weights is not None and len(weights) != len(classes):
             raise BuildError(
@@ -59,11 +61,16 @@ class SegmentationLoss(nn.Module):
             losses[f"loss_{name}"] = term.weight * loss
         return losses
 
+    def sit_out(self, device: torch.device) -> None:
+        """One pixel that does not count, for the other processes' sake; see `Head.sit_out`."""
+        semantic = torch.full((1, 1, 1), IGNORE_16, dtype=torch.int16, device=device)
+        self(torch.zeros(1, self.num_classes, 1, 1, device=device), semantic)
+
 
 def pixel_cross_entropy(
     logits: Tensor, semantic: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """() float32 mean over the pixels that count; 0, not NaN, where there is none.
+    """() float32 mean over the pixels that count, of all processes; 0, not NaN, where there is none.
 
     Class weights divide as in torch: by the sum of the pixels' weights.
     """
@@ -79,13 +86,12 @@ def pixel_cross_entropy(
         label_smoothing=label_smoothing,
     )
     if class_weights is None:
-        return total / counts.sum().clamp(min=1)
-    weight = (class_weights[semantic.where(counts, 0)] * counts).sum()
-    return total / weight.where(weight > 0, 1)
+        return total / normaliser(counts.sum())
+    return total / normaliser((class_weights[semantic.where(counts, 0)] * counts).sum())
 
 
 def dice(logits: Tensor, semantic: Tensor) -> Tensor:
-    """() float32: 1 - dice of the softmax, over the whole batch, averaged over all classes.
+    """() float32: 1 - dice of the softmax, over the whole batch of one process, averaged over all classes.
 
     A class that no pixel has adds 0, as in segmentation-models-pytorch (Milletari et al., 1606.04797).
     """
@@ -96,17 +102,19 @@ def dice(logits: Tensor, semantic: Tensor) -> Tensor:
 def focal(logits: Tensor, semantic: Tensor, gamma: float = 2.0) -> Tensor:
     """() float32 mean of (1 - p)^gamma * cross-entropy over the pixels that count, p the true class's softmax.
 
+    The mean is that of all processes.
+
     segmentation-models-pytorch's focal loss is one of sigmoids, and NaN where no pixel counts.
     """
     ignored = ignore_of(semantic)
     entropy = F.cross_entropy(logits.float(), semantic.long(), ignore_index=ignored, reduction="none")
     # A power below 1 has an infinite slope at 0.
     wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
-    return (wrong**gamma * entropy).sum() / (semantic != ignored).sum().clamp(min=1)
+    return (wrong**gamma * entropy).sum() / normaliser((semantic != ignored).sum())
 
 
 def lovasz(logits: Tensor, semantic: Tensor) -> Tensor:
-    """() float32 Lovasz-softmax of the batch, averaged over the classes that it has (Berman et al., 1705.08790)."""
+    """() float32 Lovasz-softmax of a process's batch, averaged over its classes (Berman et al., 1705.08790)."""
     if logits.shape[1] == 1 or not (semantic != ignore_of(semantic)).any():
         # SMP's has no scalar for no pixel, and refuses a single class, whose softmax is 1 everywhere.
         return logits.float().sum() * 0

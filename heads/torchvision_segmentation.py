@@ -53,6 +53,12 @@ class TorchvisionSegmentation(SemanticHead):
             losses["loss_auxiliary"] = self.auxiliary_weight * torch.stack(list(terms.values())).sum()
         return losses
 
+    def sit_out(self, device: torch.device) -> None:
+        """The criterion counts pixels, for the auxiliary scores once more."""
+        super().sit_out(device)
+        if self.aux_classifier is not None:
+            super().sit_out(device)
+
 
 def resized(scores: Tensor, frames: Sequence[Frame]) -> Tensor:
     """(B, K, h, w) scores -> (B, K, H, W) of the padded batch size."""

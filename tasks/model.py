@@ -134,6 +134,7 @@ class Model(nn.Module):
         head = self.head(key)
         rows = [row for row, target in enumerate(targets) if head.learns_from(target)]
         if not rows:
+            head.sit_out(next(iter(features.values())).device)
             return {}
         if len(rows) < len(targets):
             features = {name: value[rows] for name, value in features.items()}
