@@ -234,7 +234,8 @@ class TrainOptions(Options):
 
     epochs: int = Field(12, ge=1)
     max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(16, ge=1, description="per process")
+    batch_size: int = Field(16, ge=1, description="images in a pass of the network, per process")
+    accumulate: int = Field(1, ge=1, description="passes whose gradients make one step")
     seed: int = Field(0, ge=0)
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()

@@ -45,9 +45,9 @@ class BatchSampler:
     """The batches of every epoch, a pure function of (seed, epoch): nothing needs saving to resume.
 
     With `shuffle` (training), every rank gets the same number of batches, all full, the same in every epoch:
-    what is left at the end of an epoch is dropped. Data smaller than one batch make one smaller batch, in which
-    images repeat only if there are fewer than ranks. Without `shuffle` (evaluation), every image comes exactly
-    once over all ranks, in order, and the last batch may be smaller.
+    what is left at the end of an epoch is dropped. Data smaller than one batch make one smaller batch, as large on
+    every rank, in which images repeat only if there are fewer than ranks. Without `shuffle` (evaluation), every
+    image comes exactly once over all ranks, in order, and the last batch may be smaller.
 
     Args:
         length: number of images.
@@ -90,7 +90,7 @@ class BatchSampler:
             order = self._shuffled(epoch)
             together = self.batch_size * self.world
             if len(order) < together:
-                order = np.resize(order, max(len(order), self.world))
+                order = np.resize(order, max(len(order) // self.world, 1) * self.world)
             elif self.groups is None:
                 order = order[: len(order) // together * together]
             else:

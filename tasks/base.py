@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,14 @@ class Evaluator(ABC):
     @abstractmethod
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds one image: its annotation in original pixels, and a prediction on the CPU."""
+
+    @abstractmethod
+    def collected(self) -> Any:
+        """What `update` made of its images, to be sent to another process."""
+
+    @abstractmethod
+    def merge(self, collected: Sequence[Any]) -> None:
+        """Takes what the evaluators of other processes collected, as if this one had seen their images."""
 
     @abstractmethod
     def figures(self) -> Figures:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.data.draw import draw_label
 from rehead.data.readers.base import Reader
@@ -60,6 +62,16 @@ class LabelEvaluator(Evaluator):
         """Adds an image."""
         assert prediction.probabilities is not None
         self.accuracy.update(prediction.probabilities.numpy(), class_of(truth))
+
+    def collected(self) -> tuple[NDArray[np.int64], int]:
+        """The counts."""
+        return self.accuracy.right, self.accuracy.count
+
+    def merge(self, collected: Sequence[tuple[NDArray[np.int64], int]]) -> None:
+        """Counts add up."""
+        for right, count in collected:
+            self.accuracy.right += right
+            self.accuracy.count += count
 
     def figures(self) -> Figures:
         """`top1` and `top5`, 0..1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rehead.data.coco_format import ground_truth
@@ -64,6 +65,15 @@ class BoxEvaluator(Evaluator):
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image's boxes, under the ids of the data's own files."""
         self.results += coco_results(prediction, self.reader.classes, truth.image_id)
+
+    def collected(self) -> list[Figures]:
+        """The results."""
+        return self.results
+
+    def merge(self, collected: Sequence[list[Figures]]) -> None:
+        """More results; their order among images decides nothing."""
+        for results in collected:
+            self.results += results
 
     def figures(self) -> Figures:
         """The twelve COCO figures under `bbox`."""

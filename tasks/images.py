@@ -18,6 +18,7 @@ from rehead.data.sample import Sample
 from rehead.data.sampling import orientations, repeats
 from rehead.data.steps import Setting
 from rehead.errors import DataError
+from rehead.training.distributed import rank, world
 from rehead.types import ImageBatch
 
 if TYPE_CHECKING:
@@ -54,12 +55,17 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
 
 
 def sampler_for(config: Config, reader: Reader) -> BatchSampler:
-    """The order of a training's images."""
+    """The order of this process's images: its batch is a whole step, however many passes that takes.
+
+    So the images of a step depend only on how many there are over all processes and passes.
+    """
     return BatchSampler(
         len(reader),
-        config.train.batch_size,
+        config.train.batch_size * config.train.accumulate,
         config.train.seed,
         shuffle=True,
+        rank=rank(),
+        world=world(),
         repeats=repeats(config.data.sampling, reader),
         groups=orientations(reader) if config.data.group_by_aspect else None,
     )

@@ -11,7 +11,7 @@ from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
 from rehead.evaluation.coco import coco_figures
 from rehead.tasks.base import Evaluator, Figures, Picture
-from rehead.tasks.detection import DRAWN_FROM, Detection, coco_results
+from rehead.tasks.detection import DRAWN_FROM, BoxEvaluator, Detection, coco_results
 from rehead.types import Classes, Prediction
 
 
@@ -52,12 +52,8 @@ class InstanceSegmentation(Detection):
         return mask_results(prediction, classes, image_id)
 
 
-class MaskEvaluator(Evaluator):
+class MaskEvaluator(BoxEvaluator):
     """Collects COCO results with masks, as run-length codes: a hundred masks of an image would be 30 MB."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.results: list[Figures] = []
 
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image's boxes and masks, under the ids of the data's own files."""

@@ -10,7 +10,7 @@ from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
 from rehead.evaluation.coco import coco_figures
 from rehead.tasks.base import Evaluator, Figures, Picture
-from rehead.tasks.detection import DRAWN_FROM, Detection, coco_results
+from rehead.tasks.detection import DRAWN_FROM, BoxEvaluator, Detection, coco_results
 from rehead.types import Classes, Prediction
 
 
@@ -49,12 +49,8 @@ class KeypointDetection(Detection):
         return keypoint_results(prediction, classes, image_id)
 
 
-class KeypointEvaluator(Evaluator):
+class KeypointEvaluator(BoxEvaluator):
     """Collects COCO results with keypoints."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.results: list[Figures] = []
 
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image's boxes and points, under the ids of the data's own files."""

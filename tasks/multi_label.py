@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +58,26 @@ class ClassesEvaluator(Evaluator):
 
     def __init__(self, classes: Classes) -> None:
         self.names = classes.names
-        self.collected = MultiLabel(len(classes))
+        self.images = MultiLabel(len(classes))
 
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image."""
         assert prediction.probabilities is not None
-        self.collected.update(prediction.probabilities.numpy(), present(truth, len(self.names)))
+        self.images.update(prediction.probabilities.numpy(), present(truth, len(self.names)))
+
+    def collected(self) -> tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+        """Probabilities and truth of every image."""
+        return self.images.probabilities, self.images.present
+
+    def merge(self, collected: Sequence[tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]]) -> None:
+        """More images; their order decides nothing."""
+        for probabilities, present in collected:
+            self.images.probabilities += probabilities
+            self.images.present += present
 
     def figures(self) -> Figures:
         """`mAP`, `micro_F1`, `macro_F1`, and `AP` by class."""
-        return self.collected.figures(self.names)
+        return self.images.figures(self.names)
 
 
 def present(truth: Sample, num_classes: int) -> NDArray[np.bool_]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from rehead.data.draw import draw_semantic
@@ -66,6 +68,15 @@ class PixelEvaluator(Evaluator):
         if truth.semantic is None:
             raise DataError(f"image {truth.image_id!r} has no mask to judge by")
         self.matrix.update(prediction.semantic.numpy(), truth.semantic)
+
+    def collected(self) -> NDArray[np.int64]:
+        """The counts."""
+        return self.matrix.counts
+
+    def merge(self, collected: Sequence[NDArray[np.int64]]) -> None:
+        """Counts add up."""
+        for counts in collected:
+            self.matrix.counts += counts
 
     def figures(self) -> Figures:
         """`mIoU`, `pixel_accuracy`, and `IoU` by class."""

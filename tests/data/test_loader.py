@@ -71,7 +71,8 @@ def test_training_batches(length: int, size: int, world: int, seed: int, epoch: 
     elif length:
         assert all(len(batches) == 1 and batches[0] for batches in ranks)
         assert {key.image for key in drawn} == set(range(length))
-        assert len(drawn) == max(length, world)
+        assert len(drawn) == max(length // world, 1) * world
+        assert len({len(batch) for batches in ranks for batch in batches}) == 1
     else:
         assert not drawn
 
