@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,8 +28,8 @@ class Evaluator(ABC):
         """What `update` made of its images, to be sent to another process."""
 
     @abstractmethod
-    def merge(self, collected: Sequence[Any]) -> None:
-        """Takes what the evaluators of other processes collected, as if this one had seen their images."""
+    def merge(self, collected: Any) -> None:
+        """Takes what the evaluator of another process collected, as if this one had seen its images."""
 
     @abstractmethod
     def figures(self) -> Figures:

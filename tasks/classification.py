@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +66,11 @@ class LabelEvaluator(Evaluator):
         """The counts."""
         return self.accuracy.right, self.accuracy.count
 
-    def merge(self, collected: Sequence[tuple[NDArray[np.int64], int]]) -> None:
+    def merge(self, collected: tuple[NDArray[np.int64], int]) -> None:
         """Counts add up."""
-        for right, count in collected:
-            self.accuracy.right += right
-            self.accuracy.count += count
+        right, count = collected
+        self.accuracy.right += right
+        self.accuracy.count += count
 
     def figures(self) -> Figures:
         """`top1` and `top5`, 0..1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rehead.data.coco_format import ground_truth
@@ -70,10 +69,9 @@ class BoxEvaluator(Evaluator):
         """The results."""
         return self.results
 
-    def merge(self, collected: Sequence[list[Figures]]) -> None:
+    def merge(self, collected: list[Figures]) -> None:
         """More results; their order among images decides nothing."""
-        for results in collected:
-            self.results += results
+        self.results += collected
 
     def figures(self) -> Figures:
         """The twelve COCO figures under `bbox`."""

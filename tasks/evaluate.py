@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,20 @@ from rehead.data.sample import Sample
 from rehead.errors import ConfigError
 from rehead.progress import Progress
 from rehead.tasks import TASKS
-from rehead.tasks.base import Figures, Picture
-from rehead.tasks.images import divisor_for, resize_for
+from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.tasks.images import batch_of, divisor_for, resize_for
 from rehead.tasks.model import Model, from_config, load_tensors
 from rehead.training.checkpoints import read_metadata
+from rehead.training.distributed import (
+    buffers_from_first,
+    from_first,
+    gathered_on_first,
+    rank,
+    together,
+    world,
+)
 from rehead.training.engine import autocast, choose_device
+from rehead.training.sharding import is_sharded
 from rehead.types import Classes, Prediction
 
 
@@ -59,6 +69,9 @@ def run_evaluation(
 ) -> dict[str, Figures]:
     """Predicts every image once, in eval mode, and judges.
 
+    Several processes share the images; rank 0 judges what all of them collected, and tells the others. The
+    pictures are of its own share.
+
     Args:
         model: on its device.
         reader: the split.
@@ -67,9 +80,12 @@ def run_evaluation(
         folder: where the pictures go.
 
     Returns:
-        Figures by head key.
+        Figures by head key, the same on every process.
     """
     config = model.config
+    buffers_from_first(model)
+    if rank() != 0:
+        pictures = 0
     device = next(model.parameters()).device
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     tasks = {key: TASKS[model.head(key).task] for key in model.heads}
@@ -82,15 +98,19 @@ def run_evaluation(
         divisor=divisor_for(model),
         workers=config.data.workers,
         pin_memory=device.type == "cuda",
+        rank=rank(),
+        world=world(),
     )
     was_training = model.training
-    model.eval().to(memory_format=memory_format)
+    model.eval()
+    if not is_sharded(model):
+        model.to(memory_format=memory_format)
     drawn = 0
     try:
         with (
             torch.inference_mode(),
             autocast(device, config.train.precision),
-            Progress("evaluating", len(reader)) as bar,
+            Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
             for batch, truths in loader:
                 found: dict[str, list[Prediction]] = model(batch.to(device, memory_format))
@@ -103,10 +123,33 @@ def run_evaluation(
                         drawn += 1
                         picture = _picture(model, truth, {key: local[key] for key in judged})
                         save(folder / f"{drawn:03d}_{truth.path.stem}.png", picture)
-                bar.advance(steps=len(truths))
+                # The others are about as far.
+                bar.advance(steps=len(truths) * world())
+            # Where parameters are sharded, every pass needs all processes.
+            for _ in range(passes(len(reader), batch_size) - len(loader) if is_sharded(model) else 0):
+                model(batch_of(model, reader[0].path).to(device, memory_format))
+        return from_first(_judged(evaluators))
     finally:
         model.train(was_training)
-    return {key: evaluator.figures() for key, evaluator in evaluators.items()}
+
+
+def passes(images: int, batch_size: int) -> int:
+    """Batches of the process that has most of them."""
+    share = math.ceil(images / world())
+    return math.ceil(share / batch_size)
+
+
+def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Figures]:
+    """The figures of what all processes collected, on rank 0; nothing on the others."""
+    figures: dict[str, Figures] = {}
+    with together():
+        mine = {key: evaluator.collected() for key, evaluator in evaluators.items()}
+        for collected in gathered_on_first(mine)[1:]:
+            for key, evaluator in evaluators.items():
+                evaluator.merge(collected[key])
+        if rank() == 0:
+            figures = {key: evaluator.figures() for key, evaluator in evaluators.items()}
+    return figures
 
 
 def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Picture:

@@ -193,12 +193,18 @@ class Model(nn.Module):
         """Writes a checkpoint that `rehead.load` rebuilds the model from."""
         save_model(Path(path), tensors_of(self), self.metadata())
 
-    def metadata(self) -> dict[str, Any]:
-        """What a checkpoint says of itself: enough to rebuild the model without network."""
+    def metadata(self, lineage: Sequence[Entry] | None = None) -> dict[str, Any]:
+        """What a checkpoint says of itself: enough to rebuild the model without network.
+
+        Args:
+            lineage: where the backbone's tensors come from; found out unless given.
+        """
+        if lineage is None:
+            lineage = continued(self.lineage, backbone_hash(self.backbone.state_dict()), CHANGED)
         return {
             "config": dump(self.config),
             "classes": {key: classes.to_json() for key, classes in self.classes.items()},
-            "lineage": continued(self.lineage, backbone_hash(self.backbone.state_dict()), CHANGED),
+            "lineage": list(lineage),
             "versions": {"rehead": rehead.__version__, "torch": torch.__version__},
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +68,11 @@ class ClassesEvaluator(Evaluator):
         """Probabilities and truth of every image."""
         return self.images.probabilities, self.images.present
 
-    def merge(self, collected: Sequence[tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]]) -> None:
+    def merge(self, collected: tuple[list[NDArray[np.float32]], list[NDArray[np.bool_]]]) -> None:
         """More images; their order decides nothing."""
-        for probabilities, present in collected:
-            self.images.probabilities += probabilities
-            self.images.present += present
+        probabilities, present = collected
+        self.images.probabilities += probabilities
+        self.images.present += present
 
     def figures(self) -> Figures:
         """`mAP`, `micro_F1`, `macro_F1`, and `AP` by class."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +72,9 @@ class PixelEvaluator(Evaluator):
         """The counts."""
         return self.matrix.counts
 
-    def merge(self, collected: Sequence[NDArray[np.int64]]) -> None:
+    def merge(self, collected: NDArray[np.int64]) -> None:
         """Counts add up."""
-        for counts in collected:
-            self.matrix.counts += counts
+        self.matrix.counts += collected
 
     def figures(self) -> Figures:
         """`mIoU`, `pixel_accuracy`, and `IoU` by class."""
