@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import typer
@@ -21,7 +22,7 @@ from rehead.cli.predict import predict
 from rehead.cli.show import show
 from rehead.cli.swap import swap
 from rehead.cli.train import train
-from rehead.errors import ReheadError
+from rehead.errors import OtherProcessError, ReheadError, RunStoppedError
 from rehead.progress import console, say
 
 app = typer.Typer(
@@ -69,5 +70,9 @@ def main() -> None:
     try:
         app()
     except ReheadError as error:
+        if os.environ.get("RANK", "0") != "0" and isinstance(error, OtherProcessError | RunStoppedError):
+            # The process that has more to say gets the time to, before the launcher ends it too.
+            time.sleep(1)
+            sys.exit(error.exit_code)
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)

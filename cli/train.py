@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,10 @@ def train(
     if resume is not None:
         parsed["out"] = str(resume)
         config = str(resume / "config.yaml")
-    load_config(str(config), parsed)  # says what is wrong before torch takes its seconds to import
+    # Says what is wrong before torch takes its seconds to import. Of several processes one says it; the others find
+    # nobody to join.
+    if os.environ.get("RANK", "0") == "0":
+        load_config(str(config), parsed)
 
     from rehead.tasks.train import train as run
 

@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rehead.configs.augment import PRESETS, StepOptions, unknown_preset
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import FromTrainSplit, SplitOptions
+from rehead.errors import ConfigError
 
 TaskName = Literal[
     "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
@@ -240,7 +241,9 @@ class TrainOptions(Options):
 
     epochs: int = Field(12, ge=1)
     max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(16, ge=1, description="images in a pass of the network, per process")
+    batch_size: int | Literal["auto"] = Field(
+        16, description="images in a pass of the network, per process; auto finds what fits on a GPU"
+    )
     accumulate: int = Field(1, ge=1, description="passes whose gradients make one step")
     seed: int = Field(0, ge=0)
     optimizer: OptimizerOptions = OptimizerOptions()
@@ -251,12 +254,44 @@ class TrainOptions(Options):
         None, ge=1, description="evaluations without a better score after which training ends"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPU, fp32 on CPU")
+    activation_checkpointing: bool = Field(
+        False, description="recompute inside the backbone's blocks: less memory, more time"
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none", description="fsdp2: each process holds a part of the parameters, for large backbones"
+    )
     channels_last: bool = True
     deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
     evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; besides after evaluations and epochs")
     log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")
     pictures: int = Field(8, ge=0, description="validation images drawn with predictions at the end")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, size: int | str) -> int | str:
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"1 or more images, or auto; found {size}")
+        return size
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainOptions:
+        if self.sharding == "fsdp2" and self.ema is not None:
+            raise ValueError("sharding: fsdp2 keeps no whole weights to average; leave out ema, or use sharding: none")
+        if self.sharding == "fsdp2" and self.precision == "fp16":
+            raise ValueError("sharding: fsdp2 goes with precision: bf16 or fp32, not with fp16, which scales the loss")
+        return self
+
+    @property
+    def images_per_pass(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            ConfigError: where it is still `auto`, which only a training resolves.
+        """
+        if self.batch_size == "auto":
+            raise ConfigError(["train.batch_size: auto is for training on a GPU; give a number"])
+        return self.batch_size
 
 
 class Config(Options):

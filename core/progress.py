@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -78,6 +79,8 @@ class Progress:
 
 
 def say(message: str) -> None:
-    """One line for the person who is watching, above a running bar."""
+    """One line for the person who is watching, above a running bar; the first of several processes speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     console.print(message, markup=False, highlight=False)
     sys.stderr.flush()

@@ -61,7 +61,7 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     reader = open_data(config, config.data.split, names)
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
-    return run_evaluation(model.to(device), reader, batch_size=config.train.batch_size)
+    return run_evaluation(model.to(device), reader, batch_size=config.train.images_per_pass)
 
 
 def run_evaluation(

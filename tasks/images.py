@@ -61,7 +61,7 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
     """
     return BatchSampler(
         len(reader),
-        config.train.batch_size * config.train.accumulate,
+        config.train.images_per_pass * config.train.accumulate,
         config.train.seed,
         shuffle=True,
         rank=rank(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import dump, load_config, to_yaml
@@ -21,11 +23,14 @@ from rehead.files import write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
+from rehead.tasks.batch_size import batch_that_fits, with_batch_size
 from rehead.tasks.evaluate import run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
+from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
+from rehead.training.distributed import joined, one_before_the_others, together, world
 from rehead.training.engine import build_accelerator, choose_device, seed_step
 from rehead.training.loop import Batch, fit
 from rehead.types import Classes
@@ -57,12 +62,31 @@ def train(
         RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
-    config = load_config(source, overrides)
-    folder = Path(config.out)
-    device = choose_device(config.device)
-    resumed = _resumed(folder) if resume else None
-    if not resume and not overwrite:
-        _refuse_another_run(folder)
+    with joined():
+        with together():
+            config = load_config(source, overrides)
+            folder = Path(config.out)
+            device = choose_device(config.device)
+            resumed = _resumed(folder) if resume else None
+            if not resume and not overwrite:
+                _refuse_another_run(folder)
+        model, readers = one_before_the_others(partial(_open, config, resumed))
+        accelerator = build_accelerator(device, config.train.precision)
+        with together():
+            prepare(model, accelerator.device)
+            if model.config.train.batch_size == "auto":
+                model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
+            job = TrainingJob(model, readers, folder)
+        with together():
+            if accelerator.is_main_process:
+                _begin(job, resumed is not None, accelerator.device)
+        fit(job, model.config.train, folder, accelerator, resumed)
+        say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
+    return folder
+
+
+def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dict[str, Reader]]:
+    """The model, and the data that it learns from and is judged by."""
     readers = {"train": open_data(config, "train")}
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
     # Validation uses the training classes in the training order, whatever order its own files have.
@@ -70,31 +94,38 @@ def train(
     readers["val"] = open_data(config, "val")
     for split, reader in readers.items():
         _check_images(reader, split, config)
-
-    accelerator = build_accelerator(device, config.train.precision)
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:
         # Without its last entry, which is this training's own.
         model.lineage = json.loads(resumed["metadata"])["lineage"][:-1]
-    if accelerator.num_processes > 1:
-        raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
-    job = TrainingJob(model, readers, folder)
-    if accelerator.is_main_process:
-        if resumed is not None:
-            _check_changes(folder, model.config)
-        else:
-            _clear(folder)
-        write_text(folder / "config.yaml", to_yaml(model.config))
-        learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        say(
-            f"{config.task}: {len(readers['train'])} training and {len(readers['val'])} validation images, "
-            f"{config.model.backbone.name} with {_listed_heads(config, classes)}, {learning / 1e6:.1f} M parameters "
-            f"learn on {accelerator.device}; run folder {folder}"
-        )
-    fit(job, config.train, folder, accelerator, resumed)
-    say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
-    return folder
+    return model, readers
+
+
+def _begin(job: TrainingJob, resumed: bool, device: torch.device) -> None:
+    """Makes the run folder ready, and says what is going to happen."""
+    model, folder, config = job.model, job.folder, job.config
+    if resumed:
+        _check_changes(folder, config)
+    else:
+        _clear(folder)
+    write_text(folder / "config.yaml", to_yaml(config))
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    say(
+        f"{config.task}: {len(job.readers['train'])} training and {len(job.readers['val'])} validation images, "
+        f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {learning / 1e6:.1f} M parameters "
+        f"learn on {device}; {_described_step(config)}; run folder {folder}"
+    )
+
+
+def _described_step(config: Config) -> str:
+    """How many images a step has, and how it comes to that many."""
+    options = config.train
+    parts = [f"{options.images_per_pass} to a pass"]
+    parts += [f"{options.accumulate} passes"] if options.accumulate > 1 else []
+    parts += [f"{world()} processes"] if world() > 1 else []
+    images = options.images_per_pass * options.accumulate * world()
+    return f"{images} images to a step" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
 
 
 def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:
@@ -136,6 +167,7 @@ MAY_CHANGE = (
     "train.log_every",
     "train.pictures",
     "train.clip_norm",
+    "train.activation_checkpointing",
     "train.early_stopping",
     "train.optimizer.lr",
 )
@@ -224,17 +256,21 @@ class TrainingJob:
         self.steps_per_epoch = len(self.sampler.batches(0))
         self.conditions: Mapping[str, int] = {
             "training images": len(readers["train"]),
-            "batches in an epoch": self.steps_per_epoch,
+            "steps in an epoch": self.steps_per_epoch,
         }
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        """The batches of an epoch from batch `start` on."""
-        data = self.config.data
+        """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
+        data, size = self.config.data, self.config.train.images_per_pass
         loader: Iterable[Batch] = make_loader(
             self.readers["train"],
             resize=self.resize,
             augment=self.augment,
-            batches=self.sampler.batches(epoch)[start:],
+            batches=[
+                step[first : first + size]
+                for step in self.sampler.batches(epoch)[start:]
+                for first in range(0, len(step), size)
+            ],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),
             workers=data.workers,
@@ -247,7 +283,7 @@ class TrainingJob:
         figures = run_evaluation(
             self.model,
             self.readers["val"],
-            batch_size=self.config.train.batch_size,
+            batch_size=self.config.train.images_per_pass,
             pictures=self.config.train.pictures,
             folder=self.folder / "pictures",
         )
@@ -255,7 +291,6 @@ class TrainingJob:
         scores = [named[f"{key}.{TASKS[self.model.head(key).task].score}"] for key in figures]
         return sum(-1.0 if score is None else score for score in scores) / len(scores), named
 
-    def metadata(self, steps: int) -> Mapping[str, Any]:
+    def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What a checkpoint says of itself: this training is the last of its backbone's lineage."""
-        entry = training(self.config, steps, backbone_hash(self.model.backbone.state_dict()))
-        return {**self.model.metadata(), "lineage": [*self.model.lineage, entry]}
+        return self.model.metadata([*self.model.lineage, training(self.config, steps, backbone_hash(tensors))])

@@ -20,9 +20,14 @@ FORMAT = "rehead"
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """The model's state on the CPU, contiguous and unshared: safetensors refuses anything else."""
+    return on_cpu(model.state_dict())
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
     }
 
 

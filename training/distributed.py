@@ -45,6 +45,9 @@ def joined() -> Iterator[None]:
 
     Objects and flags travel on gloo whatever the device is, so that agreeing never waits for a GPU. After an error
     nothing is said to the others: they may be waiting elsewhere, and the launcher ends them.
+
+    Raises:
+        OtherProcessError: if another process is gone.
     """
     if started() == 1 or dist.is_initialized():
         yield
@@ -52,8 +55,13 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    yield
-    dist.barrier()
+    try:
+        yield
+        wait_for_all()
+    except RuntimeError as error:
+        if is_loss_of_a_process(error):
+            raise OtherProcessError(f"lost another process of the {world()} of this run") from error
+        raise
     dist.destroy_process_group()
 
 
@@ -139,27 +147,12 @@ def buffers_from_first(model: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-@contextmanager
-def says_who_is_gone(advice: str) -> Iterator[None]:
-    """Turns what torch says when another process is gone into something that can be read.
-
-    Args:
-        advice: where the run stands and how to go on.
-
-    Raises:
-        OtherProcessError: in place of an error of a collective.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if world() == 1 or not is_loss_of_a_process(error):
-            raise
-        raise OtherProcessError(f"lost another process of the {world()} of this run. {advice}") from error
-
-
 def is_loss_of_a_process(error: RuntimeError) -> bool:
     """Whether a collective failed because a process at the other end is no more."""
-    said = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        sign in said for sign in ("connection closed by peer", "connection reset by peer", "gloo", "broken pipe")
-    )
+    signs = ("closed by peer", "reset by peer", "gloo", "broken pipe")
+    return world() > 1 and (isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs))
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    largest([0])

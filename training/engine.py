@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import torch
 import torch.utils.deterministic as determinism
 from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 
 from rehead.configs.schema import TrainOptions
 from rehead.errors import ConfigError
@@ -17,8 +19,10 @@ from rehead.errors import ConfigError
 def choose_device(name: str) -> torch.device:
     """The device of a configuration; `auto` takes a GPU where there is one.
 
+    Of several processes on GPUs, each takes the one of its number on its machine.
+
     Raises:
-        ConfigError: for a device that this machine lacks.
+        ConfigError: for a device that this machine lacks, or one that several processes cannot share.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,6 +32,13 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError([f"device: '{name}' is none of auto, cpu, cuda, cuda:1, mps"]) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError([f"device: '{name}', but torch sees {torch.cuda.device_count()} GPUs here; try device=cpu"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > 1 and device.index is not None:
+        raise ConfigError([f"device: '{name}' is one GPU, but {here} processes were started here; use device=cuda"])
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise ConfigError(
+            [f"device: {here} processes were started here for {torch.cuda.device_count()} GPUs; start one for each"]
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device: 'mps', but torch sees no Apple GPU here; try device=cpu"])
     return device
@@ -60,7 +71,11 @@ def build_accelerator(device: torch.device, precision: str) -> Accelerator:
         torch.cuda.set_device(device)
     # The state is a singleton, and a second run in the same process may want another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu")
+    # Nothing of a training step reads the running statistics that DDP would send out at every step.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu", kwargs_handlers=[ddp]
+    )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

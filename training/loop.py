@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from signal import Signals
 from typing import Any, Protocol
 
 import torch
@@ -20,11 +23,14 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
 from rehead.configs.schema import TrainOptions
-from rehead.errors import OutputError, RunStoppedError, TrainingError
+from rehead.errors import OtherProcessError, OutputError, RunStoppedError, TrainingError
 from rehead.progress import Progress, say
+from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
-from rehead.training.checkpoints import find_metadata, save_model, save_resume, tensors_of
+from rehead.training.checkpoints import find_metadata, on_cpu, save_model, save_resume, tensors_of
+from rehead.training.distributed import gathered, is_loss_of_a_process, largest, together, wait_for_all, world
 from rehead.training.engine import repeatable, seed_step
+from rehead.training.memory import says_what_to_lower
 from rehead.training.metrics import MetricsLog
 from rehead.training.schedule import build_optimizer, rate
 from rehead.training.stopping import StopNow, StopSignals
@@ -40,7 +46,7 @@ class Job(Protocol):
     """What the loop asks of the task that it trains.
 
     Attributes:
-        steps_per_epoch: batches that an epoch has.
+        steps_per_epoch: steps that an epoch has, each of as many batches as `accumulate` says.
         conditions: numbers by name that may not differ when a run is resumed, since the order of its images
             depends on them.
     """
@@ -53,13 +59,13 @@ class Job(Protocol):
         """Called with images and targets in training mode, it returns losses by name."""
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        """The batches of an epoch from batch `start` on."""
+        """The batches of an epoch from step `start` on."""
 
     def evaluate(self) -> tuple[float, dict[str, float | None]]:
         """The score that `best.safetensors` maximises, and every figure by dotted name."""
 
-    def metadata(self, steps: int) -> Mapping[str, Any]:
-        """What a model checkpoint says of itself after so many steps."""
+    def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """What a model checkpoint of these tensors says of itself after so many steps."""
 
 
 @dataclass
@@ -110,11 +116,18 @@ class Loop:
     def __init__(self, job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, total: int) -> None:
         self.job, self.options, self.folder, self.accelerator, self.total = job, options, folder, accelerator, total
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-        job.model.to(accelerator.device).to(memory_format=self.memory_format)
-        self.optimizer = build_optimizer(job.model, options.optimizer)
+        self.conditions = {**job.conditions, "processes": world()}
+        job.model.to(accelerator.device)
+        if options.sharding == "fsdp2":
+            sharding.shard(job.model, accelerator.device)
+        else:
+            job.model.to(memory_format=self.memory_format)
+        self.sharded = sharding.is_sharded(job.model)
+        self.optimizer = self.plain_optimizer = build_optimizer(job.model, options.optimizer)
         self.average = WeightAverage(job.model, options.ema.decay) if options.ema is not None else None
         self.state = Progressed()
         self.signals = StopSignals()
+        self.asked = 0
         # Summed since the last row of the metric files; they wait on the device until a row is due.
         self.sums: dict[str, Tensor] = {}
         self.summed: dict[str, int] = {}
@@ -122,13 +135,16 @@ class Loop:
 
     def run(self, resumed: Mapping[str, Any] | None) -> None:
         """Trains from the beginning, or from what `resume.pt` held."""
+        with together():
+            if resumed is not None:
+                self._restore(resumed)
+            if self.accelerator.is_main_process:
+                self.metrics = MetricsLog(self.folder, self.state.step)
+        # What is sharded already must not be wrapped a second time.
+        model = self.accelerator.prepare_model(self.job.model, evaluation_mode=self.sharded)
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         if resumed is not None:
-            self._restore(resumed)
-        if self.accelerator.is_main_process:
-            self.metrics = MetricsLog(self.folder, self.state.step)
-        model, self.optimizer = self.accelerator.prepare(self.job.model, self.optimizer)
-        if resumed is not None:
-            self._publish(only_missing=True)
+            self._publish(self._tensors(), only_missing=True)
             if self._ended() and not self.state.due:
                 say(f"{self.folder}: this run ended at step {self.state.step}, there is nothing left to do")
                 return
@@ -143,8 +159,21 @@ class Loop:
                     f"rehead train --resume {self.folder}",
                     signal,
                 ) from None
+            except RuntimeError as error:
+                if not is_loss_of_a_process(error):
+                    raise
+                raise OtherProcessError(
+                    f"another of the {world()} processes of this run is gone. {self._kept()} Go on with: the same "
+                    f"launcher and rehead train --resume {self.folder}"
+                ) from error
         if self.state.step < self.total:
             say(f"stopped early: {self.state.not_better} evaluations in a row were not better than {self.state.best}")
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal came: to this process, or where there are several, to any of them before this step."""
+        if world() > 1:
+            self.signals.received = Signals(self.asked) if self.asked else None
+        return self.signals.received is not None
 
     def _ended(self) -> bool:
         patience = self.options.early_stopping
@@ -159,8 +188,10 @@ class Loop:
             while not self._ended():
                 epoch, start = divmod(self.state.step, steps_per_epoch)
                 model.train()
-                for batch, targets in self.job.batches(epoch, start):
-                    loss = self._step(model, batch, targets)
+                batches = iter(self.job.batches(epoch, start))
+                while step := list(islice(batches, self.options.accumulate)):
+                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept):
+                        loss = self._step(model, step)
                     at_end = self.state.step == self.total
                     if self.state.step % self.options.log_every == 0 or at_end:
                         self._log(epoch)
@@ -170,9 +201,10 @@ class Loop:
                     if at_end:
                         break
                     at_epoch_end = self.state.step % steps_per_epoch == 0
-                    if self.signals.received is not None:
+                    if self._asked_to_stop():
                         self.state.due = at_epoch_end and (epoch + 1) % self.options.evaluate_every == 0
                         self._checkpoint()
+                        wait_for_all()
                         raise StopNow
                     every = self.options.checkpoint_every
                     if every is not None and self.state.step % every == 0 and not at_epoch_end:
@@ -180,19 +212,58 @@ class Loop:
                 at_end = self.state.step == self.total
                 if at_end or (epoch + 1) % self.options.evaluate_every == 0:
                     self._evaluate_and_save()
-                elif time.monotonic() - self.saved_at > SAVE_AFTER:
+                elif largest([int(time.monotonic() - self.saved_at > SAVE_AFTER)]) == [1]:
                     self._checkpoint()
 
-    def _step(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> Tensor:
-        """Forward, backward, update; returns the loss."""
-        device, options = self.accelerator.device, self.options
-        seed_step(options.seed, self.state.step, self.accelerator.process_index)
+    def _step(self, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
+        """Forward and backward for every batch, one update; returns the mean loss."""
+        options = self.options
         factor = rate(options.schedule, self.state.step, self.total, self.job.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = options.optimizer.lr * factor
 
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, (batch, targets) in enumerate(batches):
+            seed_step(options.seed, self.state.step * options.accumulate + number, self.accelerator.process_index)
+            # The gradients of a step travel between the processes once, with its last batch.
+            with nullcontext() if number == len(batches) - 1 else self._gradients_stay(model):
+                losses = self._losses(model, batch, targets)
+                loss = torch.stack(list(losses.values())).sum()
+                self._agree_to_go_on(loss, losses, batch)
+                self.accelerator.backward(loss / len(batches))
+            total += loss.detach() / len(batches)
+            for name, value in {"loss": loss, **losses}.items():
+                value = value.detach().float()
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+                # Not every batch has every loss: a head among several skips one that has nothing for it.
+                self.summed[name] = self.summed.get(name, 0) + 1
+        if options.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.state.step += 1
+        return total
+
+    @contextmanager
+    def _gradients_stay(self, model: nn.Module) -> Iterator[None]:
+        """Inside, a backward pass leaves its gradients on its own process."""
+        if not self.sharded:
+            with self.accelerator.no_sync(model):
+                yield
+            return
+        sharding.set_synchronised(model, False)
+        yield
+        sharding.set_synchronised(model, True)
+
+    def _losses(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        """The losses of one batch by name."""
+        device = self.accelerator.device
         try:
-            losses = model(batch.to(device, self.memory_format), [target.to(device) for target in targets])
+            losses: dict[str, Tensor] = model(
+                batch.to(device, self.memory_format), [target.to(device) for target in targets]
+            )
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -200,29 +271,29 @@ class Loop:
                 f"batch normalisation cannot learn from a single value per channel ({error}); use a larger "
                 "train.batch_size or data.resize, or model.backbone.norm=frozen or group"
             ) from error
-        loss = torch.stack(list(losses.values())).sum()
-        # One wait for the device per step; an update with a loss that is no number would lose the weights.
-        if not torch.isfinite(loss):
-            raise TrainingError(self._not_finite(losses, batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if options.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
+        return losses
 
-        self.state.step += 1
-        for name, value in {"loss": loss, **losses}.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            # Not every step has every loss: a head among several skips a batch that has nothing for it.
-            self.summed[name] = self.summed.get(name, 0) + 1
-        return loss.detach()
+    def _agree_to_go_on(self, loss: Tensor, losses: Mapping[str, Tensor], batch: ImageBatch) -> None:
+        """Ends all processes where the loss of one is no number: an update with it would lose the weights.
+
+        A signal to one is a signal to all, noted at the same step.
+        """
+        # One wait for the device; and where there are several processes, one message.
+        good = bool(torch.isfinite(loss))
+        bad, number = largest([not good, self.signals.received or 0])
+        if not good:
+            raise TrainingError(self._not_finite(losses, batch))
+        if bad:
+            raise OtherProcessError(f"the loss of another process is not finite at step {self.state.step}")
+        self.asked = number
 
     def _log(self, epoch: int) -> None:
-        """A row of mean losses since the last one."""
-        means = {name: round(float(value) / self.summed[name], 6) for name, value in self.sums.items()}
+        """A row of mean losses of all processes since the last one."""
+        sums, summed = Counter[str](), Counter[str]()
+        for own_sums, own_summed in gathered(({name: float(value) for name, value in self.sums.items()}, self.summed)):
+            sums.update(own_sums)
+            summed.update(own_summed)
+        means = {name: round(value / summed[name], 6) for name, value in sums.items()}
         self.sums, self.summed = {}, {}
         if self.accelerator.is_main_process:
             lr = self.optimizer.param_groups[0]["lr"]
@@ -232,11 +303,15 @@ class Loop:
     def _evaluate_and_save(self) -> None:
         """An evaluation that fails or is interrupted must not cost the training before it."""
         self.state.due = True
+        if world() > 1:
+            # When one process has failed it is too late to save: that takes all of them.
+            self._checkpoint()
         try:
             with self.signals.at_once():
                 score, figures, seconds = self._evaluate()
         except BaseException:
-            self._checkpoint()
+            if world() == 1:
+                self._checkpoint()
             raise
         state = self.state
         state.due = False
@@ -265,37 +340,44 @@ class Loop:
         return self.average.in_place() if self.average is not None else nullcontext()
 
     def _checkpoint(self) -> None:
-        """Commits this step: the rename of `resume.pt` does. Everything else can be made from it again."""
+        """Commits this step: the rename of `resume.pt` does. Everything else can be made from it again.
+
+        All processes come here together; the first one writes.
+        """
+        tensors, optimizer = self._tensors(), self._optimizer_state()
+        sums = {name: value.cpu() for name, value in self.sums.items()}
+        unlogged = gathered({"sums": sums, "summed": self.summed})
+        self.saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
         average = self.average
+        metadata = self.job.metadata(self.state.step, tensors)
         state = {
-            "model": self._finite(tensors_of(self.job.model)),
+            "model": self._finite(tensors),
             "average": {"tensors": average.tensors, "updates": average.updates} if average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
             "state": vars(self.state),
-            "sums": {name: value.cpu() for name, value in self.sums.items()},
-            "summed": self.summed,
-            "conditions": dict(self.job.conditions),
-            "metadata": json.dumps(self.job.metadata(self.state.step)),
+            "unlogged": unlogged,
+            "conditions": self.conditions,
+            "metadata": json.dumps(metadata),
         }
         self._write(self.metrics.sync)
         self._write(lambda: save_resume(self.folder / "resume.pt", state))
-        self._publish()
-        self.saved_at = time.monotonic()
+        self._publish(tensors)
 
-    def _publish(self, only_missing: bool = False) -> None:
+    def _publish(self, tensors: Mapping[str, Tensor], only_missing: bool = False) -> None:
         """Writes the weights of the committed step for use: as the last, and as the best where they are.
 
         Args:
+            tensors: the model's, of the first process; their average is taken where there is one.
             only_missing: leave a file alone that says the same of itself; a kill may have come before it was written.
         """
         if not self.accelerator.is_main_process:
             return
-        with self._weights_for_use():
-            tensors = tensors_of(self.job.model)
-        metadata = self.job.metadata(self.state.step)
+        if self.average is not None:
+            tensors = on_cpu(self.average.tensors)
+        metadata = self.job.metadata(self.state.step, tensors)
         names = ["last.safetensors", *(["best.safetensors"] if self.state.best_step == self.state.step else [])]
         for name in names:
             if only_missing and find_metadata(self.folder / name) == json.loads(json.dumps(metadata)):
@@ -303,7 +385,7 @@ class Loop:
             self._write(partial(save_model, self.folder / name, tensors, metadata))
 
     def _restore(self, resumed: Mapping[str, Any]) -> None:
-        before, now = resumed["conditions"], self.job.conditions
+        before, now = resumed["conditions"], self.conditions
         changed = [name for name in before if before[name] != now[name]]
         if changed:
             listed = ", ".join(f"{before[name]} {name} before, {now[name]} now" for name in changed)
@@ -312,16 +394,33 @@ class Loop:
                 "the same. Put it back as it was, or start a new run from its weights by model.init="
                 f"{self.folder}/last.safetensors"
             )
-        self.job.model.load_state_dict(resumed["model"])
+        if self.sharded:
+            sharding.load_tensors(self.job.model, resumed["model"])
+            sharding.load_optimizer(self.job.model, self.optimizer, resumed["optimizer"])
+        else:
+            self.job.model.load_state_dict(resumed["model"])
+            self.optimizer.load_state_dict(resumed["optimizer"])
         if self.average is not None:
             self.average.load(**resumed["average"])
-        self.optimizer.load_state_dict(resumed["optimizer"])
         if resumed["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(resumed["scaler"])
         self.state = Progressed(**resumed["state"])
-        self.sums = {name: value.to(self.accelerator.device) for name, value in resumed["sums"].items()}
-        self.summed = dict(resumed["summed"])
+        own = resumed["unlogged"][self.accelerator.process_index]
+        self.sums = {name: value.to(self.accelerator.device) for name, value in own["sums"].items()}
+        self.summed = dict(own["summed"])
         say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The model's tensors on the CPU, those of the first process."""
+        if self.sharded:
+            return sharding.whole_tensors(self.job.model)
+        return tensors_of(self.job.model) if self.accelerator.is_main_process else {}
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state, on the first process."""
+        if self.sharded:
+            return sharding.whole_optimizer(self.job.model, self.plain_optimizer)
+        return self.optimizer.state_dict() if self.accelerator.is_main_process else {}
 
     def _finite(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights, if they are worth keeping."""

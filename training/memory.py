@@ -70,7 +70,7 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def says_what_to_lower(batch_size: int, step: int, kept: str) -> Iterator[None]:
+def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str]) -> Iterator[None]:
     """Turns running out of memory into an error that says what to do.
 
     Args:
@@ -93,7 +93,7 @@ def says_what_to_lower(batch_size: int, step: int, kept: str) -> Iterator[None]:
         raise TrainingError(
             f"out of memory at step {step} with {batch_size} image{'s' if batch_size > 1 else ''} in a pass. Try, the "
             f"cheapest first: {smaller}train.precision=bf16 on a GPU, train.activation_checkpointing=true (less memory "
-            f"for more time), a smaller data.resize, a larger model.backbone.freeze. {kept} ({_first_line(error)})"
+            f"for more time), a smaller data.resize, a larger model.backbone.freeze. {kept()} ({_first_line(error)})"
         ) from error
 
 

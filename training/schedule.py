@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from rehead.configs.schema import OptimizerOptions, ScheduleOptions
 
@@ -43,7 +44,11 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     The fused forms take half the time on CPU and less on a GPU, for the same numbers.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
+    # Sharded parameters know no fused update.
+    fused = all(
+        parameter.device.type in ("cpu", "cuda", "mps") and not isinstance(parameter, DTensor)
+        for parameter in parameters
+    )
     if options.name == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
     return torch.optim.SGD(

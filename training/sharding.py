@@ -58,7 +58,8 @@ def set_synchronised(model: nn.Module, now: bool) -> None:
 
 def whole_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's state on the CPU, on rank 0; nothing on the others. All processes come here together."""
-    return {name: tensor.contiguous() for name, tensor in get_model_state_dict(model, options=WHOLE).items()}
+    state: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -70,7 +70,7 @@ def test_training_batches(length: int, size: int, world: int, seed: int, epoch: 
         assert len(drawn) == len({key.image for key in drawn}) == length // together * together
     elif length:
         assert all(len(batches) == 1 and batches[0] for batches in ranks)
-        assert {key.image for key in drawn} == set(range(length))
+        assert len({key.image for key in drawn}) == min(len(drawn), length)
         assert len(drawn) == max(length // world, 1) * world
         assert len({len(batch) for batches in ranks for batch in batches}) == 1
     else:

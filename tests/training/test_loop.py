@@ -100,7 +100,7 @@ class ToyJob:
         torch.rand(7)  # whatever an evaluation draws must not change the training
         return score, {"main.score": score, "main.absent": None}
 
-    def metadata(self, steps: int) -> Mapping[str, Any]:
+    def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         return {"config": {"a": 1}, "evaluations": self.evaluations}
 
 
