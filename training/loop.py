@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -140,8 +141,11 @@ class Loop:
                 self._restore(resumed)
             if self.accelerator.is_main_process:
                 self.metrics = MetricsLog(self.folder, self.state.step)
-        # What is sharded already must not be wrapped a second time.
-        model = self.accelerator.prepare_model(self.job.model, evaluation_mode=self.sharded)
+        with warnings.catch_warnings():
+            # Accelerate knows the name that an option of DDP had before torch 2.15.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            # What is sharded already must not be wrapped a second time.
+            model = self.accelerator.prepare_model(self.job.model, evaluation_mode=self.sharded)
         self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         if resumed is not None:
             self._publish(self._tensors(), only_missing=True)
