@@ -58,15 +58,16 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], *args: Any, **k
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norms that learn normalise by their batch as before, and leave their running statistics alone."""
-    norms = [module for module in block.modules() if isinstance(module, AnyBatchNorm) and module.track_running_stats]
+    """Inside, batch norms update copies of their running statistics, which are thrown away."""
+    norms = [module for module in block.modules() if isinstance(module, AnyBatchNorm)]
+    own = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm._buffers.update({name: None if one is None else one.clone() for name, one in norm._buffers.items()})
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, own, strict=True):
+            norm._buffers.update(buffers)
 
 
 @contextmanager

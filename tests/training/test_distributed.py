@@ -27,7 +27,7 @@ from rehead.training.checkpoints import read_resume, read_tensors
 
 pytestmark = pytest.mark.slow
 
-TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """torchrun, at a free port."""
 
 SEGMENTATION: dict[str, Any] = {
@@ -71,7 +71,7 @@ DETECTION: dict[str, Any] = {
         "augment": "none",
         "workers": 0,
     },
-    "model": {**SEGMENTATION["model"], "head": {"name": "fcos", "channels": 32, "convs": 1}},
+    "model": {**SEGMENTATION["model"], "head": {"name": "fcos", "channels": 64, "convs": 1}},
 }
 
 
@@ -116,7 +116,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def finished(process: subprocess.Popen[str]) -> str:
     """What they said in all."""
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=200)
     return said
 
 

@@ -90,7 +90,7 @@ def heads_that_miss_their_targets() -> dict[str, list[float]]:
     semantic = torch.zeros((64, 64), dtype=torch.uint8)
     boxes = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}
     if dist.get_rank() == 0:
-        targets = [Target(0, label=torch.tensor(0), **boxes), Target(1, label=torch.tensor(1))]
+        targets = [Target(0, label=torch.tensor(0), **boxes), Target(1, label=torch.tensor(1), **boxes)]
     else:
         targets = [Target(0, semantic=semantic), Target(1, semantic=semantic)]
     found: dict[str, list[float]] = {}
@@ -110,7 +110,7 @@ def run(root: Path) -> dict[str, Any]:
         train(root / f"{name}.yaml")
     for head in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos"):
         out = str(root / f"empty-{head}")
-        train(root / "empty.yaml", {"model.head": {"name": head, "channels": 32}, "out": out})
+        train(root / "empty.yaml", {"model.head": {"name": head, "channels": 64}, "out": out})
     for name in ("accumulated", "sharded"):
         sharding.UNIT = 0  # a tiny network has no block that is worth it
         if name == "sharded":
@@ -133,6 +133,7 @@ def run(root: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    import faulthandler; faulthandler.dump_traceback_later(150, exit=True)
     dist.init_process_group("gloo")
     results = run(folder)
     (folder / f"found-{os.environ['RANK']}.json").write_text(json.dumps(results))
