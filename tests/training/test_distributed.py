@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(together: Any) ->
 
 def test_a_run_goes_on_with_as_many_processes_only(together: Any) -> None:
     root, _ = together
-    with pytest.raises(TrainingError, match="2 processes before, 1 processes now"):
+    with pytest.raises(TrainingError, match="2 processes before, 1 now"):
         train(root / "accumulated/config.yaml", {"train.epochs": 3}, resume=True)
 
 

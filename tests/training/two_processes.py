@@ -110,7 +110,8 @@ def run(root: Path) -> dict[str, Any]:
         train(root / f"{name}.yaml")
     for head in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos"):
         out = str(root / f"empty-{head}")
-        train(root / "empty.yaml", {"model.head": {"name": head, "channels": 64}, "out": out})
+        task = "instance_segmentation" if head == "mask_rcnn" else "detection"
+        train(root / "empty.yaml", {"task": task, "model.head": {"name": head, "channels": 64}, "out": out})
     for name in ("accumulated", "sharded"):
         sharding.UNIT = 0  # a tiny network has no block that is worth it
         if name == "sharded":
@@ -133,7 +134,6 @@ def run(root: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    import faulthandler; faulthandler.dump_traceback_later(150, exit=True)
     dist.init_process_group("gloo")
     results = run(folder)
     (folder / f"found-{os.environ['RANK']}.json").write_text(json.dumps(results))
