@@ -17,7 +17,7 @@ from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
-from rehead.files import write_text, writing
+from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -81,6 +81,7 @@ def train(
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
     job = TrainingJob(model, readers, folder)
     if accelerator.is_main_process:
+        remove_partial(folder)
         if resumed is not None:
             _check_changes(folder, model.config)
         else:
