@@ -19,7 +19,7 @@ from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
-from rehead.files import write_text, writing
+from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -105,6 +105,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
 def _begin(job: TrainingJob, resumed: bool, device: torch.device) -> None:
     """Makes the run folder ready, and says what is going to happen."""
     model, folder, config = job.model, job.folder, job.config
+    remove_partial(folder)
     if resumed:
         _check_changes(folder, config)
     else:

@@ -216,7 +216,7 @@ def test_rank_0_alone_draws_and_speaks(together: Any) -> None:
 
 
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(together: Any) -> None:
-    root, found = together
+    _, found = together
     assert [one["poison"][0] for one in found] == [2, 2]
     assert "the loss of another process is not finite" in found[0]["poison"][1]
     assert "the loss is not finite at step 1" in found[1]["poison"][1]
