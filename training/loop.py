@@ -175,9 +175,11 @@ class Loop:
 
     def _asked_to_stop(self) -> bool:
         """Whether a signal came: to this process, or where there are several, to any of them before this step."""
-        if world() > 1:
-            self.signals.received = Signals(self.asked) if self.asked else None
-        return self.signals.received is not None
+        if world() == 1:
+            return self.signals.received is not None
+        if self.asked:
+            self.signals.received = Signals(self.asked)
+        return self.asked > 0
 
     def _ended(self) -> bool:
         patience = self.options.early_stopping
