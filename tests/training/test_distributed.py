@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from helpers import TINY, randomise_norms
 from safetensors.torch import save_file
 
@@ -135,7 +136,22 @@ def furthest(one: Path, other: Path) -> float:
 @pytest.fixture(scope="module")
 def together(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The runs of `two_processes.py`, and of one process with the same images to a step; what each rank found."""
-    root = tmp_path_factory.mktemp("runs")
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if session is None:
+        root = tmp_path_factory.mktemp("runs")
+        run_all(root, scenes)
+    else:
+        # Once for all processes of `-n`, whichever needs it first.
+        root = tmp_path_factory.getbasetemp().parent / f"runs-{session}"
+        with FileLock(f"{root}.lock"):
+            if not (root / "found-1.json").exists():
+                root.mkdir(exist_ok=True)
+                run_all(root, scenes)
+    return root, [json.loads((root / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def run_all(root: Path, scenes: Path) -> None:
+    """Trains."""
     written(root, scenes, "segmentation", SEGMENTATION)
     written(root, scenes, "fcos", DETECTION)
     written(root, scenes, "accumulated", SEGMENTATION, batch_size=1, accumulate=2, checkpoint_every=1)
@@ -148,7 +164,6 @@ def together(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         train(written(root, scenes, f"{name}-alone", config, batch_size=4))
     said = finished(process)
     assert process.returncode == 0, said
-    return root, [json.loads((root / f"found-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def test_two_processes_train_like_one_with_the_same_images_to_a_step(together: Any) -> None:

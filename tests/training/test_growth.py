@@ -1,0 +1,52 @@
+"""Nothing grows over epochs: a run may have hundreds, each with its evaluation, pictures and checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from rehead.tasks.train import TrainingJob, train
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_epochs(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured after every evaluation; the first third fills caches and the allocator's pools."""
+    torch.set_num_threads(1)  # on tensors as small as these, threads cost more than they save
+    sizes: list[int] = []
+    evaluate = TrainingJob.evaluate
+
+    def measured(job: TrainingJob) -> tuple[float, dict[str, float | None]]:
+        figures = evaluate(job)
+        sizes.append(psutil.Process().memory_info().rss)
+        return figures
+
+    monkeypatch.setattr(TrainingJob, "evaluate", measured)
+    scenes = drawn / "scenes"
+    split = {
+        name: {"images": str(scenes / name), "annotations": f"annotations/{name}.json"} for name in ("train", "val")
+    }
+    train(
+        {
+            "task": "detection",
+            "data": {
+                "format": "coco",
+                "root": str(scenes),
+                **split,
+                "resize": {"height": 64, "width": 64},
+                "workers": 0,
+            },
+            "model": {
+                "backbone": {"name": "resnet18", "width": 8, "weights": "none"},
+                "head": {"name": "retinanet", "channels": 16, "convs": 1},
+            },
+            "train": {"epochs": 45, "batch_size": 6, "pictures": 2, "optimizer": {"lr": 0.001}},
+            "device": "cpu",
+            "out": str(tmp_path / "run"),
+        }
+    )
+    settled = sizes[len(sizes) // 3 :]
+    # A batch's pixels alone are 74 kB and its graph megabytes: keeping any of it for 30 epochs would be more.
+    assert settled[-1] - settled[0] < 4 * 2**20, [size >> 20 for size in sizes]
