@@ -67,9 +67,7 @@ def main() -> None:
     parser.add_argument("--images-per-second", type=float, default=30.0, help="of one GPU in training")
     parser.add_argument("--batch-size", type=int, default=2, help="per GPU")
     arguments = parser.parse_args()
-    print(
-        "| GPUs | images to a step | network | step, ms | waiting, ms | evaluation, s | 12 epochs, h | efficiency |"
-    )
+    print("| GPUs | images to a step | network | step, ms | waiting, ms | evaluation, s | 12 epochs, h | efficiency |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for gpus in (1, 8, 16, 32, 64, 128):
         for gigabits in (100, 400) if gpus > IN_A_MACHINE else (0,):
