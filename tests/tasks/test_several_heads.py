@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def settings(drawn: Path, out: Path) -> dict[str, Any]:
         },
         "model": {
             "backbone": TINY.model_dump(),
-            "heads": {**HEADS, "scene": {**HEADS["scene"], "classes": list(MASK_CLASSES)}},
+            "heads": {**deepcopy(HEADS), "scene": {**HEADS["scene"], "classes": list(MASK_CLASSES)}},
         },
         "train": {"max_steps": 3, "batch_size": 4, "log_every": 1, "pictures": 2, "schedule": {"name": "constant"}},
         "device": "cpu",
