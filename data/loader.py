@@ -194,6 +194,7 @@ def evaluation_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
+    reduced: bool = False,
 ) -> Loader[Sample]:
     """A loader for evaluation: every image once over all ranks, in order.
 
@@ -207,13 +208,14 @@ def evaluation_loader(
         pin_memory: for copies to a GPU that do not wait.
         rank: of this process, from 0.
         world: number of processes.
+        reduced: whether images of which less is enough are decoded at a reduced scale.
 
     Returns:
         Yields batches with `Sample`s: the annotation in ORIGINAL pixels, with `semantic` and `size`, without
         the image.
     """
     batches = BatchSampler(len(reader), batch_size, shuffle=False, rank=rank, world=world).batches(0)
-    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor), batches, workers, pin_memory))
+    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor, reduced), batches, workers, pin_memory))
 
 
 @dataclass
@@ -273,20 +275,24 @@ class _Training(_Source[Target]):
     def batch(self, keys: Sequence[Key]) -> _Packed[Target]:
         items = []
         for key in keys:
-            sample = self.reader.read(key.image, self.channels)
+            shrink = None if self.augment is None else self.augment.shrink(*key)
+            sample = self.reader.read(key.image, self.channels, shrink)
             items.append(self.resize(sample) if self.augment is None else self.augment(sample, *key, self.reader))
         return _Packed(*collate(items, self.divisor))
 
 
 class _Evaluation(_Source[Sample]):
+    def __init__(self, reader: Reader, resize: Resize, channels: int, divisor: int, reduced: bool) -> None:
+        super().__init__(reader, resize, channels, divisor)
+        self.reduced = reduced
+
     def batch(self, keys: Sequence[Key]) -> _Packed[Sample]:
         items, truths = [], []
         for key in keys:
-            sample = self.reader.read(key.image, self.channels)
-            image = sample.pixels
+            sample = self.reader.read(key.image, self.channels, self.resize.shrink if self.reduced else None)
             # Only the image is resized: the annotation is judged against as it is.
-            items.append(self.resize(Sample(sample.image_id, sample.path, image=image)))
-            truths.append(replace(sample, image=None, size=(image.shape[0], image.shape[1])))
+            items.append(self.resize(Sample(sample.image_id, sample.path, image=sample.pixels, full=sample.full)))
+            truths.append(replace(sample, image=None, size=sample.full_size, full=None, reduction=1))
         return _Packed(collate(items, self.divisor)[0], truths)
 
 

@@ -71,6 +71,11 @@ class Resize:
         crop = self.options.crop
         return (height, width) if crop is None else (min(crop, height), min(crop, width))
 
+    def shrink(self, original: tuple[int, int]) -> float:
+        """How many times smaller than an original (height, width) the result is, before the crop."""
+        height, width = self._before_crop(original)
+        return min(original[0] / height, original[1] / width)
+
     def _before_crop(self, original: tuple[int, int]) -> tuple[int, int]:
         """torchvision's rule (`transforms.v2.Resize` with size and max_size), but never below one pixel."""
         if self.options.height is not None and self.options.width is not None:
@@ -90,7 +95,7 @@ class Resize:
             The sample with `image`, `semantic`, `masks`, `boxes` and `keypoints` in resized pixels (`areas` stay
             original), and its frame, without padding.
         """
-        original = (sample.pixels.shape[0], sample.pixels.shape[1])
+        original = sample.full_size
         resized = self.to(sample, self._before_crop(original))
         if self.options.crop is not None:
             resized = self._crop(resized)
@@ -100,7 +105,7 @@ class Resize:
         """Resizes a sample to this (height, width) in pixels, whatever the options say."""
         image = sample.pixels
         original, (height, width) = image.shape[:2], size
-        resized = replace(sample, image=self._resize_image(image, size))
+        resized = replace(sample, image=self._resize_image(image, size), full=None)
         if sample.semantic is not None:
             # The exact kind takes the pixel under the centre; plain nearest is off by up to half a pixel.
             resized.semantic = cv2.resize(sample.semantic, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

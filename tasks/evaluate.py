@@ -82,6 +82,7 @@ def run_evaluation(
         divisor=divisor_for(model),
         workers=config.data.workers,
         pin_memory=device.type == "cuda",
+        reduced=config.data.reduced_decoding == "always",
     )
     was_training = model.training
     model.eval().to(memory_format=memory_format)
