@@ -153,7 +153,7 @@ def _reduced(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | Non
     if not _is_jpeg(data) or _cut_short(data):
         return None
     try:
-        with Image.open(io.BytesIO(data.tobytes())) as header:
+        with Image.open(io.BytesIO(data)) as header:
             stored = (header.height, header.width)
             turned = header.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -169,7 +169,12 @@ def _reduced(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | Non
     # Pillow and OpenCV may understand an orientation differently.
     if image is None or image.shape[:2] != tuple(-(-side // reduction) for side in full):
         return None
-    return Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if channels == 3 else image, reduction, full)
+    return Decoded(_rgb(image) if channels == 3 else image, reduction, full)
+
+
+def _rgb(image: NDArray[Any]) -> NDArray[Any]:
+    """BGR to RGB, in place: fresh memory costs more than the exchange."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _is_jpeg(data: NDArray[np.uint8]) -> bool:
@@ -198,7 +203,7 @@ def _whole(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | None,
         if stored is not None and stored.shape[:2] == size:
             image = stored
     if channels == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return _rgb(image)
     if image.ndim == 3 and image.shape[2] == 4:
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     return image

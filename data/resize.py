@@ -150,6 +150,7 @@ def _shrunk(image: NDArray[Any], size: tuple[int, int], mode: str) -> NDArray[An
     PyTorch's: its 8-bit kernels give Pillow's pixels at several times Pillow's speed. The one such filter that
     OpenCV has, INTER_AREA, takes longer than decoding the image wherever the ratio is no whole number.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    # The batch dimension first: with the strides that it gets afterwards, PyTorch does not see channels last.
+    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
     resized = interpolate(pixels, size, mode=mode, antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+    return resized.permute(0, 2, 3, 1).contiguous()[0].numpy()

@@ -118,7 +118,8 @@ class Sample:
         if self.boxes is None:
             return self
         height, width = self.pixels.shape[:2]
-        boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
+        limits = np.array([width, height, width, height], np.float32)
+        boxes = np.minimum(np.maximum(self.boxes, np.float32(0)), limits)
         keypoints = self.keypoints
         if keypoints is not None:
             inside = ((keypoints[:, :, :2] >= 0) & (keypoints[:, :, :2] <= (width, height))).all(axis=2)
