@@ -153,7 +153,7 @@ def _reduced(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | Non
     if not _is_jpeg(data) or _cut_short(data):
         return None
     try:
-        with Image.open(io.BytesIO(data)) as header:
+        with Image.open(io.BytesIO(data.data)) as header:
             stored = (header.height, header.width)
             turned = header.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
