@@ -6,7 +6,7 @@ import os
 import signal
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -231,19 +231,44 @@ class _Packed(Generic[Truth]):
     truths: list[Truth] = field(default_factory=list)
     problem: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "truths": [_changed(truth, _packed) for truth in self.truths]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, truths=[_changed(truth, _unpacked) for truth in state["truths"]])
+
     def pin_memory(self) -> _Packed[Truth]:
         """Called by torch's pinning thread, which knows no other way into a class of ours."""
         if self.images is None:
             return self
         images = replace(self.images, pixels=self.images.pixels.pin_memory())
-        return _Packed(images, [_pinned(truth) for truth in self.truths])
+        return _Packed(images, [_changed(truth, _pinned) for truth in self.truths])
 
 
-def _pinned(truth: Truth) -> Truth:
-    tensors: dict[str, Any] = {
-        name: value.pin_memory() for name, value in vars(truth).items() if isinstance(value, Tensor)
-    }
-    return replace(truth, **tensors)
+SMALL = 1 << 16
+"""Bytes. A tensor that crosses to another process takes a file descriptor and shared memory of its own, which costs
+more than writing so little down."""
+
+
+class _Small(NamedTuple):
+    array: NDArray[Any]
+
+
+def _packed(value: Any) -> Any:
+    return _Small(value.numpy()) if isinstance(value, Tensor) and value.nbytes <= SMALL else value
+
+
+def _unpacked(value: Any) -> Any:
+    return torch.from_numpy(value.array) if isinstance(value, _Small) else value
+
+
+def _pinned(value: Any) -> Any:
+    return value.pin_memory() if isinstance(value, Tensor) else value
+
+
+def _changed(truth: Truth, change: Callable[[Any], Any]) -> Truth:
+    """What is true of an image, with each of its parts changed."""
+    return replace(truth, **{name: change(value) for name, value in vars(truth).items()})
 
 
 class _Source(Dataset[_Packed[Truth]]):
