@@ -141,6 +141,11 @@ class DataOptions(SourceOptions):
     allow_albumentationsx: bool = Field(
         False, description="work with albumentations' AGPL successor where it is installed in its place"
     )
+    reduced_decoding: Literal["never", "training", "always"] = Field(
+        "training",
+        description="where a JPEG that is shrunk to half or less is decoded at 1/2, 1/4 or 1/8 of its size, which is "
+        "faster; always: in evaluation too",
+    )
     sampling: SamplingOptions = SamplingOptions()
     group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
     workers: int = Field(2, ge=0, description="processes that read images")

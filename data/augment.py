@@ -7,13 +7,16 @@ decides about the size and stands in its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, preset
+from rehead.data.pixels import Shrink
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
+from rehead.data.scaling import Sizing
 from rehead.data.steps import Rng, Setting, Step
 from rehead.data.transforms import Transform
 from rehead.errors import ConfigError, DataError
@@ -35,17 +38,26 @@ class Augment:
         setting: of the training.
         seed: of the draws.
         channels: of the images.
+        reduced: whether images of which less is enough are decoded at a reduced scale.
 
     Raises:
         ConfigError: for a preset that is not known, and with all that is wrong with the steps' arguments at once.
         ReheadError: when albumentations' AGPL successor is installed in its place and not allowed.
     """
 
-    def __init__(self, steps: str | Sequence[StepOptions], setting: Setting, seed: int = 0, channels: int = 3) -> None:
+    def __init__(
+        self,
+        steps: str | Sequence[StepOptions],
+        setting: Setting,
+        seed: int = 0,
+        channels: int = 3,
+        reduced: bool = False,
+    ) -> None:
         named = isinstance(steps, str)
         chosen = preset(steps, setting.task, channels) if isinstance(steps, str) else steps
         self.resize = setting.resize
         self.seed = seed
+        self.reduced = reduced
         problems: list[str] = []
         self.steps: list[Step] = []
         for place, options in enumerate(chosen):
@@ -59,7 +71,7 @@ class Augment:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-        self._resizes = not any(step.sizes for step in self.steps)
+        self._resizes = not any(isinstance(step, Sizing) for step in self.steps)
 
     def __call__(
         self, sample: Sample, epoch: int, index: int, copy: int = 0, reader: Reader | None = None
@@ -67,7 +79,7 @@ class Augment:
         """Changes an image and all that is known of it together.
 
         Args:
-            sample: as read, with its pixels.
+            sample: as read, with its pixels: whole, or as small as `shrink` allows.
             epoch: of training, from 0.
             index: of the image in its reader.
             copy: how often the image was in this epoch already.
@@ -79,10 +91,33 @@ class Augment:
         Raises:
             DataError: where a step cannot change such an image, or another image cannot be read.
         """
-        original = (sample.pixels.shape[0], sample.pixels.shape[1])
+        original = sample.full_size
         changed = self._changed(sample, index, reader, (epoch, index, copy), len(self.steps)).clipped()
         size = (changed.pixels.shape[0], changed.pixels.shape[1])
         return changed, Frame(size, original, image_id=sample.image_id)
+
+    def shrink(self, epoch: int, index: int, copy: int = 0) -> Shrink | None:
+        """How much smaller an image is going to be, for `Reader.read`; the arguments are those of a call."""
+        return self._shrink((epoch, index, copy), len(self.steps))
+
+    def _shrink(self, path: tuple[int, ...], number_of_steps: int) -> Shrink | None:
+        return partial(self._times_smaller, path, number_of_steps) if self.reduced else None
+
+    def _times_smaller(self, path: tuple[int, ...], number_of_steps: int, original: tuple[int, int]) -> float:
+        """What the step that sizes will draw, drawn before there is an image; 1 where a step comes before it."""
+        if self._resizes:
+            return self.resize.shrink(original)
+        for number, step in enumerate(self.steps[:number_of_steps]):
+            rng = self._rng((*path, number))
+            left_out = rng.random() >= step.p
+            if isinstance(step, Sizing):
+                if left_out:
+                    return self.resize.shrink(original)
+                (_, _, height, width), size = step.plan(original, rng)
+                return min(height / size[0], width / size[1])
+            if not left_out:
+                break
+        return 1.0
 
     def check(self, reader: Reader, channels: int = 3) -> None:
         """Tries every step on the first image, so that what cannot work is known before the training starts.
@@ -112,13 +147,13 @@ class Augment:
         self, sample: Sample, index: int, reader: Reader | None, path: tuple[int, ...], number_of_steps: int
     ) -> Sample:
         """A sample after the first so many steps; `path` tells its draws from those of all others."""
-        sample = sample.clipped()
+        sample = sample.aligned().clipped()
         if self._resizes:
             sample = self.resize(sample)[0]
         for number, step in enumerate(self.steps[:number_of_steps]):
             rng = self._rng((*path, number))
             if rng.random() >= step.p:
-                sample = self.resize(sample)[0] if step.sizes else sample
+                sample = self.resize(sample)[0] if isinstance(step, Sizing) else sample
                 continue
             partners = self._partners(sample, index, reader, step, number, path, rng)
             if len(partners) == step.partners:
@@ -149,8 +184,9 @@ class Augment:
                 continue
             if len(reader) > step.partners:
                 taken.add(other)
-            read = reader.read(other, sample.pixels.shape[2])
-            partners.append(self._changed(read, other, reader, (*path, number, len(partners)), number))
+            draws = (*path, number, len(partners))
+            read = reader.read(other, sample.pixels.shape[2], self._shrink(draws, number))
+            partners.append(self._changed(read, other, reader, draws, number))
             if len(partners) == step.partners:
                 break
         return partners

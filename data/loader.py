@@ -6,7 +6,7 @@ import os
 import signal
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -195,6 +195,7 @@ def evaluation_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
+    reduced: bool = False,
 ) -> Loader[Sample]:
     """A loader for evaluation: every image once over all ranks, in order.
 
@@ -208,13 +209,14 @@ def evaluation_loader(
         pin_memory: for copies to a GPU that do not wait.
         rank: of this process, from 0.
         world: number of processes.
+        reduced: whether images of which less is enough are decoded at a reduced scale.
 
     Returns:
         Yields batches with `Sample`s: the annotation in ORIGINAL pixels, with `semantic` and `size`, without
         the image.
     """
     batches = BatchSampler(len(reader), batch_size, shuffle=False, rank=rank, world=world).batches(0)
-    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor), batches, workers, pin_memory))
+    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor, reduced), batches, workers, pin_memory))
 
 
 @dataclass
@@ -229,19 +231,44 @@ class _Packed(Generic[Truth]):
     truths: list[Truth] = field(default_factory=list)
     problem: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "truths": [_changed(truth, _packed) for truth in self.truths]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, truths=[_changed(truth, _unpacked) for truth in state["truths"]])
+
     def pin_memory(self) -> _Packed[Truth]:
         """Called by torch's pinning thread, which knows no other way into a class of ours."""
         if self.images is None:
             return self
         images = replace(self.images, pixels=self.images.pixels.pin_memory())
-        return _Packed(images, [_pinned(truth) for truth in self.truths])
+        return _Packed(images, [_changed(truth, _pinned) for truth in self.truths])
 
 
-def _pinned(truth: Truth) -> Truth:
-    tensors: dict[str, Any] = {
-        name: value.pin_memory() for name, value in vars(truth).items() if isinstance(value, Tensor)
-    }
-    return replace(truth, **tensors)
+SMALL = 1 << 16
+"""Bytes. A tensor that crosses to another process takes a file descriptor and shared memory of its own, which costs
+more than writing so little down."""
+
+
+class _Small(NamedTuple):
+    array: NDArray[Any]
+
+
+def _packed(value: Any) -> Any:
+    return _Small(value.numpy()) if isinstance(value, Tensor) and value.nbytes <= SMALL else value
+
+
+def _unpacked(value: Any) -> Any:
+    return torch.from_numpy(value.array) if isinstance(value, _Small) else value
+
+
+def _pinned(value: Any) -> Any:
+    return value.pin_memory() if isinstance(value, Tensor) else value
+
+
+def _changed(truth: Truth, change: Callable[[Any], Any]) -> Truth:
+    """What is true of an image, with each of its parts changed."""
+    return replace(truth, **{name: change(value) for name, value in vars(truth).items()})
 
 
 class _Source(Dataset[_Packed[Truth]]):
@@ -274,20 +301,24 @@ class _Training(_Source[Target]):
     def batch(self, keys: Sequence[Key]) -> _Packed[Target]:
         items = []
         for key in keys:
-            sample = self.reader.read(key.image, self.channels)
+            shrink = None if self.augment is None else self.augment.shrink(*key)
+            sample = self.reader.read(key.image, self.channels, shrink)
             items.append(self.resize(sample) if self.augment is None else self.augment(sample, *key, self.reader))
         return _Packed(*collate(items, self.divisor))
 
 
 class _Evaluation(_Source[Sample]):
+    def __init__(self, reader: Reader, resize: Resize, channels: int, divisor: int, reduced: bool) -> None:
+        super().__init__(reader, resize, channels, divisor)
+        self.reduced = reduced
+
     def batch(self, keys: Sequence[Key]) -> _Packed[Sample]:
         items, truths = [], []
         for key in keys:
-            sample = self.reader.read(key.image, self.channels)
-            image = sample.pixels
+            sample = self.reader.read(key.image, self.channels, self.resize.shrink if self.reduced else None)
             # Only the image is resized: the annotation is judged against as it is.
-            items.append(self.resize(Sample(sample.image_id, sample.path, image=image)))
-            truths.append(replace(sample, image=None, size=(image.shape[0], image.shape[1])))
+            items.append(self.resize(Sample(sample.image_id, sample.path, image=sample.pixels, full=sample.full)))
+            truths.append(replace(sample, image=None, size=sample.full_size, full=None, reduction=1))
         return _Packed(collate(items, self.divisor)[0], truths)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +20,34 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 
 EXIF_ORIENTATION = 0x0112
 """The tag that says how the camera was held; from 5 on, on its side."""
+
+Shrink = Callable[[tuple[int, int]], float]
+"""From the (height, width) of an image to how many times smaller than that it is going to be used."""
+
+REDUCED = {
+    (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    (1, 4): cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    (1, 8): cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    (3, 2): cv2.IMREAD_REDUCED_COLOR_2,
+    (3, 4): cv2.IMREAD_REDUCED_COLOR_4,
+    (3, 8): cv2.IMREAD_REDUCED_COLOR_8,
+}
+"""By channels and reduction: how OpenCV is asked for it."""
+
+
+class Decoded(NamedTuple):
+    """An image, and what was left out of it.
+
+    Attributes:
+        image: as `read_image` gives it.
+        reduction: 2, 4 or 8 where every pixel of it stands for as many of the file's in each direction, else 1.
+            The first one begins where the file's first does; the last may reach beyond the file's last.
+        full: (height, width) of the whole image, upright; None unless it was reduced.
+    """
+
+    image: NDArray[Any]
+    reduction: int = 1
+    full: tuple[int, int] | None = None
 
 
 def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = None) -> NDArray[Any]:
@@ -39,7 +68,37 @@ def read_image(path: Path, channels: int = 3, size: tuple[int, int] | None = Non
     Raises:
         DataError: when the file is missing, damaged, cut short or of another kind; the message says which.
     """
-    image = _load_npy(path) if path.suffix.lower() == ".npy" else _decode(path, channels, size)
+    return decode_image(path, channels, size).image
+
+
+def decode_image(
+    path: Path, channels: int = 3, size: tuple[int, int] | None = None, shrink: Shrink | None = None
+) -> Decoded:
+    """Reads an image, and of a JPEG no more than is needed.
+
+    A JPEG holds the frequencies of blocks of 8x8 pixels; leaving out the higher ones gives the image at a half, a
+    quarter or an eighth of its size, for less than decoding and resizing all of it.
+
+    Args:
+        path: as in `read_image`.
+        channels: as in `read_image`.
+        size: as in `read_image`.
+        shrink: how much smaller the image is going to be; it is not reduced by more. None reads it whole.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if path.suffix.lower() == ".npy":
+        return Decoded(_checked(_load_npy(path), channels, path))
+    data = _content(path)
+    reduced = None if shrink is None else _reduced(data, channels, size, shrink)
+    if reduced is not None:
+        return reduced._replace(image=_checked(reduced.image, channels, path))
+    return Decoded(_checked(_whole(data, channels, size, path), channels, path))
+
+
+def _checked(image: NDArray[Any], channels: int, path: Path) -> NDArray[Any]:
+    """(H, W, C) of the kinds that `read_image` promises."""
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] != channels:
@@ -79,14 +138,55 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[Any]:
+def _content(path: Path) -> NDArray[np.uint8]:
     # Not cv2.imread: it gives the same None for a missing file as for a damaged one.
     try:
-        data = np.fromfile(path, np.uint8)
+        return np.fromfile(path, np.uint8)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _reduced(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | None, shrink: Shrink) -> Decoded | None:
+    """A JPEG at a reduced scale; None for what is none, is damaged, or is needed whole."""
+    if not _is_jpeg(data) or _cut_short(data):
+        return None
+    try:
+        with Image.open(io.BytesIO(data.data)) as header:
+            stored = (header.height, header.width)
+            turned = header.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    upright = stored[::-1] if turned else stored
+    as_stored = size is not None and size != upright and size == stored
+    full = stored if as_stored else upright
+    reduction = next((by for by in (8, 4, 2) if by <= shrink(full)), 1)
+    if (channels, reduction) not in REDUCED:
+        return None
+    flags = REDUCED[channels, reduction] | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    image = _imdecode(data, flags)
+    # Pillow and OpenCV may understand an orientation differently.
+    if image is None or image.shape[:2] != tuple(-(-side // reduction) for side in full):
+        return None
+    return Decoded(_rgb(image) if channels == 3 else image, reduction, full)
+
+
+def _rgb(image: NDArray[Any]) -> NDArray[Any]:
+    """BGR to RGB, in place: fresh memory costs more than the exchange."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _is_jpeg(data: NDArray[np.uint8]) -> bool:
+    return data[:2].tobytes() == b"\xff\xd8"
+
+
+def _cut_short(data: NDArray[np.uint8]) -> bool:
+    """Whether a JPEG may be: OpenCV 4 fills the rest of one that was; the end-of-image marker tells."""
+    return data[-2:].tobytes() != b"\xff\xd9"
+
+
+def _whole(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | None, path: Path) -> NDArray[Any]:
     if channels == 3:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     elif channels == 1:
@@ -94,9 +194,7 @@ def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[
     else:
         flags = cv2.IMREAD_UNCHANGED
     image = _imdecode(data, flags)
-    # OpenCV 4 fills the rest of a JPEG that was cut short; the end-of-image marker tells.
-    cut_short = image is not None and data[:2].tobytes() == b"\xff\xd8" and data[-2:].tobytes() != b"\xff\xd9"
-    if image is None or cut_short:
+    if image is None or (_is_jpeg(data) and _cut_short(data)):
         problem = _problem(data)
         if image is None or problem:
             raise DataError(f"{path}: {problem or 'cannot be decoded'}")
@@ -105,7 +203,7 @@ def _decode(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[
         if stored is not None and stored.shape[:2] == size:
             image = stored
     if channels == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return _rgb(image)
     if image.ndim == 3 and image.shape[2] == 4:
         return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     return image

@@ -31,6 +31,9 @@ class Sample:
             an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
         semantic: (H, W) in 0..K-1, of `rehead.types.map_type`; `ignore_of` it where nothing counts.
+        reduction: as in `rehead.data.pixels.Decoded`. Where it is not 1, all of the annotation is in pixels of the
+            whole image until `aligned`.
+        full: (height, width) of the whole image where `image` was decoded at a reduced scale, until it is resized.
     """
 
     image_id: int | str
@@ -46,6 +49,8 @@ class Sample:
     label: int | NDArray[np.float32] | None = None
     image: NDArray[Any] | None = None
     semantic: NDArray[Any] | None = None
+    reduction: int = 1
+    full: tuple[int, int] | None = None
 
     @property
     def pixels(self) -> NDArray[Any]:
@@ -57,6 +62,34 @@ class Sample:
         if self.image is None:
             raise DataError(f"{self.path}: the pixels are not read yet; use reader.read(i, channels), not reader[i]")
         return self.image
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """(height, width) that `image` has or, decoded whole, would have."""
+        return self.full or (self.pixels.shape[0], self.pixels.shape[1])
+
+    def aligned(self) -> Sample:
+        """The same sample with its annotation in pixels of `image`, where that was decoded at a reduced scale.
+
+        What lies at x lies at x / reduction then, whatever the image's size was rounded to.
+        """
+        if self.reduction == 1:
+            return self
+        by = self.reduction
+        # The pixel under the centre.
+        rows, columns = (
+            np.minimum(np.arange(side) * by + by // 2, whole - 1)
+            for side, whole in zip(self.pixels.shape[:2], self.full_size, strict=True)
+        )
+        scale = np.array([1 / by, 1 / by, 1], np.float32)
+        return replace(
+            self,
+            boxes=None if self.boxes is None else self.boxes / np.float32(by),
+            masks=None if self.masks is None else self.masks[:, rows[:, None], columns],
+            keypoints=None if self.keypoints is None else self.keypoints * scale,
+            semantic=None if self.semantic is None else self.semantic[rows[:, None], columns],
+            reduction=1,
+        )
 
     def select(self, rows: NDArray[Any]) -> Sample:
         """The same image with some of its objects.
@@ -85,7 +118,8 @@ class Sample:
         if self.boxes is None:
             return self
         height, width = self.pixels.shape[:2]
-        boxes = np.clip(self.boxes, 0, np.array([width, height, width, height], np.float32))
+        limits = np.array([width, height, width, height], np.float32)
+        boxes = np.minimum(np.maximum(self.boxes, np.float32(0)), limits)
         keypoints = self.keypoints
         if keypoints is not None:
             inside = ((keypoints[:, :, :2] >= 0) & (keypoints[:, :, :2] <= (width, height))).all(axis=2)

@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from rehead.configs.augment import LargeScaleJitterOptions, MultiScaleOptions, ResizedCropOptions
 from rehead.data.sample import Sample
 from rehead.data.steps import Rng, Setting, Step, cut, resized
 from rehead.errors import ConfigError
 
+Size = tuple[int, int]
+Window = tuple[int, int, int, int]
+"""Top, left, height and width of a part of an image, in its pixels."""
 
-class ResizedCrop(Step):
+
+class Sizing(Step):
+    """A step that takes the image at its original size, in place of the resize."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    @abstractmethod
+    def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
+        """Draws which part of an image of this (height, width) is taken, and to which (height, width) it is brought.
+
+        The image is not needed for it, so that no more of it need be decoded than the plan asks for.
+        """
+
+    def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
+        """Cuts what will not be seen before it resizes."""
+        original = sample.full_size
+        window, size = self.plan(original, rng)
+        if window != (0, 0, *original):
+            window = _within((sample.pixels.shape[0], sample.pixels.shape[1]), window, original)
+            sample = cut(sample, window, self.setting.min_visible)
+        return resized(sample, size, self.setting.resize)
+
+
+def _within(reduced: Size, window: Window, original: Size) -> Window:
+    """The same part of an image that was decoded at a reduced scale, in whole pixels."""
+    starts, lengths = [], []
+    for side, start, length, whole in zip(reduced, window[:2], window[2:], original, strict=True):
+        lengths.append(min(max(1, round(length * side / whole)), side))
+        starts.append(min(round(start * side / whole), side - lengths[-1]))
+    return starts[0], starts[1], lengths[0], lengths[1]
+
+
+class ResizedCrop(Sizing):
     """A part of random area and shape, resized to what the whole image would be resized to.
 
     Raises:
         ConfigError: for classification without one size for all.
     """
 
-    sizes: ClassVar[bool] = True
-
     def __init__(self, options: ResizedCropOptions, setting: Setting) -> None:
+        super().__init__(setting)
         if setting.task == "classification" and setting.resize.fixed is None:
             raise ConfigError(["data.resize: classification needs one size for all: add crop, or height and width"])
         self.p = options.p
         self.options = options
-        self.setting = setting
 
-    def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
-        """Cuts, then resizes."""
-        height, width = sample.pixels.shape[:2]
+    def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
+        """The part as torchvision's `RandomResizedCrop` draws it."""
         resize = self.setting.resize
-        part = cut(sample, self._window(height, width, rng), self.setting.min_visible)
-        return resized(part, resize.fixed or resize.size_for((height, width)), resize)
+        return self._window(*original, rng), resize.fixed or resize.size_for(original)
 
-    def _window(self, height: int, width: int, rng: Rng) -> tuple[int, int, int, int]:
-        """As torchvision's `RandomResizedCrop`: ten tries, then the largest part in the middle that has the shape."""
+    def _window(self, height: int, width: int, rng: Rng) -> Window:
+        """Ten tries, then the largest part in the middle that has the shape."""
         low, high = (math.log(value) for value in self.options.ratio)
         for _ in range(10):
             area, ratio = rng.uniform(*self.options.scale) * height * width, math.exp(rng.uniform(low, high))
@@ -48,47 +80,40 @@ class ResizedCrop(Step):
         return (height - h) // 2, (width - w) // 2, h, w
 
 
-class LargeScaleJitter(Step):
+class LargeScaleJitter(Sizing):
     """The image at a random multiple of its size; of one that is larger, a random part of that size.
 
     What is smaller is not padded here: the batch does it, where another of its images is larger.
     """
 
-    sizes: ClassVar[bool] = True
-
     def __init__(self, options: LargeScaleJitterOptions, setting: Setting) -> None:
+        super().__init__(setting)
         self.p = options.p
         self.options = options
-        self.setting = setting
 
-    def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
-        """Cuts what will not be seen before it resizes."""
-        height, width = sample.pixels.shape[:2]
-        resize = self.setting.resize
+    def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
+        """A part where the image is enlarged, else all of it."""
+        height, width = original
+        size = self.setting.resize.size_for(original)
         scale = rng.uniform(*self.options.scale)
-        if scale > 1:
-            h, w = max(1, round(height / scale)), max(1, round(width / scale))
-            window = (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-            return resized(cut(sample, window, self.setting.min_visible), resize.size_for((height, width)), resize)
-        return resized(sample, _times(resize.size_for((height, width)), scale), resize)
+        if scale <= 1:
+            return (0, 0, height, width), _times(size, scale)
+        h, w = max(1, round(height / scale)), max(1, round(width / scale))
+        return (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w), size
 
 
-class MultiScale(Step):
+class MultiScale(Sizing):
     """The whole image at a random multiple of its size."""
 
-    sizes: ClassVar[bool] = True
-
     def __init__(self, options: MultiScaleOptions, setting: Setting) -> None:
+        super().__init__(setting)
         self.p = options.p
         self.options = options
-        self.setting = setting
 
-    def __call__(self, sample: Sample, partners: Sequence[Sample], rng: Rng) -> Sample:
-        """Resizes once, from the original."""
-        height, width = sample.pixels.shape[:2]
-        resize = self.setting.resize
-        return resized(sample, _times(resize.size_for((height, width)), rng.uniform(*self.options.scale)), resize)
+    def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
+        """All of it."""
+        return (0, 0, *original), _times(self.setting.resize.size_for(original), rng.uniform(*self.options.scale))
 
 
-def _times(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def _times(size: Size, scale: float) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -43,12 +43,10 @@ class Step(ABC):
 
     Attributes:
         p: how often it is done; 1 for a step that decides for itself.
-        sizes: whether it takes the image at its original size, in place of the resize.
         partners: how many other images it needs.
     """
 
     p: float = 1.0
-    sizes: ClassVar[bool] = False
     partners: ClassVar[int] = 0
 
     @abstractmethod

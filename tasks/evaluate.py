@@ -100,6 +100,7 @@ def run_evaluation(
         pin_memory=device.type == "cuda",
         rank=rank(),
         world=world(),
+        reduced=config.data.reduced_decoding == "always",
     )
     was_training = model.training
     model.eval()

@@ -49,7 +49,8 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
         classes=len(reader.of(labels[0]).classes) if labels else None,
         allow_albumentationsx=data.allow_albumentationsx,
     )
-    augment = Augment(data.augment, setting, config.train.seed, channels)
+    reduced = data.reduced_decoding != "never"
+    augment = Augment(data.augment, setting, config.train.seed, channels, reduced)
     augment.check(reader, channels)
     return augment
 

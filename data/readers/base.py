@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from rehead.data.instance_masks import RLE, decode
-from rehead.data.pixels import SUFFIXES, read_image
+from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.progress import Progress
@@ -53,34 +53,40 @@ class Reader(ABC):
     def __getitem__(self, index: int) -> Sample:
         """The annotation alone: no file is opened."""
 
-    def read(self, index: int, channels: int = 3) -> Sample:
+    def read(self, index: int, channels: int = 3, shrink: Shrink | None = None) -> Sample:
         """The annotation with its pixels.
+
+        Args:
+            index: of the image.
+            channels: of the image.
+            shrink: how much smaller the image is going to be, for decoding less of it; the sample then needs to be
+                `aligned`.
 
         Raises:
             DataError: when the image cannot be read, or is not of the size that its annotation says.
         """
         sample = self[index]
-        image = read_image(sample.path, channels, sample.size)
-        if sample.size is not None and image.shape[:2] != sample.size:
+        sample = with_pixels(sample, channels, sample.size, shrink)
+        if sample.size is not None and sample.full_size != sample.size:
             raise DataError(
-                f"{sample.path}: the image is {_by(image.shape[:2])} but its annotation says {_by(sample.size)} "
+                f"{sample.path}: the image is {_by(sample.full_size)} but its annotation says {_by(sample.size)} "
                 "(width x height); resize images and boxes together, or correct the annotation"
             )
-        return self.complete(index, replace(sample, image=image))
+        return self.complete(index, sample)
 
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with what its annotation holds per pixel: instance masks if asked for, here.
 
         Args:
             index: of the image.
-            sample: with its pixels, in which the masks' size must be the same.
+            sample: with its pixels; the masks must have the size of the whole image.
 
         Raises:
             DataError: when a mask cannot be read, or is not of the image's size.
         """
         if not self.masks:
             return sample
-        size = (sample.pixels.shape[0], sample.pixels.shape[1])
+        size = sample.full_size
         return replace(sample, masks=decode(self.segmentations(index, size), size))
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
@@ -99,6 +105,12 @@ class Reader(ABC):
         raise DataError(
             f"{self[index].path}: this data format has no instance masks; use coco, yolo, via or instance_masks"
         )
+
+
+def with_pixels(sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None) -> Sample:
+    """An annotation with its pixels; the arguments are those of `rehead.data.pixels.decode_image`."""
+    image, reduction, full = decode_image(sample.path, channels, size, shrink)
+    return replace(sample, image=image, reduction=reduction, full=full)
 
 
 class MissingPathError(DataError):

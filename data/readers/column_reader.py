@@ -12,8 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE, code_of
-from rehead.data.pixels import read_image
-from rehead.data.readers.base import Reader, checked_classes, listed, named_classes, unknown_classes
+from rehead.data.pixels import Shrink
+from rehead.data.readers.base import (
+    Reader,
+    checked_classes,
+    listed,
+    named_classes,
+    unknown_classes,
+    with_pixels,
+)
 from rehead.data.readers.columns import Columns, id_at
 from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
@@ -110,14 +117,13 @@ class ColumnReader(Reader):
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
 
-    def read(self, index: int, channels: int = 3) -> Sample:
+    def read(self, index: int, channels: int = 3, shrink: Shrink | None = None) -> Sample:
         """The annotation with its pixels; where there is a class map, its size says which way up the image is."""
         if self.values is None:
-            return super().read(index, channels)
-        sample = self[index]
+            return super().read(index, channels, shrink)
         semantic = self.semantic(index)
-        image = read_image(sample.path, channels, size=(semantic.shape[0], semantic.shape[1]))
-        return self._with_map(replace(sample, image=image), semantic)
+        sample = with_pixels(self[index], channels, (semantic.shape[0], semantic.shape[1]), shrink)
+        return self._with_map(sample, semantic)
 
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with its class map or, if asked for, its instance masks."""
@@ -126,7 +132,7 @@ class ColumnReader(Reader):
         return self._with_map(replace(sample, mask_path=self[index].mask_path), self.semantic(index))
 
     def _with_map(self, sample: Sample, semantic: NDArray[Any]) -> Sample:
-        height, width = sample.pixels.shape[:2]
+        height, width = sample.full_size
         if (height, width) != semantic.shape:
             raise DataError(
                 f"{sample.mask_path}: the mask is {semantic.shape[1]}x{semantic.shape[0]} "

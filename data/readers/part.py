@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
+from rehead.data.pixels import Shrink
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.sample import Sample
@@ -56,9 +57,9 @@ class PartReader(Reader):
     def __getitem__(self, index: int) -> Sample:
         return self.whole[int(self.rows[index])]
 
-    def read(self, index: int, channels: int = 3) -> Sample:
+    def read(self, index: int, channels: int = 3, shrink: Shrink | None = None) -> Sample:
         """The annotation with its pixels."""
-        return self.whole.read(int(self.rows[index]), channels)
+        return self.whole.read(int(self.rows[index]), channels, shrink)
 
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with what its annotation holds per pixel."""

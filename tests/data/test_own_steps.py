@@ -57,7 +57,7 @@ class Scenes(Reader):
     def __getitem__(self, index: int) -> Sample:
         return replace(self.samples[index], image=None, semantic=None, masks=None)
 
-    def read(self, index: int, channels: int = 3) -> Sample:
+    def read(self, index: int, channels: int = 3, shrink: Any = None) -> Sample:
         return self.samples[index]
 
 
@@ -105,7 +105,7 @@ def test_everything_stays_together(name: str, resize: str, number: int, seed: in
     np.testing.assert_array_equal(after.areas, after.labels)
     # Every pixel has its class's colour, but for edges that are blurred.
     told = after.pixels[:, :, 0].astype(float) - after.semantic * 30.0
-    assert (np.abs(told) <= 15).mean() > 0.8
+    assert (np.abs(told) <= 15).mean() > 0.7
     for box, label, mask, points in zip(after.boxes, after.labels, after.masks, after.keypoints, strict=True):
         assert (after.semantic[mask > 0] == label + 1).mean() > 0.95
         y, x = np.nonzero(mask)
