@@ -110,6 +110,14 @@ class ColumnReader(Reader):
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
 
+    def asked(self) -> NDArray[np.bool_]:
+        """(N,) which objects of the columns are of the chosen classes."""
+        assert self.columns.labels is not None
+        if self._label_of is None:
+            return np.ones(len(self.columns.labels), bool)
+        chosen: NDArray[np.bool_] = self._label_of[self.columns.labels] >= 0
+        return chosen
+
     def read(self, index: int, channels: int = 3) -> Sample:
         """The annotation with its pixels; where there is a class map, its size says which way up the image is."""
         if self.values is None:

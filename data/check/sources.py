@@ -1,0 +1,188 @@
+"""From a folder or a configuration to the splits that are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rehead.configs.heads import MULTI_LABEL, task_of
+from rehead.configs.load import find, load_config
+from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
+from rehead.configs.schema import Config, SourceOptions
+from rehead.data.check.findings import Findings
+from rehead.data.pixels import SUFFIXES
+from rehead.data.readers import SPLITS, open_whole
+from rehead.data.readers.base import MissingPathError, reason
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
+from rehead.errors import DataError
+from rehead.progress import say
+
+
+@dataclass
+class Source:
+    """One split of one source of annotations.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        options: of the split.
+        root: what its paths start from.
+        reader: of all that could be read of it.
+        tasks: of the heads that learn from it; empty where a folder is checked without a configuration.
+        named: whether the values of class maps have names: else any value is right.
+    """
+
+    split: str
+    options: SplitOptions
+    root: Path
+    reader: ColumnReader
+    tasks: frozenset[str]
+    named: bool = True
+
+
+@dataclass
+class DataSet:
+    """What is checked.
+
+    Attributes:
+        sources: every split that is written out, by source.
+        drawn: the splits that are drawn from the training images.
+        config: where one was given.
+        format: of the first source.
+    """
+
+    sources: list[Source]
+    drawn: list[str]
+    config: Config | None
+    format: str
+
+
+def open_all(source: str | Path, overrides: Mapping[str, Any] | None, task: str | None, findings: Findings) -> DataSet:
+    """Opens every split of a folder, or of a configuration.
+
+    Args:
+        source: a folder whose format is recognised, a YAML file, or the name of a recipe.
+        overrides: of a configuration, by dotted key.
+        task: what a folder is for, where it could be read in several ways.
+        findings: take note of annotations that cannot be used.
+
+    Raises:
+        ConfigError: for a wrong configuration.
+        DataError: for a folder in no known format, and paths of a configuration that are not there.
+    """
+    if Path(source).is_dir():
+        return _folder(Path(source), task, findings)
+    find(source)  # a typing error is named before anything else
+    config = load_config(source, overrides)
+    data_set = DataSet([], [], config, config.data.format or "")
+    wanted: dict[tuple[str, str, tuple[str, ...] | None], set[str]] = {}
+    for key, head in config.model.heads.items():
+        own = key in config.data.sources
+        options: SourceOptions = config.data.sources[key] if own else config.data
+        names = head.classes or options.classes
+        kind = "maps" if task_of(head) == "segmentation" else ""
+        wanted.setdefault((key if own else "", kind, tuple(names) if names else None), set()).add(task_of(head))
+    for (key, _, chosen), served in wanted.items():
+        where = f"data.sources.{key}" if key else "data"
+        _open(data_set, config.data.sources[key] if key else config.data, where, chosen, served, findings)
+    return data_set
+
+
+def _open(
+    data_set: DataSet,
+    options: SourceOptions,
+    where: str,
+    names: tuple[str, ...] | None,
+    tasks: set[str],
+    findings: Findings,
+    *,
+    named: bool = True,
+) -> None:
+    opened: list[Source] = []
+    for split in SPLITS:
+        own = getattr(options, split)
+        if own is None:
+            continue
+        if isinstance(own, FromTrainSplit):
+            data_set.drawn.append(split)
+            continue
+        task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        try:
+            reader = open_whole(options, split, names, where, task, findings)
+        except DataError as error:
+            if isinstance(error.__cause__, MissingPathError):
+                raise
+            file = Path(options.root) / str(getattr(own, "annotations", None) or getattr(own, "images", ""))
+            findings("broken_annotation", file, reason(error, file.absolute() if str(file) not in str(error) else file))
+            continue
+        if isinstance(reader, ColumnReader):
+            reader.boxes = tasks != {MULTI_LABEL}
+            opened.append(Source(split, own, Path(options.root).expanduser(), reader, frozenset(tasks), named))
+    if not opened and not data_set.drawn and not findings:
+        raise DataError(f"{where}: no split; add {where}.train")
+    _compare_lists(opened, findings)
+    data_set.sources += opened
+
+
+def _compare_lists(opened: list[Source], findings: Findings) -> None:
+    """Formats that list their classes must list those of training in every split."""
+    train = next((one for one in opened if one.split == "train"), None)
+    if train is None or train.reader.columns.classes is None:
+        return
+    for one in opened:
+        known = one.reader.columns.classes
+        if one is train or known is None or not one.reader.columns.listed:
+            continue
+        absent = [name for name in train.reader.classes.names if name not in known.names]
+        if absent:
+            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has")
+
+
+def _folder(root: Path, task: str | None, findings: Findings) -> DataSet:
+    tasks = {task} if task else set()
+    found = recognise(root, tasks)
+    if found.format == "instance_masks" and not task and not _numbers_objects(root, found):
+        found = recognise(root, {"segmentation"})
+    named = found.format != "masks" or bool(found.more.get("values"))
+    values = found.more.get("values")
+    if not named:
+        values = _any_values(root, found)
+    say(f"{root}: {found.saw}, read as {found.format}: {', '.join(found.splits)}")
+    splits = {split: READERS.get(found.format).options.model_validate(own) for split, own in found.splits.items()}
+    options = SourceOptions(format=found.format, root=str(root), values=values, **splits)
+    data_set = DataSet([], [], None, found.format)
+    _open(data_set, options, "data", None, tasks, findings, named=named)
+    return data_set
+
+
+def _first_masks(root: Path, found: Found) -> list[Path]:
+    folder = root / next(iter(found.splits.values()))["masks"]
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+
+
+def _numbers_objects(root: Path, found: Found) -> bool:
+    """Whether masks number objects: from 1 on without a gap, and not up to the same number everywhere."""
+    numbers = set()
+    for path in _first_masks(root, found):
+        try:
+            if opened_mask(path).mode not in NUMBERED:
+                return False
+            values = np.unique(read_mask(path))
+        except DataError:
+            continue
+        present = values[values > 0]
+        if len(present) != (present[-1] if len(present) else 0):
+            return False
+        numbers.add(len(present))
+    return len(numbers) > 1 or numbers == {1}
+
+
+def _any_values(root: Path, found: Found) -> dict[str, Any]:
+    """A name for every value that masks of this kind may have."""
+    colours = any(opened_mask(path).mode not in NUMBERED for path in _first_masks(root, found))
+    return {"any": [0, 0, 0]} if colours else {str(value): value for value in range(256)}
