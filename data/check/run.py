@@ -125,7 +125,6 @@ def _report_duplicates(checked: Checked, prints: dict[Path, int], users: Mapping
     for path in paths:
         if len(users[path]) > 1:
             checked.findings("leak", path, f"is in {_splits(users[path])}")
-    drawn = _splits(set(checked.data.drawn))
     for group in near_duplicates([prints[path] for path in paths]):
         own = [paths[row] for row in group]
         splits = set().union(*(users[path] for path in own))
@@ -135,10 +134,7 @@ def _report_duplicates(checked: Checked, prints: dict[Path, int], users: Mapping
                 said = f"({_splits(users[path])}) is nearly {elsewhere[0]} ({_splits(users[elsewhere[0]])})"
                 checked.findings("leak", path, said)
             else:
-                said = f"is nearly {own[0]}"
-                if drawn:
-                    said += f"; {drawn} may get one of them and train the other, unless their bytes are the same"
-                checked.findings("near_duplicate", path, said)
+                checked.findings("near_duplicate", path, f"is nearly {own[0]}")
 
 
 def _mask_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, int] | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +96,25 @@ class MaskValues:
         found: NDArray[Any] = self._label_at[place]
         return found
 
-    def present(self, path: Path) -> frozenset[int]:
-        """The classes that occur in a mask.
+    def distinct(self, path: Path) -> list[int]:
+        """The values of a mask file, rising; a colour is 65536 red + 256 green + blue.
 
         Raises:
-            DataError: as `read`.
+            DataError: naming the file, if it cannot be read.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        values = _distinct(path, path.stat().st_mtime_ns, self.colours)
-        if not values <= self.labels.keys():
-            raise self._unknown(path, np.array(sorted(values)))
+        mask = pack(read_colours(path)) if self.colours else read_mask(path)
+        small = mask.dtype == np.uint8
+        values: list[int] = (np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)).tolist()
+        return values
+
+    def present(self, values: Sequence[int], path: Path) -> frozenset[int]:
+        """The classes of the values of a mask.
+
+        Raises:
+            DataError: naming the file and the values that are no class.
+        """
+        if not set(values) <= self.labels.keys():
+            raise self._unknown(path, np.array(values))
         return frozenset(self.labels[value] for value in values) - {self._ignored}
 
     def _unknown(self, path: Path, mask: NDArray[np.integer]) -> DataError:
@@ -132,15 +139,6 @@ class MaskValues:
             f"({meant}).{lossy}{binary} Values that do not count "
             "belong in data.ignore_index, the others need names in data.classes (or data.values)"
         )
-
-
-@cache
-def _distinct(path: Path, changed: int, colours: bool) -> frozenset[int]:
-    """The values of a mask file. Remembered, since each split that is drawn from a data set asks again."""
-    mask = pack(read_colours(path)) if colours else read_mask(path)
-    return frozenset(
-        (np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask)).tolist()
-    )
 
 
 def _packed(colour: Colour) -> int:
