@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+import yaml
 
 from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
+
+Format = Literal["coco", "yolo", "voc", "masks"]
+Images = Literal["copy", "link"]
 
 data = typer.Typer(
     name="data",
@@ -47,3 +51,32 @@ def show(
     from rehead.tasks.show_data import show_data
 
     show_data(config, parsed, out, count=count, draws=draws, split=split)
+
+
+@data.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
+    dest: Annotated[Path, typer.Argument(help="The folder to write: a new one.")],
+    to: Annotated[Format, typer.Option(help="The format to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key: data.format=masks ...", metavar="key=value")
+    ] = None,
+    images: Annotated[Images, typer.Option(help="Copy the images, or make hard links of them.")] = "copy",
+) -> None:
+    """Write a data set anew in another format, with every split, and say what that format could not hold.
+
+    Example: rehead data convert datasets/raccoon raccoon_coco --to coco
+    """
+    from rehead.data.readers.every_split import open_every_split, source_of
+    from rehead.data.writers import write
+    from rehead.data.writers.content import lines
+    from rehead.files import check_free
+    from rehead.progress import say
+
+    check_free(dest)
+    options, task = source_of(source, parse_overrides(overrides or []), maps=to == "masks")
+    written = write(open_every_split(options, task), to, dest, link=images == "link")
+    for line in lines(written.notes):
+        say(f"not kept: {line}")
+    say(f"{dest}: written; the configuration that reads it:")
+    typer.echo(yaml.safe_dump({"data": written.options}, sort_keys=False, allow_unicode=True).rstrip())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-INSIDE_DATA = ["data/readers", "data/check"]
+INSIDE_DATA = ["data/readers", "data/check", "data/writers"]
 ROOMS = ["backbones", "heads", "tasks", "training", "evaluation", "data", *INSIDE_DATA, "configs", "cli"]
 
 

@@ -84,7 +84,7 @@ class ColumnReader(Reader):
         if columns.starts is not None:
             assert columns.boxes is not None
             assert columns.labels is not None
-            rows = self._rows(index)
+            rows = self.rows_of(index)
             labels = columns.labels[rows].astype(np.int64)
             labels = labels if self._label_of is None else self._label_of[labels]
             if self.presence:
@@ -100,8 +100,8 @@ class ColumnReader(Reader):
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
         return sample
 
-    def _rows(self, index: int) -> slice | NDArray[np.int64]:
-        """Where the image's objects of the chosen classes are."""
+    def rows_of(self, index: int) -> slice | NDArray[np.int64]:
+        """Where in the columns the image's objects of the chosen classes are."""
         columns = self.columns
         assert columns.starts is not None
         assert columns.labels is not None
@@ -159,7 +159,7 @@ class ColumnReader(Reader):
             return super().segmentations(index, size)
         index = range(len(self))[index]
         found = []
-        rows = self._rows(index)
+        rows = self.rows_of(index)
         for row in range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist():
             text = columns.segmentations.raw(row)
             try:
