@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 import yaml
 
+from rehead.cli.data_check import check
 from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 
@@ -16,14 +17,10 @@ Images = Literal["copy", "link"]
 
 data = typer.Typer(
     name="data",
-    help="Look at a data set.\n\nExample: rehead data show camvid_unet_r18 data.root=datasets/camvid --out camvid.jpg",
+    help="Look at a data set, and find what is wrong with it.\n\nExample: rehead data check datasets/raccoon",
     no_args_is_help=True,
 )
-
-
-@data.callback()
-def _several() -> None:
-    """Without it, a single command would stand for all of `rehead data`."""
+data.command()(check)
 
 
 @data.command()

@@ -43,15 +43,13 @@ def check_data(
     source: str | Path,
     overrides: Mapping[str, Any] | None = None,
     *,
-    task: str | None = None,
     workers: int | None = None,
 ) -> Checked:
     """Reads everything and notes what is wrong with it.
 
     Args:
         source: a folder whose format is recognised, a YAML file, or the name of a recipe.
-        overrides: of a configuration, by dotted key.
-        task: what a folder is for, where it could be read in several ways.
+        overrides: by dotted key; of a folder, those of `data`.
         workers: processes; one per core unless given.
 
     Raises:
@@ -59,7 +57,7 @@ def check_data(
         DataError: for a folder in no known format, and paths that are not there.
     """
     findings = Findings()
-    data = open_all(source, overrides, task, findings)
+    data = open_all(source, overrides or {}, findings)
     checked = Checked(data, findings)
     if not data.sources:
         return checked

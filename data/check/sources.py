@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.heads import MULTI_LABEL, task_of
-from rehead.configs.load import find, load_config
+from rehead.configs.heads import HEADS, MULTI_LABEL, task_of
+from rehead.configs.load import find, load_config, override
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Findings
@@ -20,7 +20,7 @@ from rehead.data.readers.base import MissingPathError, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
-from rehead.errors import DataError
+from rehead.errors import ConfigError, DataError
 from rehead.progress import say
 
 
@@ -62,13 +62,12 @@ class DataSet:
     format: str
 
 
-def open_all(source: str | Path, overrides: Mapping[str, Any] | None, task: str | None, findings: Findings) -> DataSet:
+def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
     """Opens every split of a folder, or of a configuration.
 
     Args:
         source: a folder whose format is recognised, a YAML file, or the name of a recipe.
-        overrides: of a configuration, by dotted key.
-        task: what a folder is for, where it could be read in several ways.
+        overrides: by dotted key; of a folder, those of `data`.
         findings: take note of annotations that cannot be used.
 
     Raises:
@@ -76,7 +75,7 @@ def open_all(source: str | Path, overrides: Mapping[str, Any] | None, task: str 
         DataError: for a folder in no known format, and paths of a configuration that are not there.
     """
     if Path(source).is_dir():
-        return _folder(Path(source), task, findings)
+        return _folder(Path(source), overrides, findings)
     find(source)  # a typing error is named before anything else
     config = load_config(source, overrides)
     data_set = DataSet([], [], config, config.data.format or "")
@@ -143,20 +142,29 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
             findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has")
 
 
-def _folder(root: Path, task: str | None, findings: Findings) -> DataSet:
-    tasks = {task} if task else set()
-    found = recognise(root, tasks)
-    if found.format == "instance_masks" and not task and not _numbers_objects(root, found):
+def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
+    others = [key for key in overrides if not key.startswith("data.")]
+    if others:
+        raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
+    given: dict[str, Any] = override({}, overrides).get("data") or {}
+    asked = given.get("format")
+    found = recognise(root, {"segmentation"} if asked == "masks" else ())
+    if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
         found = recognise(root, {"segmentation"})
-    named = found.format != "masks" or bool(found.more.get("values"))
-    values = found.more.get("values")
+    if asked not in (None, found.format):
+        raise DataError(f"{root}: data.format={asked}: it has {found.saw}, which is {found.format}")
+    raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
+    named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:
-        values = _any_values(root, found)
-    say(f"{root}: {found.saw}, read as {found.format}: {', '.join(found.splits)}")
-    splits = {split: READERS.get(found.format).options.model_validate(own) for split, own in found.splits.items()}
-    options = SourceOptions(format=found.format, root=str(root), values=values, **splits)
+        raw["values"] = _any_values(root, found)
+    say(f"{root} has {found.saw}: {found.format}, {', '.join(found.splits)}")
+    # Any head of a task that the format is for: only data are looked at.
+    task = READERS.get(found.format).about["task"].split(", ")[0]
+    head = next(entry.name for entry in HEADS if entry.about["task"] == task)
+    options = load_config({"task": task, "model": {"head": head}, "data": raw}).data
     data_set = DataSet([], [], None, found.format)
-    _open(data_set, options, "data", None, tasks, findings, named=named)
+    names = tuple(options.classes) if options.classes else None
+    _open(data_set, options, "data", names, set(), findings, named=named)
     return data_set
 
 
