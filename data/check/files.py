@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rehead.configs.readers import MasksSplit, YoloSplit
+from rehead.configs.readers import CocoSplit, CsvSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
 from rehead.data.check.findings import Findings
 from rehead.data.check.sources import Source
 from rehead.data.pixels import SUFFIXES
@@ -36,11 +36,10 @@ def report_files(sources: Sequence[Source], findings: Findings) -> None:
 
 def _all_named(source: Source) -> bool:
     """Whether the annotations should name every image of their folder."""
-    narrowed = getattr(source.options, "image_set", None) or getattr(source.options, "partial", False)
-    part = getattr(source.options, "part", (0.0, 1.0))
-    plain = source.reader.columns.image_labels is None and not isinstance(source.options, YoloSplit)
-    images = Path(str(getattr(source.options, "images", "")))
-    return plain and not narrowed and tuple(part) == (0.0, 1.0) and images.suffix != ".txt" and images != Path()
+    options = source.options
+    if isinstance(options, VocSplit):
+        return options.image_set is None and source.reader.columns.masks is None
+    return isinstance(options, CocoSplit | CsvSplit | ViaSplit) and Path(options.images) != Path()
 
 
 def _report_labels(source: Source, findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:
         raw["values"] = _any_values(root, found)
-    say(f"{root} has {found.saw}: {found.format}, {', '.join(found.splits)}")
+    other = {"masks": "number objects: data.format=instance_masks", "instance_masks": "are classes: data.format=masks"}
+    doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
+    say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
     # Any head of a task that the format is for: only data are looked at.
     task = READERS.get(found.format).about["task"].split(", ")[0]
     head = next(entry.name for entry in HEADS if entry.about["task"] == task)
@@ -178,12 +181,10 @@ def _numbers_objects(root: Path, found: Found) -> bool:
     numbers = set()
     for path in _first_masks(root, found):
         try:
-            if opened_mask(path).mode not in NUMBERED:
-                return False
-            values = np.unique(read_mask(path))
+            present = np.unique(read_mask(path))
         except DataError:
             continue
-        present = values[values > 0]
+        present = present[present > 0]
         if len(present) != (present[-1] if len(present) else 0):
             return False
         numbers.add(len(present))
@@ -192,5 +193,8 @@ def _numbers_objects(root: Path, found: Found) -> bool:
 
 def _any_values(root: Path, found: Found) -> dict[str, Any]:
     """A name for every value that masks of this kind may have."""
-    colours = any(opened_mask(path).mode not in NUMBERED for path in _first_masks(root, found))
-    return {"any": [0, 0, 0]} if colours else {str(value): value for value in range(256)}
+    for path in _first_masks(root, found):
+        with suppress(DataError):
+            if opened_mask(path).mode not in NUMBERED:
+                return {"any": [0, 0, 0]}
+    return {str(value): value for value in range(256)}
