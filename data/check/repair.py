@@ -105,9 +105,9 @@ def repair(checked: Checked, out: Path) -> list[str]:
         else:
             written = write(readers, "masks" if first.values is not None else "coco", out)
             options, notes = written.options, lines(written.notes)
-    said = [f"{count} {what}" for what, count in work.done.items() if count]
+    said = [f"{what}: {count}" for what, count in work.done.items() if count]
     left = [
-        f"not repaired: {len(group)} {code} ({CODES[code].meaning})"
+        f"not repaired, {code}: {len(group)} ({CODES[code].meaning})"
         for code, group in checked.findings.grouped().items()
         if not CODES[code].repair and CODES[code].severity == "error"
     ]
