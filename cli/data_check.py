@@ -49,7 +49,8 @@ def check(
 
     checked = check_data(source, parsed)
     console = Console()
-    _print_findings(console, checked.findings, examples)
+    root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
+    _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
         found = [asdict(one) for one in checked.findings]
         write_text(json_file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
@@ -58,7 +59,7 @@ def check(
         from rehead.data.check.repair import repair
 
         for line in repair(checked, fix):
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if checked.findings.errors:
         raise typer.Exit(1)
 
@@ -85,7 +86,8 @@ def _refuse_misuse(source: str, json_file: Path | None, fix: Path | None, pictur
         check_free(fix)
 
 
-def _print_findings(console: Console, findings: Findings, examples: int) -> None:
+def _print_findings(console: Console, findings: Findings, examples: int, root: str) -> None:
+    """A table for each severity; files without the folder that all are in."""
     from rehead.data.check.findings import CODES, SEVERITIES
 
     groups = findings.grouped()
@@ -104,9 +106,10 @@ def _print_findings(console: Console, findings: Findings, examples: int) -> None
             expand=True,
         )
         for code, group in own.items():
-            shown = [f"[dim]{escape(one.file)}:[/] {escape(one.message)}" for one in group[:examples]]
-            more = [f"[dim]and {len(group) - examples} more[/]"] if 0 < examples < len(group) else []
-            table.add_row(code, str(len(group)), "\n".join([CODES[code].meaning, *shown, *more]))
+            shown = [f"{one.file}: {one.message}".replace(f"{Path(root)}/", "") for one in group[:examples]]
+            more = [f"and {len(group) - examples} more"] if 0 < examples < len(group) else []
+            lines = [CODES[code].meaning, *(f"[dim]{escape(line)}[/]" for line in (*shown, *more))]
+            table.add_row(code, str(len(group)), "\n".join(lines))
         console.print(table)
     console.print(", ".join(_plural(totals[severity], severity) for severity in SEVERITIES))
 
@@ -121,6 +124,8 @@ def _print_statistics(console: Console, checked: Checked, picture: Path | None) 
     if not checked.data.sources:
         return
     unit = _unit(checked)
+    read = ", ".join(f"{len(source.reader)} in {source.split}" for source in checked.data.sources)
+    console.print(f"images: {read}", highlight=False)
     boxes = box_statistics(checked)
     splits = list(dict.fromkeys(split for own in checked.counts.values() for split in own))
     table = Table(
@@ -140,7 +145,7 @@ def _print_statistics(console: Console, checked: Checked, picture: Path | None) 
     if boxes is not None:
         console.print(_box_table(boxes))
         for line in boxes.meaning():
-            console.print(f"- {line}", markup=False, highlight=False)
+            console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
     if picture is not None:
         from rehead.data.check.picture import draw
 

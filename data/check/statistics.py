@@ -19,6 +19,9 @@ from rehead.data.resize import DEFAULTS, Resize
 SMALL, LARGE = 32, 96
 """Pixels: COCO calls objects small below the square of the first, and large above that of the second."""
 
+MATCH = 0.5
+"""IoU with its best anchor from which a box is matched well; below, only its one best anchor learns from it."""
+
 LONG = 2.0
 """How many times as long as wide the usual anchors are at most."""
 
@@ -31,16 +34,14 @@ class BoxStatistics:
         resize: in words.
         sides: (N, 2) width and height in pixels.
         originals: (N, 2) the same before resizing.
-        unmatched: by head, the share of boxes that overlap by less than its threshold with every anchor, were it
-            centred on them.
-        thresholds: by head.
+        unmatched: by head, the share of boxes that overlap by less than `MATCH` with every anchor, were it centred on
+            them.
     """
 
     resize: str
     sides: NDArray[np.float64]
     originals: NDArray[np.float64]
     unmatched: dict[str, float]
-    thresholds: dict[str, float]
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -75,14 +76,15 @@ class BoxStatistics:
             f"{np.quantile(ratios, 0.25):.2f} to {np.quantile(ratios, 0.75):.2f}"
         )
         for name, share in self.unmatched.items():
-            said = f"{name}: {share:.1%} of the boxes reach IoU {self.thresholds[name]:g} with no anchor of that shape"
-            if share > 0.05:
-                quantiles = np.quantile(np.clip(ratios, 0.05, 20), [0.1, 0.5, 0.9])
+            said = f"{name}: {share:.0%} of the boxes overlap with none of its anchors by IoU {MATCH}, even if centred"
+            if share > 0.1:
+                tenths = np.quantile(np.clip(ratios, 0.05, 20), [0.1, 0.5, 0.9])
                 said += (
-                    "; they learn from their one best anchor. Their shapes ask for "
-                    f"aspect_ratios: [{', '.join(f'{value:.2g}' for value in quantiles)}]"
-                    + (", and smaller anchor_sizes or larger images" if small > 0.3 else "")
+                    ", and learn from one poor anchor each; their shapes ask for aspect_ratios: "
+                    f"[{', '.join(f'{value:.2g}' for value in tenths)}]"
                 )
+                if small > 0.1:
+                    said += ", the small ones for smaller anchor_sizes or larger images"
             lines.append(said)
         return lines
 
@@ -112,13 +114,11 @@ def box_statistics(checked: Checked) -> BoxStatistics | None:
     usual = [RetinaNetOptions(), FasterRCNNOptions()]
     heads: Sequence[HeadOptions] = usual if config is None else list(config.model.heads.values())
     unmatched: dict[str, float] = {}
-    limits: dict[str, float] = {}
     for head in heads:
         anchors = _anchors(head)
         if anchors is not None:
-            shapes, limits[head.name] = anchors
-            unmatched[head.name] = float((_best_iou(all_sides, shapes) < limits[head.name]).mean())
-    return BoxStatistics(_words(options), all_sides, np.concatenate(originals), unmatched, limits)
+            unmatched[head.name] = float((_best_iou(all_sides, anchors) < MATCH).mean())
+    return BoxStatistics(_words(options), all_sides, np.concatenate(originals), unmatched)
 
 
 def _words(options: ResizeOptions) -> str:
@@ -133,21 +133,19 @@ def _scale(resize: Resize, size: tuple[int, int] | None) -> tuple[float, float]:
     return width / size[1], height / size[0]
 
 
-def _anchors(head: HeadOptions) -> tuple[NDArray[np.float64], float] | None:
-    """(A, 2) widths and heights of a head's anchors, and the IoU that makes one positive; None without anchors."""
+def _anchors(head: HeadOptions) -> NDArray[np.float64] | None:
+    """(A, 2) widths and heights of a head's anchors; None for a head without."""
     if isinstance(head, RetinaNetOptions):
         sizes: Sequence[Sequence[float]] = head.anchor_sizes or [
             [4.0 * 2**level * 2 ** (step / 3) for step in range(3)] for level in range(3, 8)
         ]
-        limit = head.positive_iou
     elif isinstance(head, RCNNOptions):
         sizes = head.anchor_sizes or [[8.0 * 2**level] for level in range(2, 7)]
-        limit = head.rpn_positive_iou
     else:
         return None
     flat = [size for level in sizes for size in level]
     shapes = [(size / np.sqrt(ratio), size * np.sqrt(ratio)) for size, ratio in product(flat, head.aspect_ratios)]
-    return np.array(shapes), limit
+    return np.array(shapes)
 
 
 def _best_iou(sides: NDArray[np.float64], anchors: NDArray[np.float64]) -> NDArray[np.float64]:
