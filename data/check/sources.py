@@ -17,7 +17,7 @@ from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Findings
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import MissingPathError, reason
+from rehead.data.readers.base import reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
@@ -115,8 +115,8 @@ def _open(
         try:
             reader = open_whole(options, split, names, where, task, findings)
         except DataError as error:
-            if isinstance(error.__cause__, MissingPathError):
-                raise
+            if str(error).startswith("data."):
+                raise  # what the configuration says is wrong, not the data
             file = Path(options.root) / str(getattr(own, "annotations", None) or getattr(own, "images", ""))
             findings("broken_annotation", file, reason(error, file.absolute() if str(file) not in str(error) else file))
             continue
