@@ -81,3 +81,4 @@ def _classes(axes: Any, counts: Counts, unit: str) -> None:
     least = min((count for own in counts.values() for count in own.values() if count), default=0)
     if least and most / least > 100:
         axes.set_xscale("log")
+        axes.set_xlabel(f"{unit}, logarithmic")

@@ -70,11 +70,10 @@ def check_data(
             jobs = _jobs(one, channels)
             report_masks(jobs, facts, one.reader.values.labels if one.named else None, findings)
         elif columns.boxes is not None:
-            sizes = [fact.size for fact in facts]
+            sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
-            checked.useless[number] = useless | report_outlines(
-                one.reader, _mask_sizes(one, facts), one.tasks, findings
-            )
+            useless |= report_outlines(one.reader, sizes, one.tasks, findings)
+            checked.useless[number] = useless
             _report_bare(one, findings)
     _count_classes(checked)
     return checked
@@ -135,8 +134,8 @@ def _report_duplicates(checked: Checked, prints: dict[Path, int], users: Mapping
                 checked.findings("near_duplicate", path, f"is nearly {own[0]}")
 
 
-def _mask_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, int] | None]:
-    """What outlines must fit: the annotation's size, which is an error of its own if it is not the image's."""
+def _annotated_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, int] | None]:
+    """What boxes and outlines must fit: the annotation's size, which is a finding of its own if the image's is not."""
     return [source.reader[row].size or fact.size for row, fact in enumerate(facts)]
 
 

@@ -34,14 +34,35 @@ class BoxStatistics:
         resize: in words.
         sides: (N, 2) width and height in pixels.
         originals: (N, 2) the same before resizing.
-        unmatched: by head, the share of boxes that overlap by less than `MATCH` with every anchor, were it centred on
-            them.
+        anchors: by head, the (A, 2) sides of its anchors, and every box's IoU with the best of them, both centred on
+            one point.
     """
 
     resize: str
     sides: NDArray[np.float64]
     originals: NDArray[np.float64]
-    unmatched: dict[str, float]
+    anchors: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+    def _anchors_mean(self, name: str, anchors: NDArray[np.float64], best: NDArray[np.float64]) -> str:
+        poor = best < MATCH
+        said = (
+            f"{name}: {poor.mean():.0%} of the boxes overlap with none of its anchors by IoU {MATCH}, even if centred"
+        )
+        if poor.mean() <= 0.1:
+            return said
+        said += ", and each learns from one poor anchor:"
+        sizes = np.sqrt(anchors.prod(axis=1))
+        reasons = {
+            f"smaller than the smallest of {sizes.min():.0f} pixels; add smaller anchor_sizes or let data.resize make "
+            "images larger": self.roots < sizes.min(),
+            f"larger than the largest of {sizes.max():.0f} pixels; add larger anchor_sizes or let data.resize make "
+            "images smaller": self.roots > sizes.max(),
+        }
+        sized = np.logical_or.reduce([*reasons.values()])
+        tenths = ", ".join(f"{value:.2g}" for value in np.quantile(np.clip(self.ratios, 0.05, 20), [0.1, 0.5, 0.9]))
+        reasons[f"of a size between; the boxes' shapes ask for aspect_ratios: [{tenths}]"] = ~sized
+        parts = {reason: float((poor & own).mean()) for reason, own in reasons.items()}
+        return " ".join([said, "; ".join(f"{share:.0%} {reason}" for reason, share in parts.items() if share >= 0.02)])
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -75,17 +96,7 @@ class BoxStatistics:
             f"{long:.0%} are more than twice as long as wide; half of them have height/width from "
             f"{np.quantile(ratios, 0.25):.2f} to {np.quantile(ratios, 0.75):.2f}"
         )
-        for name, share in self.unmatched.items():
-            said = f"{name}: {share:.0%} of the boxes overlap with none of its anchors by IoU {MATCH}, even if centred"
-            if share > 0.1:
-                tenths = np.quantile(np.clip(ratios, 0.05, 20), [0.1, 0.5, 0.9])
-                said += (
-                    ", and learn from one poor anchor each; their shapes ask for aspect_ratios: "
-                    f"[{', '.join(f'{value:.2g}' for value in tenths)}]"
-                )
-                if small > 0.1:
-                    said += ", the small ones for smaller anchor_sizes or larger images"
-            lines.append(said)
+        lines += [self._anchors_mean(name, *found) for name, found in self.anchors.items()]
         return lines
 
 
@@ -113,12 +124,9 @@ def box_statistics(checked: Checked) -> BoxStatistics | None:
     all_sides = np.concatenate(sides)
     usual = [RetinaNetOptions(), FasterRCNNOptions()]
     heads: Sequence[HeadOptions] = usual if config is None else list(config.model.heads.values())
-    unmatched: dict[str, float] = {}
-    for head in heads:
-        anchors = _anchors(head)
-        if anchors is not None:
-            unmatched[head.name] = float((_best_iou(all_sides, anchors) < MATCH).mean())
-    return BoxStatistics(_words(options), all_sides, np.concatenate(originals), unmatched)
+    found = {head.name: _anchors(head) for head in heads}
+    anchors = {name: (own, _best_iou(all_sides, own)) for name, own in found.items() if own is not None}
+    return BoxStatistics(_words(options), all_sides, np.concatenate(originals), anchors)
 
 
 def _words(options: ResizeOptions) -> str:
