@@ -70,7 +70,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     means that no generator's state has to be saved for a resumed run to equal an uninterrupted one.
     """
     # Large odd multipliers spread neighbouring seeds, steps and ranks over all 64 bits.
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64)
+    value = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64
+    if torch.cuda.is_initialized() or torch.backends.mps.is_available():
+        torch.manual_seed(value)
+    else:
+        # What `torch.manual_seed` does on a CPU; for GPUs that nobody uses it formats a traceback each time.
+        torch.default_generator.manual_seed(value)
 
 
 @contextmanager
