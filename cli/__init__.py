@@ -70,4 +70,4 @@ def main() -> None:
         app()
     except ReheadError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+        sys.exit(error.exit_code)

@@ -83,10 +83,13 @@ class SourceOptions(Options):
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> SourceOptions:
-        shares = [split.from_train for split in (self.val, self.test) if isinstance(split, FromTrainSplit)]
+        drawn = [split.from_train for split in (self.val, self.test) if isinstance(split, FromTrainSplit)]
+        shares = [share for share in drawn if not isinstance(share, str)]
+        if shares and len(shares) < len(drawn):
+            raise ValueError("from_train: val and test are both shares, or both text files of names")
         if sum(shares) >= 1:
             raise ValueError(f"from_train of val and test take {sum(shares):g} of the training images; leave some")
-        if shares and self.train is None:
+        if drawn and self.train is None:
             raise ValueError("train: missing, which val or test is to be taken from (from_train)")
         return self
 
@@ -229,6 +232,12 @@ class ScheduleOptions(Options):
         return self
 
 
+class AverageOptions(Options):
+    """An exponential moving average of the weights; it is evaluated and saved in place of the last weights."""
+
+    decay: float = Field(0.9998, gt=0, lt=1, description="share that a step keeps; less in the first steps")
+
+
 class TrainOptions(Options):
     """The training loop. It ends after `epochs` or `max_steps`, whichever comes first."""
 
@@ -239,6 +248,10 @@ class TrainOptions(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
     clip_norm: float | None = Field(None, gt=0, description="limit of the gradients' total norm")
+    ema: AverageOptions | None = Field(None, description="evaluate and save an average of the weights, {} for one")
+    early_stopping: int | None = Field(
+        None, ge=1, description="evaluations without a better score after which training ends"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPU, fp32 on CPU")
     channels_last: bool = True
     deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 
 
 class ReheadError(Exception):
-    """Something the user can put right: the message names what was found and what to do."""
+    """Something the user can put right: the message names what was found and what to do.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(ReheadError):
@@ -43,6 +49,19 @@ class OutputError(ReheadError):
 
 class TrainingError(ReheadError):
     """A training run that had to stop; its last good checkpoint is kept."""
+
+
+class RunStoppedError(ReheadError):
+    """A run that was asked to stop by a signal, and saved before it did.
+
+    Args:
+        message: where it stands, and how to go on.
+        signal: its number; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from rehead.errors import OutputError
 
+PARTIAL = ".partial-"
+"""How the names of files begin that are not whole yet."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -27,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -76,6 +79,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what a killed process left half-written in a folder and below."""
+    with writing(folder):
+        for path in folder.rglob(f"{PARTIAL}*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

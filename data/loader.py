@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -316,5 +317,9 @@ def _as_it_is(packed: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
+    # Ctrl-C and a cluster's SIGTERM reach every process of the run; the one that trains ends its step, and still
+    # needs its workers for that. They end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The workers are the parallelism; and OpenCV's threads do not survive a fork.
     cv2.setNumThreads(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError, DataError, TrainingError
-from rehead.files import write_text, writing
+from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -24,7 +25,7 @@ from rehead.tasks.evaluate import run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
-from rehead.training.checkpoints import read_metadata, read_resume
+from rehead.training.checkpoints import read_resume
 from rehead.training.engine import build_accelerator, choose_device, seed_step
 from rehead.training.loop import Batch, fit
 from rehead.types import Classes
@@ -42,7 +43,8 @@ def train(
     Args:
         source: a YAML file, the name of a shipped recipe, or a mapping.
         overrides: values by dotted key, such as `{"train.epochs": 1}`.
-        resume: go on with the run in the config's `out` folder.
+        resume: go on with the run in the config's `out` folder; one that was stopped before its first checkpoint
+            starts again.
         overwrite: start anew even where the folder holds a run.
 
     Returns:
@@ -52,12 +54,15 @@ def train(
     Raises:
         ConfigError: for a wrong configuration, all problems at once.
         DataError: for data that cannot be used.
+        RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
     config = load_config(source, overrides)
     folder = Path(config.out)
     device = choose_device(config.device)
-    _check_folder(folder, resume, overwrite)
+    resumed = _resumed(folder) if resume else None
+    if not resume and not overwrite:
+        _refuse_another_run(folder)
     readers = {"train": open_data(config, "train")}
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
     # Validation uses the training classes in the training order, whatever order its own files have.
@@ -68,15 +73,16 @@ def train(
 
     accelerator = build_accelerator(device, config.train.precision)
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
-    model = from_config(config, classes, load_weights=not resume)
-    if resume:
+    model = from_config(config, classes, load_weights=resumed is None)
+    if resumed is not None:
         # Without its last entry, which is this training's own.
-        model.lineage = read_metadata(folder / "last.safetensors")["lineage"][:-1]
+        model.lineage = json.loads(resumed["metadata"])["lineage"][:-1]
     if accelerator.num_processes > 1:
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training knows one; start one")
     job = TrainingJob(model, readers, folder)
     if accelerator.is_main_process:
-        if resume:
+        remove_partial(folder)
+        if resumed is not None:
             _check_changes(folder, model.config)
         else:
             _clear(folder)
@@ -87,7 +93,7 @@ def train(
             f"{config.model.backbone.name} with {_listed_heads(config, classes)}, {learning / 1e6:.1f} M parameters "
             f"learn on {accelerator.device}; run folder {folder}"
         )
-    fit(job, config.train, folder, accelerator, resume)
+    fit(job, config.train, folder, accelerator, resumed)
     say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -99,11 +105,17 @@ def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:
     )
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+def _resumed(folder: Path) -> dict[str, Any] | None:
+    """What a run goes on from; None where it was stopped before its first checkpoint."""
+    if (folder / "resume.pt").exists() or not (folder / "config.yaml").is_file():
+        return read_resume(folder / "resume.pt")
+    say(f"{folder}: stopped before its first checkpoint, so it starts again at step 0")
+    return None
+
+
+def _refuse_another_run(folder: Path) -> None:
     """Refuses to mix two runs, before anything is read or written."""
-    if resume:
-        read_resume(folder / "resume.pt")
-    elif not overwrite and any((folder / name).exists() for name in ("resume.pt", "last.safetensors")):
+    if any((folder / name).exists() for name in ("resume.pt", "last.safetensors")):
         raise TrainingError(
             f"{folder} already holds a run. Go on with it by --resume {folder}, choose another folder by out=..., "
             "or start anew by --overwrite"
@@ -125,6 +137,7 @@ MAY_CHANGE = (
     "train.log_every",
     "train.pictures",
     "train.clip_norm",
+    "train.early_stopping",
     "train.optimizer.lr",
 )
 """What a resumed run may do differently: where things are, how long it takes, and the size of its steps."""
@@ -184,7 +197,14 @@ def _check_images(reader: Reader, split: str, config: Config) -> None:
 def _clear(folder: Path) -> None:
     """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
     with writing(folder):
-        for name in ("resume.pt", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl"):
+        for name in (
+            "resume.pt",
+            "config.yaml",
+            "last.safetensors",
+            "best.safetensors",
+            "metrics.csv",
+            "metrics.jsonl",
+        ):
             (folder / name).unlink(missing_ok=True)
         for picture in (folder / "pictures").glob("*.png"):
             picture.unlink()
@@ -203,6 +223,10 @@ class TrainingJob:
         self.augment = augment_for(config, self.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
         self.steps_per_epoch = len(self.sampler.batches(0))
+        self.conditions: Mapping[str, int] = {
+            "training images": len(readers["train"]),
+            "batches in an epoch": self.steps_per_epoch,
+        }
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """The batches of an epoch from batch `start` on."""

@@ -6,9 +6,12 @@ of (seed, epoch, index): so what `resume.pt` holds (weights, optimizer, counters
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +20,14 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
 from rehead.configs.schema import TrainOptions
-from rehead.errors import OutputError, TrainingError
+from rehead.errors import OutputError, RunStoppedError, TrainingError
 from rehead.progress import Progress, say
-from rehead.training.checkpoints import read_resume, save_model, save_resume, tensors_of
+from rehead.training.averaging import WeightAverage
+from rehead.training.checkpoints import find_metadata, save_model, save_resume, tensors_of
 from rehead.training.engine import repeatable, seed_step
 from rehead.training.metrics import MetricsLog
 from rehead.training.schedule import build_optimizer, rate
+from rehead.training.stopping import StopNow, StopSignals
 from rehead.types import ImageBatch, Target
 
 Batch = tuple[ImageBatch, list[Target]]
@@ -32,9 +37,16 @@ SAVE_AFTER = 30.0
 
 
 class Job(Protocol):
-    """What the loop asks of the task that it trains."""
+    """What the loop asks of the task that it trains.
+
+    Attributes:
+        steps_per_epoch: batches that an epoch has.
+        conditions: numbers by name that may not differ when a run is resumed, since the order of its images
+            depends on them.
+    """
 
     steps_per_epoch: int
+    conditions: Mapping[str, int]
 
     @property
     def model(self) -> nn.Module:
@@ -55,13 +67,21 @@ class Progressed:
     """Where a run stands: the counters that `resume.pt` holds."""
 
     step: int = 0
-    evaluated: int = 0
     best: float | None = None
+    best_step: int = -1
+    not_better: int = 0
+    """Evaluations since the best one."""
     due: bool = False
-    """Whether the evaluation of this step is still to be done: its data could not be read, say."""
+    """Whether the evaluation of this step is still to be done: it was interrupted, or its data could not be read."""
 
 
-def fit(job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, resume: bool) -> None:
+def fit(
+    job: Job,
+    options: TrainOptions,
+    folder: Path,
+    accelerator: Accelerator,
+    resumed: Mapping[str, Any] | None = None,
+) -> None:
     """Trains to the end of `options.epochs` or `options.max_steps`, whichever comes first.
 
     Leaves `best.safetensors`, `last.safetensors`, `resume.pt` and the metric files in `folder`.
@@ -71,16 +91,17 @@ def fit(job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator,
         options: the training options.
         folder: the run's.
         accelerator: from `build_accelerator`.
-        resume: go on from `resume.pt`.
+        resumed: what `resume.pt` held, to go on from there.
 
     Raises:
+        RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: if the loss is not finite or the disk is full; the last good checkpoint stays.
     """
     total = options.epochs * job.steps_per_epoch
     if options.max_steps is not None:
         total = min(total, options.max_steps)
     with repeatable(options, accelerator.device):
-        Loop(job, options, folder, accelerator, total).run(resume)
+        Loop(job, options, folder, accelerator, total).run(resumed)
 
 
 class Loop:
@@ -91,25 +112,51 @@ class Loop:
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         job.model.to(accelerator.device).to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(job.model, options.optimizer)
+        self.average = WeightAverage(job.model, options.ema.decay) if options.ema is not None else None
         self.state = Progressed()
+        self.signals = StopSignals()
         # Summed since the last row of the metric files; they wait on the device until a row is due.
         self.sums: dict[str, Tensor] = {}
         self.summed: dict[str, int] = {}
         self.saved_at = time.monotonic()
 
-    def run(self, resume: bool) -> None:
-        """Trains from the beginning or from `resume.pt`."""
-        if resume:
-            self._restore()
+    def run(self, resumed: Mapping[str, Any] | None) -> None:
+        """Trains from the beginning, or from what `resume.pt` held."""
+        if resumed is not None:
+            self._restore(resumed)
         if self.accelerator.is_main_process:
             self.metrics = MetricsLog(self.folder, self.state.step)
         model, self.optimizer = self.accelerator.prepare(self.job.model, self.optimizer)
+        if resumed is not None:
+            self._publish(only_missing=True)
+            if self._ended() and not self.state.due:
+                say(f"{self.folder}: this run ended at step {self.state.step}, there is nothing left to do")
+                return
+        with self.signals:
+            try:
+                self._train(model)
+            except StopNow:
+                signal = self.signals.received
+                assert signal is not None
+                raise RunStoppedError(
+                    f"stopped by {signal.name} and saved at step {self.state.step} of {self.total}; go on with: "
+                    f"rehead train --resume {self.folder}",
+                    signal,
+                ) from None
+        if self.state.step < self.total:
+            say(f"stopped early: {self.state.not_better} evaluations in a row were not better than {self.state.best}")
+
+    def _ended(self) -> bool:
+        patience = self.options.early_stopping
+        return self.state.step >= self.total or (patience is not None and self.state.not_better >= patience)
+
+    def _train(self, model: nn.Module) -> None:
         steps_per_epoch = self.job.steps_per_epoch
         quiet = not self.accelerator.is_main_process
         if self.state.due:
             self._evaluate_and_save()
         with Progress("training", self.total, done=self.state.step, quiet=quiet) as progress:
-            while self.state.step < self.total:
+            while not self._ended():
                 epoch, start = divmod(self.state.step, steps_per_epoch)
                 model.train()
                 for batch, targets in self.job.batches(epoch, start):
@@ -122,8 +169,12 @@ class Loop:
                         progress.advance()
                     if at_end:
                         break
-                    every = self.options.checkpoint_every
                     at_epoch_end = self.state.step % steps_per_epoch == 0
+                    if self.signals.received is not None:
+                        self.state.due = at_epoch_end and (epoch + 1) % self.options.evaluate_every == 0
+                        self._checkpoint()
+                        raise StopNow
+                    every = self.options.checkpoint_every
                     if every is not None and self.state.step % every == 0 and not at_epoch_end:
                         self._checkpoint()
                 at_end = self.state.step == self.total
@@ -158,6 +209,8 @@ class Loop:
         if options.clip_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
 
         self.state.step += 1
         for name, value in {"loss": loss, **losses}.items():
@@ -173,71 +226,105 @@ class Loop:
         self.sums, self.summed = {}, {}
         if self.accelerator.is_main_process:
             lr = self.optimizer.param_groups[0]["lr"]
-            self.metrics.write({"step": self.state.step, "epoch": epoch + 1, "lr": lr, **means})
+            row = {"step": self.state.step, "epoch": epoch + 1, "lr": lr, **means}
+            self._write(lambda: self.metrics.write(row))
 
     def _evaluate_and_save(self) -> None:
-        """An evaluation that fails must not cost the training before it."""
+        """An evaluation that fails or is interrupted must not cost the training before it."""
         self.state.due = True
         try:
-            self._evaluate()
+            with self.signals.at_once():
+                score, figures, seconds = self._evaluate()
         except BaseException:
             self._checkpoint()
             raise
-        self.state.due = False
+        state = self.state
+        state.due = False
+        state.not_better += 1
+        better = state.best is None or score > state.best
+        if better:
+            state.best, state.best_step, state.not_better = score, state.step, 0
+        if self.accelerator.is_main_process:
+            epoch = (state.step - 1) // self.job.steps_per_epoch + 1
+            self._write(lambda: self.metrics.write({"step": state.step, "epoch": epoch, **figures}))
+            shown = "  ".join(
+                f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None and value >= 0
+            )
+            best = "  (best)" if better else ""
+            say(f"epoch {epoch}, step {state.step}: {shown}{best}  evaluated in {seconds:.0f} s")
         self._checkpoint()
 
-    def _evaluate(self) -> None:
-        """Figures for the metric files, and a new best checkpoint where they are the best."""
-        epoch = (self.state.step - 1) // self.job.steps_per_epoch
+    def _evaluate(self) -> tuple[float, dict[str, float | None], float]:
+        """The score, every figure, and the seconds it took, of the weights that are saved for use."""
         started = time.monotonic()
-        score, figures = self.job.evaluate()
-        self.state.evaluated += 1
-        if not self.accelerator.is_main_process:
-            return
-        self.metrics.write({"step": self.state.step, "epoch": epoch + 1, **figures})
-        best = self.state.best is None or score > self.state.best
-        if best:
-            self.state.best = score
-            self._write_model("best.safetensors", self._tensors())
-        shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None and value >= 0
-        )
-        took = time.monotonic() - started
-        say(
-            f"epoch {epoch + 1}, step {self.state.step}: {shown}{'  (best)' if best else ''}  evaluated in {took:.0f} s"
-        )
+        with self._weights_for_use():
+            score, figures = self.job.evaluate()
+        return score, figures, time.monotonic() - started
+
+    def _weights_for_use(self) -> AbstractContextManager[None]:
+        return self.average.in_place() if self.average is not None else nullcontext()
 
     def _checkpoint(self) -> None:
-        """Weights for use, then everything for resuming: the rename of `resume.pt` commits the step."""
+        """Commits this step: the rename of `resume.pt` does. Everything else can be made from it again."""
         if not self.accelerator.is_main_process:
             return
-        tensors = self._tensors()
+        average = self.average
         state = {
-            "model": tensors,
+            "model": self._finite(tensors_of(self.job.model)),
+            "average": {"tensors": average.tensors, "updates": average.updates} if average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
             "state": vars(self.state),
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "summed": self.summed,
+            "conditions": dict(self.job.conditions),
+            "metadata": json.dumps(self.job.metadata(self.state.step)),
         }
-        self._write_model("last.safetensors", tensors)
+        self._write(self.metrics.sync)
         self._write(lambda: save_resume(self.folder / "resume.pt", state))
+        self._publish()
         self.saved_at = time.monotonic()
 
-    def _restore(self) -> None:
-        state = read_resume(self.folder / "resume.pt")
-        self.job.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.state = Progressed(**state["state"])
-        self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
-        self.summed = state["summed"]
+    def _publish(self, only_missing: bool = False) -> None:
+        """Writes the weights of the committed step for use: as the last, and as the best where they are.
+
+        Args:
+            only_missing: leave a file alone that says the same of itself; a kill may have come before it was written.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        with self._weights_for_use():
+            tensors = tensors_of(self.job.model)
+        metadata = self.job.metadata(self.state.step)
+        names = ["last.safetensors", *(["best.safetensors"] if self.state.best_step == self.state.step else [])]
+        for name in names:
+            if only_missing and find_metadata(self.folder / name) == json.loads(json.dumps(metadata)):
+                continue
+            self._write(partial(save_model, self.folder / name, tensors, metadata))
+
+    def _restore(self, resumed: Mapping[str, Any]) -> None:
+        before, now = resumed["conditions"], self.job.conditions
+        changed = [name for name in before if before[name] != now[name]]
+        if changed:
+            listed = ", ".join(f"{before[name]} {name} before, {now[name]} now" for name in changed)
+            raise TrainingError(
+                f"{self.folder}: {listed}; the order of the images depends on that, so the run cannot go on as "
+                "the same. Put it back as it was, or start a new run from its weights by model.init="
+                f"{self.folder}/last.safetensors"
+            )
+        self.job.model.load_state_dict(resumed["model"])
+        if self.average is not None:
+            self.average.load(**resumed["average"])
+        self.optimizer.load_state_dict(resumed["optimizer"])
+        if resumed["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(resumed["scaler"])
+        self.state = Progressed(**resumed["state"])
+        self.sums = {name: value.to(self.accelerator.device) for name, value in resumed["sums"].items()}
+        self.summed = dict(resumed["summed"])
         say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _finite(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights, if they are worth keeping."""
-        tensors = tensors_of(self.job.model)
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
             raise TrainingError(
@@ -245,9 +332,6 @@ class Loop:
                 f"not saved. {self._kept()} Lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
             )
         return tensors
-
-    def _write_model(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self._write(lambda: save_model(self.folder / name, tensors, self.job.metadata(self.state.step)))
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

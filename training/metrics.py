@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,6 +52,12 @@ class MetricsLog:
             lines.write(json.dumps(self.rows[-1]) + "\n")
         with writing(self.csv_path), self.csv_path.open("a", encoding="utf-8", newline="") as table:
             csv.DictWriter(table, self.columns, lineterminator="\n").writerow(self.rows[-1])
+
+    def sync(self) -> None:
+        """Flushes both files to disk: a checkpoint must not outlive the rows before it in a power cut."""
+        for path in (self.json_path, self.csv_path):
+            with writing(path), path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def _add(self, row: dict[str, Value]) -> None:
         self.rows.append(row)

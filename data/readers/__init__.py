@@ -86,7 +86,7 @@ def open_reader(
     shares = {name: own for name in SPLITS if isinstance(own := getattr(data, name), FromTrainSplit)}
     if split in shares or (split == "train" and shares):
         whole = _open(data, "train", classes, where, task)
-        return PartReader(whole, part(whole, shares, split))
+        return PartReader(whole, part(whole, shares, split, Path(data.root).expanduser()))
     return _open(data, split, classes, where, task)
 
 

@@ -31,6 +31,7 @@ DRAWN = {
     "classification": ["data.root={drawn}/shapes", "data.resize={{height: 64, width: 64}}"],
     "detection": [
         "data.root={drawn}/scenes",
+        "data.format=coco",
         "data.train={{images: train, annotations: annotations/train.json}}",
         "data.val={{images: val, annotations: annotations/val.json}}",
         "data.resize={{shorter: 64, longer: 96}}",

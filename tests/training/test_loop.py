@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOptions
-from rehead.errors import ConfigError, DataError, TrainingError
+from rehead.errors import ConfigError, DataError, RunStoppedError, TrainingError
 from rehead.training import checkpoints
+from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import read_metadata, read_resume, read_tensors
 from rehead.training.engine import build_accelerator, choose_device
 from rehead.training.loop import Batch, fit
 from rehead.training.metrics import MetricsLog
 from rehead.training.schedule import build_optimizer, rate
+from rehead.training.stopping import StopSignals
 from rehead.types import Frame, ImageBatch, Target
 
 
@@ -51,6 +55,7 @@ class ToyJob:
     """Batches are a function of (epoch, index); the score is given."""
 
     steps_per_epoch = 4
+    conditions: Mapping[str, int] = {"training images": 8}
 
     def __init__(
         self,
@@ -59,19 +64,24 @@ class ToyJob:
         stop_at: int | None = None,
         poison_gradient: int | None = None,
         fail_evaluation: int | None = None,
+        signal_at: int | None = None,
+        evaluated: int = 0,
     ) -> None:
         torch.manual_seed(0)
         self.poison_gradient, self.fail_evaluation = poison_gradient, fail_evaluation
         self.model: nn.Module = Toy()
         self.scores = scores or [0.0] * 100
         self.poison, self.stop_at = poison, stop_at
-        self.evaluations = 0
+        self.evaluations = evaluated
+        self.signal_at = signal_at
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         for index in range(start, self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + index
             if step == self.stop_at:
                 raise KeyboardInterrupt
+            if step == self.signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
             if step == self.poison_gradient:
                 next(self.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
             generator = torch.Generator().manual_seed(step)
@@ -84,6 +94,8 @@ class ToyJob:
         self.evaluations += 1
         if self.evaluations == self.fail_evaluation:
             raise DataError("val/1.jpg: gone")
+        if self.signal_at is not None and self.signal_at < 0 and self.evaluations == -self.signal_at:
+            os.kill(os.getpid(), signal.SIGINT)
         score = self.scores[self.evaluations - 1]
         torch.rand(7)  # whatever an evaluation draws must not change the training
         return score, {"main.score": score, "main.absent": None}
@@ -95,11 +107,26 @@ class ToyJob:
 def run(job: ToyJob, folder: Path, resume: bool = False, **options: Any) -> None:
     folder.mkdir(exist_ok=True)
     train = TrainOptions(**{"epochs": 3, "log_every": 3, "optimizer": OptimizerOptions(lr=0.1), **options})
-    fit(job, train, folder, build_accelerator(torch.device("cpu"), "fp32"), resume)
+    resumed = read_resume(folder / "resume.pt") if resume else None
+    fit(job, train, folder, build_accelerator(torch.device("cpu"), "fp32"), resumed)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def evaluated(folder: Path) -> int:
+    """Evaluations that the metric files know of."""
+    return sum("main.score" in row for row in rows(folder))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs left the same tensors and rows."""
+    for name in ("best.safetensors", "last.safetensors"):
+        tensors, others = read_tensors(one / name), read_tensors(other / name)
+        if any(not torch.equal(tensors[key], others[key]) for key in tensors):
+            return False
+    return all((one / name).read_text() == (other / name).read_text() for name in ("metrics.csv", "metrics.jsonl"))
 
 
 def test_a_run_leaves_everything_even_when_every_score_is_zero(tmp_path: Path) -> None:
@@ -111,7 +138,9 @@ def test_a_run_leaves_everything_even_when_every_score_is_zero(tmp_path: Path) -
         "metrics.jsonl",
         "resume.pt",
     }
-    assert read_resume(tmp_path / "resume.pt")["state"] == {"step": 12, "evaluated": 3, "best": 0.0, "due": False}
+    assert read_resume(tmp_path / "resume.pt")["state"] == {
+        **{"step": 12, "best": 0.0, "best_step": 4, "not_better": 2, "due": False}
+    }
 
 
 def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path: Path) -> None:
@@ -141,14 +170,111 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path: Pa
     run(ToyJob(scores), tmp_path / "whole", checkpoint_every=2, clip_norm=0.5)
     with pytest.raises(KeyboardInterrupt):
         run(ToyJob(scores, stop_at=stop_at), tmp_path / "stopped", checkpoint_every=2, clip_norm=0.5)
-    job = ToyJob(scores)
-    job.evaluations = read_resume(tmp_path / "stopped/resume.pt")["state"]["evaluated"]
+    job = ToyJob(scores, evaluated=evaluated(tmp_path / "stopped"))
     run(job, tmp_path / "stopped", resume=True, checkpoint_every=2, clip_norm=0.5)
-    for name in ("best.safetensors", "last.safetensors"):
-        whole, stopped = read_tensors(tmp_path / "whole" / name), read_tensors(tmp_path / "stopped" / name)
-        assert all(torch.equal(whole[key], stopped[key]) for key in whole)
-    for name in ("metrics.csv", "metrics.jsonl"):
-        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "stopped" / name).read_text()
+    assert same(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("signal_at", [0, 5, 7, 11, -1, -3])
+def test_a_signal_ends_the_step_or_breaks_off_the_evaluation_and_saves(tmp_path: Path, signal_at: int) -> None:
+    """In a step, in the last of an epoch, in the last of all, in an evaluation: nothing is lost or done twice."""
+    scores, options = [0.2, 0.9, 0.5], {"ema": {"decay": 0.9}}
+    run(ToyJob(scores), tmp_path / "whole", **options)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(RunStoppedError) as stopped:
+        run(ToyJob(scores, signal_at=signal_at), tmp_path / "stopped", **options)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    step = {-1: 4, -3: 12}.get(signal_at, signal_at + 1)
+    name = "SIGTERM" if signal_at >= 0 else "SIGINT"
+    assert f"stopped by {name} and saved at step {step} of 12" in str(stopped.value)
+    assert f"rehead train --resume {tmp_path}/stopped" in str(stopped.value)
+    assert stopped.value.exit_code == (143 if signal_at >= 0 else 130)
+    assert read_resume(tmp_path / "stopped/resume.pt")["state"]["step"] == step
+    run(ToyJob(scores, evaluated=evaluated(tmp_path / "stopped")), tmp_path / "stopped", resume=True, **options)
+    assert same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_second_signal_is_not_waited_for() -> None:
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(ToyJob(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    job = ToyJob(evaluated=3)
+    run(job, tmp_path, resume=True)
+    assert "this run ended at step 12, there is nothing left to do" in capsys.readouterr().err
+    assert job.evaluations == 3
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_made_from_a_commit_is_made_again_if_a_kill_came_between(tmp_path: Path) -> None:
+    scores = [0.2, 0.9, 0.5]
+    run(ToyJob(scores), tmp_path / "whole", max_steps=8)
+    run(ToyJob(scores), tmp_path / "killed", max_steps=8)
+    (tmp_path / "killed/best.safetensors").unlink()
+    (tmp_path / "killed/last.safetensors").write_bytes((tmp_path / "whole/last.safetensors").read_bytes()[:100])
+    run(ToyJob(scores), tmp_path / "killed", resume=True, max_steps=8)
+    assert same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_other_data_under_a_resumed_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(ToyJob(stop_at=5), tmp_path)
+    job = ToyJob()
+    job.conditions = {"training images": 9}
+    with pytest.raises(TrainingError, match="8 training images before, 9 now"):
+        run(job, tmp_path, resume=True)
+
+
+def test_training_ends_early_where_the_score_rises_no_more_and_a_resumed_run_counts_on(tmp_path: Path) -> None:
+    scores, options = [0.5, 0.4, 0.3, 0.6, 0.1], {"epochs": 5, "early_stopping": 2}
+    job = ToyJob(scores)
+    run(job, tmp_path / "whole", **options)
+    assert job.evaluations == 3
+    with pytest.raises(KeyboardInterrupt):
+        run(ToyJob(scores, stop_at=9), tmp_path / "parts", **options)
+    job = ToyJob(scores, evaluated=2)
+    run(job, tmp_path / "parts", resume=True, **options)
+    assert job.evaluations == 3
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    # More patience, and it goes on: the fourth score is the best.
+    run(job, tmp_path / "parts", resume=True, epochs=5, early_stopping=3)
+    assert read_resume(tmp_path / "parts/resume.pt")["state"]["best_step"] == 16
+
+
+class TestAverage:
+    def test_it_is_the_formula(self) -> None:
+        model = nn.Linear(1, 1, bias=False)
+        average = WeightAverage(model, 0.5)
+        expected = model.weight.item()
+        for update, value in enumerate((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0), start=1):
+            nn.init.constant_(model.weight, value)
+            average.update()
+            keep = min(0.5, (1 + update) / (10 + update))
+            expected = keep * expected + (1 - keep) * value
+        assert float(average.tensors["weight"]) == pytest.approx(expected)
+
+    def test_checkpoints_for_use_hold_it_with_its_statistics_and_evaluation_sees_it(self, tmp_path: Path) -> None:
+        job = ToyJob()
+        seen: list[dict[str, Tensor]] = []
+        evaluate = job.evaluate
+        job.evaluate = lambda: (seen.append({k: v.clone() for k, v in job.model.state_dict().items()}), evaluate())[1]  # type: ignore[method-assign]
+        run(job, tmp_path, ema={"decay": 0.9}, epochs=1)
+        state = read_resume(tmp_path / "resume.pt")
+        last = read_tensors(tmp_path / "last.safetensors")
+        assert state["average"]["updates"] == 4
+        for name, tensor in last.items():
+            assert torch.equal(tensor, state["average"]["tensors"][name])
+            assert torch.equal(tensor, seen[0][name])
+            assert torch.equal(job.model.state_dict()[name], state["model"][name])
+        assert not torch.equal(last["conv.weight"], state["model"]["conv.weight"])
+        assert not torch.equal(last["norm.running_mean"], state["model"]["norm.running_mean"])
+        assert int(last["norm.num_batches_tracked"]) == 4
 
 
 def test_checkpoints_come_between_epochs_too(tmp_path: Path) -> None:
@@ -181,10 +307,8 @@ def test_an_evaluation_that_fails_does_not_cost_the_training(tmp_path: Path) -> 
     with pytest.raises(DataError):
         run(job, broken)
     state = read_resume(broken / "resume.pt")["state"]
-    assert state == {"step": 8, "evaluated": 1, "best": 0.1, "due": True}
-    job = ToyJob([0.1, 0.2, 0.3])
-    job.evaluations = 1
-    run(job, broken, resume=True)
+    assert state == {"step": 8, "best": 0.1, "best_step": 4, "not_better": 0, "due": True}
+    run(ToyJob([0.1, 0.2, 0.3], evaluated=1), broken, resume=True)
     assert (whole / "metrics.csv").read_text() == (broken / "metrics.csv").read_text()
 
 
@@ -211,16 +335,17 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_whole(
     with pytest.raises(TrainingError, match=r"No space left on device.*make room and go on with"):
         run(ToyJob(), tmp_path)
     assert not list(tmp_path.glob(".*"))
-    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 4
     assert read_tensors(tmp_path / "last.safetensors")
+    # The step that could not be copied for use was already committed.
+    assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 8
 
 
 def test_resuming_without_a_run_or_from_a_broken_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no such file"):
-        run(ToyJob(), tmp_path, resume=True)
+        read_resume(tmp_path / "resume.pt")
     (tmp_path / "resume.pt").write_bytes(b"half a file")
     with pytest.raises(TrainingError, match="cannot be read"):
-        run(ToyJob(), tmp_path, resume=True)
+        read_resume(tmp_path / "resume.pt")
 
 
 def test_the_metric_files_hold_the_same_rows(tmp_path: Path) -> None:
