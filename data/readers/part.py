@@ -93,7 +93,7 @@ def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: 
     seeds = tuple(share.seed for share in shares.values())
     fractions = tuple(share.from_train for share in shares.values() if not isinstance(share.from_train, str))
     paths = [whole[index].path for index in range(len(whole))]
-    present = _present(whole)
+    present = present_classes(whole)
     shared = [share * len(paths) for share in (1 - sum(fractions), *fractions)]
     groups = _groups(paths, min(shared))
     if len(set(groups)) < len(names):
@@ -223,7 +223,7 @@ def _groups(paths: Sequence[Path], largest: float) -> list[int]:
     return groups
 
 
-def _present(reader: Reader) -> list[frozenset[int]]:
+def present_classes(reader: Reader) -> list[frozenset[int]]:
     """By image, its classes; class maps are read for it."""
     if isinstance(reader, ColumnReader) and reader.values is not None:
         values = reader.values
