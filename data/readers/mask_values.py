@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rehead.data.readers.base import listed, unknown_classes
 from rehead.errors import DataError
@@ -179,9 +179,11 @@ def opened_mask(path: Path) -> Image.Image:
         DataError: naming the file, if it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        # Not by its path: Pillow then maps plain TIFFs into memory, and does not turn those.
+        with path.open("rb") as file, Image.open(file) as image:
             image.load()
-            return image
+            # As people see it, like the images.
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
