@@ -57,7 +57,8 @@ class MaskValues:
         labels = {value: label_of.get(name, self._ignored) for name, value in values.items()}
         self.colours = any(isinstance(value, tuple) for value in labels)
         if self.colours:
-            self.classes = Classes(tuple(names))
+            colours = tuple(v for name in names if isinstance(v := values[name], tuple))
+            self.classes = Classes(tuple(names), colours=colours)
             self._labels = {_packed(value): label for value, label in labels.items() if isinstance(value, tuple)}
         else:
             numbers = {value: label for value, label in labels.items() if isinstance(value, int)}
