@@ -86,7 +86,7 @@ def open_reader(
     shares = {name: own for name in SPLITS if isinstance(own := getattr(data, name), FromTrainSplit)}
     if split in shares or (split == "train" and shares):
         whole = open_whole(data, "train", classes, where, task)
-        return PartReader(whole, part(whole, shares, split))
+        return PartReader(whole, part(whole, shares, split, Path(data.root).expanduser()))
     return open_whole(data, split, classes, where, task)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rehead.data.readers.base import listed, unknown_classes
 from rehead.errors import DataError
@@ -61,7 +61,8 @@ class MaskValues:
         labels = {value: label_of.get(name, self._ignored) for name, value in values.items()}
         self.colours = any(isinstance(value, tuple) for value in labels)
         if self.colours:
-            self.classes = Classes(tuple(names))
+            colours = tuple(v for name in names if isinstance(v := values[name], tuple))
+            self.classes = Classes(tuple(names), colours=colours)
             self.labels = {_packed(value): label for value, label in labels.items() if isinstance(value, tuple)}
         else:
             numbers = {value: label for value, label in labels.items() if isinstance(value, int)}
@@ -184,9 +185,11 @@ def opened_mask(path: Path) -> Image.Image:
         DataError: naming the file, if it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        # Not by its path: Pillow then maps plain TIFFs into memory, and does not turn those.
+        with path.open("rb") as file, Image.open(file) as image:
             image.load()
-            return image
+            # As people see it, like the images.
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
 from rehead.data.near_duplicates import fingerprint_of, near_duplicates
-from rehead.data.readers.base import Reader
+from rehead.data.readers.base import Reader, contents, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.remembered import remembered
 from rehead.data.sample import Sample
-from rehead.errors import DataError
+from rehead.errors import DataError, did_you_mean
 
 logger = logging.getLogger("rehead")
 
@@ -69,25 +70,30 @@ class PartReader(Reader):
         return self.whole.segmentations(int(self.rows[index]), size)
 
 
-def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str) -> NDArray[np.int64]:
+def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:
     """The rows of one split of a reader.
 
     Args:
         whole: all images.
-        shares: by split, its share; what they leave is `train`.
+        shares: by split, its share or the text file of its images; what they leave is `train`.
         split: one of them, or `train`.
+        root: what the text files are relative to.
 
     Returns:
         Rows in rising order. A function of the images, their classes and the seed.
 
     Raises:
-        DataError: where there are too few different images.
+        DataError: where there are too few different images, and for a text file that is not there, or does not name
+            images of this reader.
     """
     names = ["train", *shares]
+    files = {name: share.from_train for name, share in shares.items() if isinstance(share.from_train, str)}
+    if files:
+        return _listed(whole, {name: root / file for name, file in files.items()}, split)
     seeds = tuple(share.seed for share in shares.values())
-    fractions = tuple(share.from_train for share in shares.values())
+    fractions = tuple(share.from_train for share in shares.values() if not isinstance(share.from_train, str))
     paths = [whole[index].path for index in range(len(whole))]
-    present = _present(whole)
+    present = present_classes(whole)
     shared = [share * len(paths) for share in (1 - sum(fractions), *fractions)]
     groups = _groups(paths, min(shared))
     if len(set(groups)) < len(names):
@@ -101,6 +107,31 @@ def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str) -> NDA
             )
     drawn = stratified(groups, present, (1 - sum(fractions), *fractions), seeds)
     return np.flatnonzero(drawn == names.index(split))
+
+
+def name_of(reader: Reader, index: int) -> str:
+    """What an image is called in the text file of a split: its path inside the folder of the images."""
+    return reader.columns.names[index] if isinstance(reader, ColumnReader) else reader[index].path.name
+
+
+def _listed(whole: Reader, files: Mapping[str, Path], split: str) -> NDArray[np.int64]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row in range(len(whole)):
+        rows[name_of(whole, row)].append(row)
+    taken: dict[int, str] = {}
+    for name, file in files.items():
+        wanted = [line.strip() for line in os.fsdecode(contents(file)).splitlines() if line.strip()]
+        unknown = [line for line in wanted if line not in rows]
+        if unknown or not wanted:
+            what = f"names {len(unknown)} images that training has not, first: {listed(unknown)}"
+            hint = did_you_mean(unknown[0], list(rows)) if unknown else ""
+            raise DataError(f"{name}: {file} {what if unknown else 'names no image'}{hint}")
+        for row in (row for line in wanted for row in rows[line]):
+            if taken.setdefault(row, name) != name:
+                raise DataError(f"{name}: {file} names {name_of(whole, row)}, which is in {files[taken[row]]} too")
+    if len(taken) == len(whole):
+        raise DataError(f"{', '.join(map(str, files.values()))}: name every image, and leave none to train on")
+    return np.array([row for row in range(len(whole)) if taken.get(row, "train") == split], np.int64)
 
 
 def stratified(
@@ -192,7 +223,7 @@ def _groups(paths: Sequence[Path], largest: float) -> list[int]:
     return groups
 
 
-def _present(reader: Reader) -> list[frozenset[int]]:
+def present_classes(reader: Reader) -> list[frozenset[int]]:
     """By image, its classes; class maps are read for it."""
     if isinstance(reader, ColumnReader) and reader.values is not None:
         values = reader.values

@@ -188,7 +188,9 @@ def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
             raise ValueError(f"<{side}> is {text.strip()!r}, not a number")
         found[side] = number
     # From the outer edge of the first pixel to that of the last. Files that count from 0 lose no more than a pixel.
-    box = (max(found["xmin"] - 1, 0.0), max(found["ymin"] - 1, 0.0), found["xmax"], found["ymax"])
+    # Rounded, since 1.01 - 1 is more than 0.01.
+    left, top = (max(round(found[side] - 1, 6), 0.0) for side in ("xmin", "ymin"))
+    box = (left, top, found["xmax"], found["ymax"])
     if box[2] < box[0] or box[3] < box[1]:
         shown = list(found.values())
         raise UnusableError("negative_box", f"its box is {shown} (xmin, ymin, xmax, ymax): a side is negative")

@@ -64,11 +64,12 @@ def write_masks(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
 
 
 def _palette(classes: Classes) -> list[int]:
-    """The classes' colours in the pictures that rehead draws; black for the background, white for what is no class."""
+    """The user's colours, or those of the pictures that rehead draws, the background black; white for no class."""
     bare = int(classes.names[0] == BACKGROUND)
     colours = np.full((256, 3), 255, np.uint8)
     for label, value in enumerate(classes.ids):
-        colours[value] = colour_of(label - bare) if label >= bare else (0, 0, 0)
+        drawn = colour_of(label - bare) if label >= bare else (0, 0, 0)
+        colours[value] = classes.colours[label] if classes.colours else drawn
     flat: list[int] = colours.ravel().tolist()
     return flat
 

@@ -37,11 +37,11 @@ def write_voc(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
         (folder / name).write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
         options[split] = {"image_set": name}
     unused = [name for label, name in enumerate(classes.names) if label not in used]
-    notes["{} classes without an object are not named anywhere in VOC"] += len(unused)
+    notes["{} classes without an object are named in the configuration only"] += len(unused)
     plain = named_classes(classes.names)
     changed = set(zip(classes.names, classes.ids, strict=True)) - set(zip(plain.names, plain.ids, strict=True))
     notes["{} classes lose their ids: VOC's classes are names"] += len(changed)
-    return options
+    return {**options, "classes": list(classes.names)}
 
 
 def _note(thing: Thing, notes: Notes) -> None:
