@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+import yaml
 
+from rehead.cli.data_check import check
 from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 
+Format = Literal["coco", "yolo", "voc", "masks"]
+Images = Literal["copy", "link"]
+
 data = typer.Typer(
     name="data",
-    help="Look at a data set.\n\nExample: rehead data show camvid_unet_r18 data.root=datasets/camvid --out camvid.jpg",
+    help="Look at a data set, and find what is wrong with it.\n\nExample: rehead data check datasets/raccoon",
     no_args_is_help=True,
 )
-
-
-@data.callback()
-def _several() -> None:
-    """Without it, a single command would stand for all of `rehead data`."""
+data.command()(check)
 
 
 @data.command()
@@ -47,3 +48,72 @@ def show(
     from rehead.tasks.show_data import show_data
 
     show_data(config, parsed, out, count=count, draws=draws, split=split)
+
+
+@data.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
+    dest: Annotated[Path, typer.Argument(help="The folder to write: a new one.")],
+    to: Annotated[Format, typer.Option(help="The format to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key: data.format=masks ...", metavar="key=value")
+    ] = None,
+    images: Annotated[Images, typer.Option(help="Copy the images, or make hard links of them.")] = "copy",
+) -> None:
+    """Write a data set anew in another format, with every split, and say what that format could not hold.
+
+    Example: rehead data convert datasets/raccoon raccoon_coco --to coco
+    """
+    from rehead.data.readers.every_split import open_every_split, source_of
+    from rehead.data.writers import write
+    from rehead.data.writers.content import lines
+    from rehead.files import check_free
+    from rehead.progress import say
+
+    check_free(dest)
+    options, task = source_of(source, parse_overrides(overrides or []), maps=to == "masks")
+    written = write(open_every_split(options, task), to, dest, link=images == "link")
+    for line in lines(written.notes):
+        say(f"not kept: {line}")
+    say(f"{dest}: written; the configuration that reads it:")
+    typer.echo(yaml.safe_dump({"data": written.options}, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@data.command()
+def split(
+    source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key: data.format=masks ...", metavar="key=value")
+    ] = None,
+    val: Annotated[float, typer.Option(help="Share of the training images for validation.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the training images for the test.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw; another one gives other splits.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the lists; splits/ beside the data unless given.")
+    ] = None,
+) -> None:
+    """Draw splits from the training images, near-duplicates on one side, and write the images' names down.
+
+    Example: rehead data split datasets/raccoon --val 0.2 --test 0.1
+    """
+    from rehead.data.readers.every_split import source_of
+    from rehead.data.readers.written_split import write_split
+    from rehead.files import check_free
+    from rehead.progress import say
+
+    shares = {name: share for name, share in (("val", val), ("test", test)) if share}
+    wrong = [
+        f"--{name}: {share:g} is no share; give more than 0 and less than 1"
+        for name, share in shares.items()
+        if not 0 < share < 1
+    ]
+    if not wrong and (not shares or sum(shares.values()) >= 1):
+        wrong = ["--val and --test: leave some images to train on" if shares else "--val: nothing to draw"]
+    if wrong:
+        raise ConfigError(wrong, "rehead data split")
+    options, task = source_of(source, parse_overrides(overrides or []))
+    folder = out if out is not None else Path(options.root).expanduser() / "splits"
+    check_free(folder)
+    written = write_split(options, task, shares, seed, folder)
+    say(f"{folder}: written; the configuration that reads it:")
+    typer.echo(yaml.safe_dump({"data": written}, sort_keys=False, allow_unicode=True).rstrip())

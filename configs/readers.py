@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rehead.configs.base import Options
 from rehead.registry import Registry
@@ -17,8 +17,17 @@ class SplitOptions(Options):
 class FromTrainSplit(SplitOptions):
     """A part of the training images, in any format; training goes without them."""
 
-    from_train: float = Field(gt=0, lt=1, description="which share of the training images")
+    from_train: float | str = Field(
+        description="which share of the training images, or a text file of their names (as rehead data split writes)"
+    )
     seed: int = Field(0, ge=0, description="of the draw; another one gives another part")
+
+    @field_validator("from_train")
+    @classmethod
+    def _a_share(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 < value < 1:
+            raise ValueError("a share is more than 0 and less than 1; or give a text file of images' names")
+        return value
 
 
 class FoldersSplit(SplitOptions):

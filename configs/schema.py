@@ -84,10 +84,13 @@ class SourceOptions(Options):
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> SourceOptions:
-        shares = [split.from_train for split in (self.val, self.test) if isinstance(split, FromTrainSplit)]
+        drawn = [split.from_train for split in (self.val, self.test) if isinstance(split, FromTrainSplit)]
+        shares = [share for share in drawn if not isinstance(share, str)]
+        if shares and len(shares) < len(drawn):
+            raise ValueError("from_train: val and test are both shares, or both text files of names")
         if sum(shares) >= 1:
             raise ValueError(f"from_train of val and test take {sum(shares):g} of the training images; leave some")
-        if shares and self.train is None:
+        if drawn and self.train is None:
             raise ValueError("train: missing, which val or test is to be taken from (from_train)")
         return self
 

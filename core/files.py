@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_free(path: Path) -> None:
+    """Checks, before the work begins, that a folder can be written without overwriting anything.
+
+    Raises:
+        OutputError: for a file, and a folder that is not empty.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        kind = "a folder that is not empty" if path.is_dir() else "a file"
+        raise OutputError(f"{path}: is {kind}; nothing is overwritten, so name a new folder")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without an error.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        OutputError: if `path` is a file or a folder that is not empty, or the place cannot be written.
+    """
+    check_free(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:

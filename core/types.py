@@ -184,23 +184,28 @@ class Classes:
         ids: unique; the class's id (or pixel value) in the user's files. 0..K-1 unless given.
         keypoints: names of the P points that every object has, for keypoint detection.
         flip_pairs: which of them change places in a mirror, such as the left and the right eye.
+        colours: by class its (red, green, blue) in the user's masks, where those are in colour.
     """
 
     names: tuple[str, ...]
     ids: tuple[int, ...] = field(default=())
     keypoints: tuple[str, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         object.__setattr__(self, "ids", tuple(int(i) for i in self.ids) or tuple(range(len(self.names))))
         object.__setattr__(self, "keypoints", tuple(self.keypoints))
         object.__setattr__(self, "flip_pairs", tuple((int(a), int(b)) for a, b in self.flip_pairs))
+        object.__setattr__(self, "colours", tuple((int(r), int(g), int(b)) for r, g, b in self.colours))
         problems = []
         if not self.names:
             problems.append("there must be at least one class")
         if len(self.ids) != len(self.names):
             problems.append(f"{len(self.names)} names but {len(self.ids)} ids")
+        if self.colours and len(self.colours) != len(self.names):
+            problems.append(f"{len(self.names)} names but {len(self.colours)} colours")
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
             if twice:
@@ -222,7 +227,8 @@ class Classes:
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
         points = {"keypoints": list(self.keypoints), "flip_pairs": [list(pair) for pair in self.flip_pairs]}
-        return {"names": list(self.names), "ids": list(self.ids), **(points if self.keypoints else {})}
+        colours = {"colours": [list(colour) for colour in self.colours]} if self.colours else {}
+        return {"names": list(self.names), "ids": list(self.ids), **(points if self.keypoints else {}), **colours}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Classes:
@@ -232,6 +238,7 @@ class Classes:
             tuple(data["ids"]),
             tuple(data.get("keypoints", ())),
             tuple((a, b) for a, b in data.get("flip_pairs", ())),
+            tuple((r, g, b) for r, g, b in data.get("colours", ())),
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,23 +44,47 @@ def code_of(segmentation: Any, size: tuple[int, int]) -> RLE:
     """
     from pycocotools import mask
 
+    problem = wrong_segmentation(segmentation, size)
+    if problem:
+        raise ValueError(problem)
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if isinstance(polygon, list)]
-        if len(polygons) < len(segmentation) or any(len(polygon) % 2 or len(polygon) < 6 for polygon in polygons):
-            raise ValueError("a polygon is a list of x, y, x, y, ... with at least three points")
-        if not polygons:
+        if not segmentation:
             return encode(np.zeros((1, *size), np.uint8))[0]
-        merged: RLE = mask.merge(mask.frPyObjects(polygons, *size))
+        merged: RLE = mask.merge(mask.frPyObjects(segmentation, *size))
         return merged
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-        raise ValueError("a segmentation is a list of polygons, or a run-length code with size and counts")
-    if tuple(segmentation["size"]) != size:
-        raise ValueError(f"its run-length code is for height and width {segmentation['size']}, the image has {size}")
     if isinstance(segmentation["counts"], list):
         compressed: RLE = mask.frPyObjects(segmentation, *size)
         return compressed
     counts = segmentation["counts"]
     return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def wrong_segmentation(segmentation: Any, size: tuple[int, int] | None) -> str:
+    """Why a COCO `segmentation` gives no mask; empty if it does.
+
+    Args:
+        segmentation: as read from JSON.
+        size: (height, width) of the image; None if it is not known.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
+                return "a polygon is a list of x, y, x, y, ... with at least three points"
+            try:
+                finite = math.isfinite(sum(polygon))
+            except (TypeError, OverflowError):
+                finite = False
+            if not finite:
+                return "a polygon holds something else than finite numbers"
+        return ""
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        return "a segmentation is a list of polygons, or a run-length code with size and counts"
+    given, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(given, list) or len(given) != 2 or (size is not None and tuple(given) != size):
+        return f"its run-length code is for height and width {given}, the image has {size}"
+    if isinstance(counts, list) and sum(counts) != given[0] * given[1]:
+        return f"its run-length code counts {sum(counts)} pixels; there are {given[0] * given[1]}"
+    return ""
 
 
 def to_json(code: RLE) -> RLE:

@@ -21,6 +21,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 EXIF_ORIENTATION = 0x0112
 """The tag that says how the camera was held; from 5 on, on its side."""
 
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+"""The tags of a TIFF that hold the size as stored."""
+
 Shrink = Callable[[tuple[int, int]], float]
 """From the (height, width) of an image to how many times smaller than that it is going to be used."""
 
@@ -129,7 +132,9 @@ def image_size(path: Path) -> tuple[int, int]:
         return shape[0], shape[1]
     try:
         with Image.open(path) as image:
-            width, height = image.size
+            # Of a TIFF, Pillow gives the size as turned, but the orientation as well.
+            tags = getattr(image, "tag_v2", {})
+            width, height = tags.get(TIFF_WIDTH, image.size[0]), tags.get(TIFF_HEIGHT, image.size[1])
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -194,14 +199,19 @@ def _whole(data: NDArray[np.uint8], channels: int, size: tuple[int, int] | None,
     else:
         flags = cv2.IMREAD_UNCHANGED
     image = _imdecode(data, flags)
+    if image is not None and flags == cv2.IMREAD_UNCHANGED:
+        # Then OpenCV turns TIFFs, and nothing else.
+        orientation, tiff = _orientation(data)
+        image = image if tiff else _upright(image, orientation)
     if image is None or (_is_jpeg(data) and _cut_short(data)):
         problem = _problem(data)
         if image is None or problem:
             raise DataError(f"{path}: {problem or 'cannot be decoded'}")
     if size is not None and image.shape[:2] != size:
-        stored = _imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-        if stored is not None and stored.shape[:2] == size:
-            image = stored
+        # Not by IMREAD_IGNORE_ORIENTATION, which TIFFs do not heed.
+        orientation, _ = _orientation(data)
+        if orientation >= 5 and image.shape[1::-1] == size:
+            image = _stored(image, orientation)
     if channels == 3:
         return _rgb(image)
     if image.ndim == 3 and image.shape[2] == 4:
@@ -214,6 +224,31 @@ def _imdecode(data: NDArray[np.uint8], flags: int) -> NDArray[Any] | None:
         return cv2.imdecode(data, flags)
     except cv2.error:
         return None
+
+
+def _orientation(data: NDArray[np.uint8]) -> tuple[int, bool]:
+    """The tag of a file, 1 where there is none; and whether it is a TIFF."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            return image.getexif().get(EXIF_ORIENTATION, 1), image.format == "TIFF"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1, False
+
+
+def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """An image as people see it, of one as stored."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _stored(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The inverse of `_upright`, which differs for a quarter turn alone."""
+    return _upright(image, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def _problem(data: NDArray[np.uint8]) -> str:

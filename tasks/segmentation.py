@@ -45,12 +45,15 @@ class Segmentation(Task):
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
     ) -> list[Figures]:
-        """A PNG of the user's own mask values, and where it lies."""
+        """A PNG of the user's own mask values or colours, and where it lies."""
         assert prediction.semantic is not None
-        ids = np.asarray(classes.ids, dtype=np.uint8 if max(classes.ids) < 256 else np.uint16)
+        if classes.colours:
+            values = np.asarray(classes.colours, dtype=np.uint8)
+        else:
+            values = np.asarray(classes.ids, dtype=np.uint8 if max(classes.ids) < 256 else np.uint16)
         path = out / "masks" / f"{stem}.png"
         with atomic_path(path) as temporary:
-            Image.fromarray(ids[prediction.semantic.numpy()]).save(temporary)
+            Image.fromarray(values[prediction.semantic.numpy()]).save(temporary)
         return [{"image_id": image_id, "mask": str(path.relative_to(out))}]
 
 

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rehead.configs.heads import MULTI_LABEL, task_of
+from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
+from rehead.data.check.before_training import refuse_broken
 from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
-from rehead.errors import ConfigError, DataError, TrainingError
+from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
@@ -93,7 +93,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     config = with_classes(config, classes)
     readers["val"] = open_data(config, "val")
     for split, reader in readers.items():
-        _check_images(reader, split, config)
+        tasks = {task_of(head) for head in config.model.heads.values()}
+        refuse_broken(reader, f"data.{split}", tasks, learn=split == "train")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:
@@ -198,32 +199,6 @@ def _check_changes(folder: Path, config: Config) -> None:
         )
     for key in changed:
         say(f"changed on resuming: {key} was {before.get(key)!r}, is {now.get(key)!r}")
-
-
-def _check_images(reader: Reader, split: str, config: Config) -> None:
-    """Finds now what would stop the run later.
-
-    Raises:
-        DataError: if images are not there, or nothing could be learned from the training split.
-    """
-    samples = [reader[index] for index in range(len(reader))]
-    missing = [sample.path for sample in samples if not sample.path.is_file()]
-    if missing:
-        raise DataError(
-            f"data.{split}: {len(missing)} of {len(samples)} images are not there, the first is {missing[0]}"
-        )
-    if split != "train":
-        return
-    tasks = {task_of(head) for head in config.model.heads.values()}
-    if tasks & {"detection", "instance_segmentation", "keypoint_detection"} and not any(
-        len(sample.boxes) for sample in samples if sample.boxes is not None
-    ):
-        raise DataError(f"data.{split}: none of the {len(samples)} images has a box to learn from")
-    # A label that is a number is always a class.
-    if MULTI_LABEL in tasks and not any(
-        sample.label.any() if isinstance(sample.label, np.ndarray) else sample.label is not None for sample in samples
-    ):
-        raise DataError(f"data.{split}: none of the {len(samples)} images has a class to learn from")
 
 
 def _clear(folder: Path) -> None:

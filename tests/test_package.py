@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOMS = ["backbones", "heads", "tasks", "training", "evaluation", "data", "data/readers", "configs", "cli"]
+INSIDE_DATA = ["data/readers", "data/check", "data/writers"]
+ROOMS = ["backbones", "heads", "tasks", "training", "evaluation", "data", *INSIDE_DATA, "configs", "cli"]
 
 
 def test_every_folder_with_code_is_listed_in_the_package() -> None:

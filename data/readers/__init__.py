@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.readers import READERS, FromTrainSplit
-from rehead.data.readers.base import MissingPathError, Reader
+from rehead.data.readers.base import MissingPathError, Reader, Report, refuse
 from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.part import PartReader, part
 from rehead.errors import DataError, did_you_mean
@@ -85,12 +85,27 @@ def open_reader(
         )
     shares = {name: own for name in SPLITS if isinstance(own := getattr(data, name), FromTrainSplit)}
     if split in shares or (split == "train" and shares):
-        whole = _open(data, "train", classes, where, task)
-        return PartReader(whole, part(whole, shares, split))
-    return _open(data, split, classes, where, task)
+        whole = open_whole(data, "train", classes, where, task)
+        return PartReader(whole, part(whole, shares, split, Path(data.root).expanduser()))
+    return open_whole(data, split, classes, where, task)
 
 
-def _open(data: SourceOptions, split: str, classes: Sequence[str] | None, where: str, task: str) -> Reader:
+def open_whole(
+    data: SourceOptions, split: str, classes: Sequence[str] | None, where: str, task: str, report: Report = refuse
+) -> Reader:
+    """Opens one split of one source, nothing drawn from it.
+
+    Args:
+        data: as for `open_reader`.
+        split: one that is written out.
+        classes: as for `open_reader`.
+        where: as for `open_reader`.
+        task: as for `open_reader`.
+        report: what is done about annotations that cannot be used.
+
+    Raises:
+        DataError: as `open_reader`.
+    """
     if data.format is None:
         raise DataError(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
     if data.format == "auto":
@@ -107,6 +122,7 @@ def _open(data: SourceOptions, split: str, classes: Sequence[str] | None, where:
             ignore_index=data.ignore_index,
             values=data.values,
             task=task,
+            report=report,
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error

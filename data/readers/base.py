@@ -23,6 +23,37 @@ Item = TypeVar("Item")
 SHOWN = 5
 """How many names a message lists before it stops."""
 
+Report = Callable[[str, Path, str], None]
+"""What parsing does about something that it cannot use: called with a code, the file, and what is wrong in it. If it
+returns, parsing goes on without that."""
+
+
+def refuse(code: str, file: Path, message: str) -> None:
+    """Stops at the first problem, as training does. `rehead data check` notes them all instead.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(f"{file}: {message}")
+
+
+class UnusableError(ValueError):
+    """What is wrong with one annotation, with the code under which the check counts it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def code_for(error: ValueError) -> str:
+    """The code of what is wrong with an annotation."""
+    return error.code if isinstance(error, UnusableError) else "broken_annotation"
+
+
+def reason(error: DataError, file: Path) -> str:
+    """What an error says of a file, without the file."""
+    return str(error).removeprefix(f"{file}: ")
+
 
 class Reader(ABC):
     """A split of a data set. Those of a format are `ColumnReader`s.
@@ -163,7 +194,7 @@ def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
+def files_by_stem(folder: Path, suffixes: Collection[str], report: Report = refuse) -> dict[str, str]:
     """Relative names of files at any depth, by relative name without suffix, sorted.
 
     Raises:
@@ -173,7 +204,8 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
     for name in file_names(folder, suffixes):
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if stem in found:
-            raise DataError(f"{folder}: {found[stem]} and {name} have the same name; one of them must go")
+            report("duplicate_image", folder, f"{found[stem]} and {name} have the same name; one of them must go")
+            continue
         found[stem] = name
     return found
 

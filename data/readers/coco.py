@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.readers.base import checked_classes, contents, existing
+from rehead.data.readers.base import Report, checked_classes, contents, existing, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts, ids_of
 from rehead.data.readers.store import stored
@@ -60,43 +62,53 @@ class CocoReader(ColumnReader):
         split: `annotations`, the JSON file, and `images`, the folder that its file names start from.
         root: what their paths are relative to.
         classes: names that select and order the categories; annotations of others are left out.
+        report: what is done about entries that cannot be used.
 
     Raises:
         DataError: naming the file and the annotation, for JSON that is broken or not COCO's, boxes that are
             not four numbers with a width and height of 0 or more, and ids that nothing has.
     """
 
-    def __init__(self, split: CocoSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+    def __init__(
+        self,
+        split: CocoSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
+    ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
-        columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path))
+        columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path, report), report)
         super().__init__(columns, folder, path, classes)
 
 
-def parse(path: Path) -> Columns:
+def parse(path: Path, report: Report = refuse) -> Columns:
     """The columns of a COCO file.
 
     Raises:
         DataError: as `CocoReader`.
     """
-    file = _parsed(path)
+    file = _parsed(path, report)
     if not file.images:
         raise DataError(f"{path}: the list of images is empty")
+    for image_id, count in Counter(image.id for image in file.images).items():
+        if count > 1:
+            report("duplicate_image", path, f"image id {image_id!r} occurs more than once")
+    file.images = list({image.id: image for image in reversed(file.images)}.values())[::-1]
     ids = [image.id for image in file.images]
-    if len(set(ids)) < len(ids):
-        raise DataError(f"{path}: image id {Counter(ids).most_common(1)[0][0]!r} occurs more than once")
     if len({type(i) for i in ids}) > 1:
         raise DataError(f"{path}: some image ids are numbers and some are text; use one of the two")
-    annotations = file.annotations
-    count = len(annotations)
-    index_of = {image_id: index for index, image_id in enumerate(ids)}
-    images = np.fromiter((index_of.get(a.image_id, -1) for a in annotations), np.int64, count)
-    _refuse(path, annotations, images < 0, "image_id", "images")
     classes = _classes(path, file.categories)
+    index_of = {image_id: index for index, image_id in enumerate(ids)}
     label_of = classes.label_of
-    labels = np.fromiter((label_of.get(a.category_id, -1) for a in annotations), np.int32, count)
-    _refuse(path, annotations, labels < 0, "category_id", "categories")
-    boxes = _boxes(path, annotations)
+    points = len(classes.keypoints)
+    annotations = _usable(path, file.annotations, index_of, label_of, points, report)
+    count = len(annotations)
+    images = np.fromiter((index_of[a.image_id] for a in annotations), np.int64, count)
+    labels = np.fromiter((label_of[a.category_id] for a in annotations), np.int32, count)
+    boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
     areas = np.array([a.area if a.area is not None else a.bbox[2] * a.bbox[3] for a in annotations], np.float32)
     crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
 
@@ -116,7 +128,7 @@ def parse(path: Path) -> Columns:
         objects=ids_of([a.id for a in grouped]),
         # As text until an image is read.
         segmentations=Texts.of(bytes(a.segmentation) for a in grouped),
-        keypoints=_keypoints(path, grouped, len(classes.keypoints)) if classes.keypoints else None,
+        keypoints=_keypoints(grouped, points) if points else None,
     )
 
 
@@ -141,70 +153,91 @@ def mirrored(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _boxes(path: Path, annotations: list[_Annotation]) -> NDArray[np.float64]:
-    """(N, 4) xyxy."""
+def _usable(
+    path: Path,
+    annotations: list[_Annotation],
+    images: Container[int | str],
+    categories: Container[int],
+    points: int,
+    report: Report,
+) -> list[_Annotation]:
+    """Those of images and categories that there are, with a box, and with this many points if with any."""
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
-    negative = np.flatnonzero(~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1)))
-    if len(negative):
-        first = annotations[negative[0]]
-        raise DataError(
-            f"{path}: {len(negative)} boxes have a negative or infinite side, first: annotation "
-            f"{first.id}, bbox {list(first.bbox)}; a bbox is [x, y, width, height]"
-        )
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    wrong = ~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1))
+    wrong |= np.fromiter((a.image_id not in images for a in annotations), np.bool_, len(annotations))
+    wrong |= np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
+    if points:
+        counts = (len(a.keypoints) if a.keypoints else points * 3 for a in annotations)
+        wrong |= np.fromiter(counts, np.int64, len(annotations)) != points * 3
+    for row in np.flatnonzero(wrong).tolist():
+        one = annotations[row]
+        where = f"annotation {one.id}"
+        if one.image_id not in images:
+            report("unknown_image", path, f"{where}: image_id {one.image_id!r}, which images does not list")
+        elif one.category_id not in categories:
+            report("unknown_category", path, f"{where}: category_id {one.category_id}, which categories does not list")
+        elif one.keypoints and len(one.keypoints) != points * 3 and points:
+            report(
+                "broken_keypoints",
+                path,
+                f"{where}: {len(one.keypoints)} numbers in keypoints, but its category names {points} points of three "
+                "numbers each (x, y, visibility)",
+            )
+        else:
+            report(
+                "negative_box",
+                path,
+                f"{where}: bbox {list(one.bbox)} has a negative or infinite side; a bbox is [x, y, width, height]",
+            )
+    return [one for one, bad in zip(annotations, wrong.tolist(), strict=True) if not bad]
 
 
-def _keypoints(path: Path, annotations: list[_Annotation], count: int) -> NDArray[np.float32]:
+def _keypoints(annotations: list[_Annotation], count: int) -> NDArray[np.float32]:
     """(N, P, 3); zeros for objects without points."""
     points = np.zeros((len(annotations), count * 3), np.float32)
     for row, annotation in enumerate(annotations):
         if annotation.keypoints:
-            if len(annotation.keypoints) != count * 3:
-                raise DataError(
-                    f"{path}: annotation {annotation.id}: {len(annotation.keypoints)} numbers in keypoints, but its "
-                    f"category names {count} points of three numbers each (x, y, visibility)"
-                )
             points[row] = annotation.keypoints
     return points.reshape(-1, count, 3)
 
 
-def _refuse(path: Path, annotations: list[_Annotation], wrong: NDArray[np.bool_], key: str, where: str) -> None:
-    if wrong.any():
-        first = annotations[int(np.argmax(wrong))]
-        raise DataError(
-            f"{path}: {int(wrong.sum())} annotations have a {key} that {where} does not list, first: "
-            f"annotation {first.id} with {key} {getattr(first, key)!r}"
-        )
-
-
-def _parsed(path: Path) -> _File:
+def _parsed(path: Path, report: Report) -> _File:
     """Typed parsing: several times faster than dicts, and in a fraction of their memory."""
     data = contents(path)
     try:
         return msgspec.json.decode(data, type=_File)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {_first_problem(data) or error}") from error
+    except msgspec.ValidationError:
+        return _entry_by_entry(path, msgspec.json.decode(data), report)
     except msgspec.DecodeError as error:
-        raise DataError(f"{path}: broken JSON: {error}") from error
+        report("broken_annotation", path, f"broken JSON: {error}")
+        try:
+            # Python writes NaN, which is not JSON, and reads it.
+            return _entry_by_entry(path, json.loads(data), report)
+        except ValueError:
+            raise DataError(f"{path}: broken JSON: {error}") from error
 
 
-def _first_problem(data: bytes) -> str:
-    """Names the entry that does not fit, which the parser's message does not."""
-    raw = msgspec.json.decode(data)
+def _entry_by_entry(path: Path, raw: Any, report: Report) -> _File:
+    """The entries that fit; names those that do not, which the parser's message does not."""
     if not isinstance(raw, dict):
-        return f"should hold images, annotations and categories, found {type(raw).__name__}; is it a results file?"
+        raise DataError(
+            f"{path}: should hold images, annotations and categories, found {type(raw).__name__}; is it a results file?"
+        )
+    fitting: dict[str, list[Any]] = {}
     for key, kind, word in (
         ("images", _Image, "image"),
         ("annotations", _Annotation, "annotation"),
         ("categories", _Category, "category"),
     ):
         if not isinstance(raw.get(key), list):
-            return f"'{key}' is missing or no list; an instances file has images, annotations and categories"
+            raise DataError(
+                f"{path}: '{key}' is missing or no list; an instances file has images, annotations and categories"
+            )
+        fitting[key] = []
         for number, item in enumerate(raw[key]):
             try:
-                msgspec.convert(item, kind)
+                fitting[key].append(msgspec.json.decode(msgspec.json.encode(item), type=kind))
             except msgspec.ValidationError as error:
                 name = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
-                return f"{word} {name}: {error}"
-    return ""
+                report("broken_annotation", path, f"{word} {name}: {error}")
+    return _File(**fitting)

@@ -91,7 +91,7 @@ class ColumnReader(Reader):
         if columns.starts is not None:
             assert columns.boxes is not None
             assert columns.labels is not None
-            rows = self._rows(index)
+            rows = self.rows_of(index)
             labels = columns.labels[rows].astype(np.int64)
             labels = labels if self._label_of is None else self._label_of[labels]
             if self.presence:
@@ -107,8 +107,8 @@ class ColumnReader(Reader):
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
         return sample
 
-    def _rows(self, index: int) -> slice | NDArray[np.int64]:
-        """Where the image's objects of the chosen classes are."""
+    def rows_of(self, index: int) -> slice | NDArray[np.int64]:
+        """Where in the columns the image's objects of the chosen classes are."""
         columns = self.columns
         assert columns.starts is not None
         assert columns.labels is not None
@@ -116,6 +116,14 @@ class ColumnReader(Reader):
         if self._label_of is None:
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def asked(self) -> NDArray[np.bool_]:
+        """(N,) which objects of the columns are of the chosen classes."""
+        assert self.columns.labels is not None
+        if self._label_of is None:
+            return np.ones(len(self.columns.labels), bool)
+        chosen: NDArray[np.bool_] = self._label_of[self.columns.labels] >= 0
+        return chosen
 
     def read(self, index: int, channels: int = 3, shrink: Shrink | None = None) -> Sample:
         """The annotation with its pixels; where there is a class map, its size says which way up the image is."""
@@ -157,7 +165,7 @@ class ColumnReader(Reader):
             return super().segmentations(index, size)
         index = range(len(self))[index]
         found = []
-        rows = self._rows(index)
+        rows = self.rows_of(index)
         for row in range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist():
             text = columns.segmentations.raw(row)
             try:

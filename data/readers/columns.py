@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.readers.base import named_classes
-from rehead.errors import DataError
+from rehead.data.readers.base import Report, named_classes, refuse
 from rehead.types import Classes
 
 Box = tuple[float, float, float, float]
@@ -149,10 +148,12 @@ class Builder:
 
     Args:
         source: what the annotations are read from, for messages.
+        report: what is done about images that occur twice.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, report: Report = refuse) -> None:
         self.source = source
+        self.report = report
         self.names: list[str] = []
         self.ids: list[int | str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -218,9 +219,9 @@ class Builder:
         Raises:
             DataError: for two images of one id.
         """
-        if len(set(self.ids)) < len(self.ids):
-            twice = Counter(self.ids).most_common(1)[0][0]
-            raise DataError(f"{self.source}: image {twice!r} occurs more than once")
+        for image_id, count in Counter(self.ids).items():
+            if count > 1:
+                self.report("duplicate_image", self.source, f"image {image_id!r} occurs more than once")
         listed = classes is not None
         labels = self.labels
         if classes is None and labels:

@@ -9,7 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import CsvSplit
-from rehead.data.readers.base import contents, existing, file_finder, finite, listed
+from rehead.data.readers.base import (
+    Report,
+    UnusableError,
+    code_for,
+    contents,
+    existing,
+    file_finder,
+    finite,
+    listed,
+    refuse,
+)
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.store import stored
@@ -48,33 +58,44 @@ class CsvReader(ColumnReader):
         split: the table, and the folder that its names start from.
         root: what their paths are relative to.
         classes: names that select and order the classes; sorted unless given.
+        report: what is done about lines that cannot be used.
 
     Raises:
         DataError: naming the file and the line.
     """
 
-    def __init__(self, split: CsvSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+    def __init__(
+        self,
+        split: CsvSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
+    ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
-        columns = stored(f"csv {path.absolute()} {folder.absolute()}", [path, folder], lambda: parse(path, folder))
+        columns = stored(
+            f"csv {path.absolute()} {folder.absolute()}", [path, folder], lambda: parse(path, folder, report), report
+        )
         super().__init__(columns, folder, path, classes)
 
 
 Rows = list[tuple[int, dict[str, str]]]
 
 
-def parse(path: Path, folder: Path) -> Columns:
+def parse(path: Path, folder: Path, report: Report = refuse) -> Columns:
     """The columns of a table.
 
     Args:
         path: of the table.
         folder: of the images.
+        report: what is done about lines that cannot be used.
 
     Raises:
         DataError: as `CsvReader`.
     """
     find = file_finder(folder)
-    builder = Builder(path)
+    builder = Builder(path, report)
     for image, rows in table_of(path).items():
         name = PurePosixPath(image.replace("\\", "/")).as_posix()
         builder.image(find(image) or name, name, _size(rows[0][1]))
@@ -82,7 +103,8 @@ def parse(path: Path, folder: Path) -> Columns:
             try:
                 box = _box(cells)
             except ValueError as error:
-                raise DataError(f"{path}: line {number}: {error}") from error
+                report(code_for(error), path, f"line {number}: {error}")
+                continue
             if box is not None:
                 crowd = cells.get("iscrowd", "").lower() in {"1", "true", "yes"}
                 builder.object(cells.get("class") or "object", box, f"line {number}", crowd=crowd)
@@ -183,5 +205,6 @@ def _box(cells: Mapping[str, str]) -> Box | None:
     if "xmax" not in names:
         x2, y2 = x1 + x2, y1 + y2
     if x2 < x1 or y2 < y1:
-        raise ValueError(f"{', '.join(f'{n} {w}' for n, w in zip(names, words, strict=True))}: a side is negative")
+        shown = ", ".join(f"{name} {word}" for name, word in zip(names, words, strict=True))
+        raise UnusableError("negative_box", f"{shown}: a side is negative")
     return x1, y1, x2, y2

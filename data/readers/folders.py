@@ -9,7 +9,7 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import SHOWN, existing, image_names, listed
+from rehead.data.readers.base import SHOWN, Report, existing, image_names, listed, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.errors import DataError, did_you_mean
@@ -24,18 +24,26 @@ class FoldersReader(ColumnReader):
         root: what its path is relative to.
         classes: folder names in the order of the labels; sorted by name unless given. A listed class may
             have an empty folder, since a small validation split may lack a class.
+        report: what is done about empty folders.
 
     Raises:
         DataError: for no class folders, folders and classes that differ, a class without images (unless
             listed), or no images at all.
     """
 
-    def __init__(self, split: FoldersSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+    def __init__(
+        self,
+        split: FoldersSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
+    ) -> None:
         folder = existing(root, split.images, "images", folder=True)
-        super().__init__(parse(folder, classes), folder, folder)
+        super().__init__(parse(folder, classes, report), folder, folder)
 
 
-def parse(folder: Path, classes: Sequence[str] | None) -> Columns:
+def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) -> Columns:
     """The columns of a folder of folders. Listing it is all there is to it: nothing for the store to keep.
 
     Raises:
@@ -50,9 +58,11 @@ def parse(folder: Path, classes: Sequence[str] | None) -> Columns:
     images = [image_names(folder / name) for name in names]
     empty = [name for name, found in zip(names, images, strict=True) if not found]
     if empty and (classes is None or len(empty) == len(images)):
-        raise DataError(
-            f"{folder}: no images in {listed(empty)} (images end in {', '.join(sorted(SUFFIXES))}); "
-            "remove folders that are no class, or list the classes in data.classes"
+        report(
+            "empty_folder",
+            folder,
+            f"no images in {listed(empty)} (images end in {', '.join(sorted(SUFFIXES))}); "
+            "remove folders that are no class, or list the classes in data.classes",
         )
     files = Texts.of(f"{name}/{image}" for name, found in zip(names, images, strict=True) for image in found)
     labels = np.repeat(np.arange(len(images)), [len(found) for found in images])

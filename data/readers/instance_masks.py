@@ -10,7 +10,7 @@ import numpy as np
 
 from rehead.configs.readers import InstanceMasksSplit
 from rehead.data.instance_masks import encode, to_json
-from rehead.data.readers.base import existing, watched
+from rehead.data.readers.base import Report, existing, reason, refuse, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.mask_values import read_mask
@@ -30,13 +30,19 @@ class InstanceMasksReader(ColumnReader):
         split: the folders `images` and `masks`, and the `part` of them.
         root: what their paths are relative to.
         classes: the one class's name; `object` unless given.
+        report: what is done about masks that cannot be used, and images without one.
 
     Raises:
         DataError: for more than one class, no images, images without masks, or masks that cannot be read.
     """
 
     def __init__(
-        self, split: InstanceMasksSplit, root: Path, classes: Sequence[str] | None = None, **_: object
+        self,
+        split: InstanceMasksSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         mask_folder = existing(root, split.masks, "masks", folder=True)
@@ -44,7 +50,7 @@ class InstanceMasksReader(ColumnReader):
             raise DataError(
                 f"data.classes: {len(classes)} classes, but instance masks number objects of one class; name one"
             )
-        pairs = matched(folder, mask_folder)
+        pairs = matched(folder, mask_folder, report=report)
         first, last = (round(edge * len(pairs)) for edge in split.part)
         pairs = pairs[first:last]
         if not pairs:
@@ -53,20 +59,25 @@ class InstanceMasksReader(ColumnReader):
         columns = stored(
             f"instance_masks {folder.absolute()} {mask_folder.absolute()} {split.part} {one.names}",
             [mask_folder / mask for _, mask in pairs],
-            lambda: parse(mask_folder, pairs, one),
+            lambda: parse(mask_folder, pairs, one, report),
+            report,
         )
         super().__init__(columns, folder, mask_folder)
 
 
-def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes) -> Columns:
+def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes, report: Report = refuse) -> Columns:
     """The columns of numbered masks, the objects in the order of their numbers.
 
     Raises:
         DataError: for a mask that cannot be read.
     """
-    builder = Builder(mask_folder)
+    builder = Builder(mask_folder, report)
     for image, name in watched(pairs):
-        mask = read_mask(mask_folder / name)
+        try:
+            mask = read_mask(mask_folder / name)
+        except DataError as error:
+            report("unreadable_mask", mask_folder / name, reason(error, mask_folder / name))
+            continue
         builder.image(image, image.rpartition(".")[0], (mask.shape[0], mask.shape[1]))
         for number in np.unique(mask).tolist():
             if number == 0:

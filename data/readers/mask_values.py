@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rehead.data.readers.base import listed, unknown_classes
 from rehead.errors import DataError
@@ -32,6 +31,10 @@ class MaskValues:
         ignored: values that do not count; they become `ignore_of` the map.
         values: by name, the number, or the (red, green, blue) of every pixel of the class.
         source: the folder of the masks, for messages.
+
+    Attributes:
+        labels: from a number, or a packed colour, to its class or what does not count.
+        colours: whether values are colours.
 
     Raises:
         DataError: for no names, too many, or names without a value.
@@ -58,14 +61,15 @@ class MaskValues:
         labels = {value: label_of.get(name, self._ignored) for name, value in values.items()}
         self.colours = any(isinstance(value, tuple) for value in labels)
         if self.colours:
-            self.classes = Classes(tuple(names))
-            self._labels = {_packed(value): label for value, label in labels.items() if isinstance(value, tuple)}
+            colours = tuple(v for name in names if isinstance(v := values[name], tuple))
+            self.classes = Classes(tuple(names), colours=colours)
+            self.labels = {_packed(value): label for value, label in labels.items() if isinstance(value, tuple)}
         else:
             numbers = {value: label for value, label in labels.items() if isinstance(value, int)}
             self.classes = Classes(tuple(names), tuple(v for name in names if isinstance(v := values[name], int)))
-            self._labels = numbers | dict.fromkeys(ignored, self._ignored)
-        self._sorted = np.array(sorted(self._labels), np.int64)
-        self._label_at = np.array([self._labels[value] for value in self._sorted.tolist()], kind)
+            self.labels = numbers | dict.fromkeys(ignored, self._ignored)
+        self._sorted = np.array(sorted(self.labels), np.int64)
+        self._label_at = np.array([self.labels[value] for value in self._sorted.tolist()], kind)
         self._known = np.zeros(256, bool)
         self._lookup = np.full(256, self._ignored, kind)
         small = (self._sorted >= 0) & (self._sorted < 256)
@@ -79,7 +83,7 @@ class MaskValues:
             DataError: naming the file and the values that are no class.
         """
         if self.colours:
-            mask: NDArray[np.integer] = _packed_image(read_colours(path))
+            mask: NDArray[np.integer] = pack(read_colours(path))
         else:
             mask = read_mask(path)
             if mask.dtype == np.uint8:
@@ -93,21 +97,29 @@ class MaskValues:
         found: NDArray[Any] = self._label_at[place]
         return found
 
-    def present(self, path: Path) -> frozenset[int]:
-        """The classes that occur in a mask.
+    def distinct(self, path: Path) -> list[int]:
+        """The values of a mask file, rising; a colour is 65536 red + 256 green + blue.
 
         Raises:
-            DataError: as `read`.
+            DataError: naming the file, if it cannot be read.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        values = _distinct(path, path.stat().st_mtime_ns, self.colours)
-        if not values <= self._labels.keys():
-            raise self._unknown(path, np.array(sorted(values)))
-        return frozenset(self._labels[value] for value in values) - {self._ignored}
+        mask = pack(read_colours(path)) if self.colours else read_mask(path)
+        small = mask.dtype == np.uint8
+        values: list[int] = (np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)).tolist()
+        return values
+
+    def present(self, values: Sequence[int], path: Path) -> frozenset[int]:
+        """The classes of the values of a mask.
+
+        Raises:
+            DataError: naming the file and the values that are no class.
+        """
+        if not set(values) <= self.labels.keys():
+            raise self._unknown(path, np.array(values))
+        return frozenset(self.labels[value] for value in values) - {self._ignored}
 
     def _unknown(self, path: Path, mask: NDArray[np.integer]) -> DataError:
-        unknown: list[object] = [value for value in np.unique(mask).tolist() if value not in self._labels]
+        unknown: list[object] = [value for value in np.unique(mask).tolist() if value not in self.labels]
         if self.colours:
             unknown = [[value >> 16, value >> 8 & 255, value & 255] for value in unknown if isinstance(value, int)]
         word = ("colour" if self.colours else "value") + ("" if len(unknown) == 1 else "s")
@@ -130,20 +142,12 @@ class MaskValues:
         )
 
 
-@cache
-def _distinct(path: Path, changed: int, colours: bool) -> frozenset[int]:
-    """The values of a mask file. Remembered, since each split that is drawn from a data set asks again."""
-    mask = _packed_image(read_colours(path)) if colours else read_mask(path)
-    return frozenset(
-        (np.flatnonzero(np.bincount(mask.ravel())) if mask.dtype == np.uint8 else np.unique(mask)).tolist()
-    )
-
-
 def _packed(colour: Colour) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-def _packed_image(pixels: NDArray[np.uint8]) -> NDArray[np.integer]:
+def pack(pixels: NDArray[np.uint8]) -> NDArray[np.integer]:
+    """(H, W) one number for each colour: `red << 16 | green << 8 | blue`."""
     wide = pixels.astype(np.int32)
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
@@ -181,9 +185,11 @@ def opened_mask(path: Path) -> Image.Image:
         DataError: naming the file, if it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        # Not by its path: Pillow then maps plain TIFFs into memory, and does not turn those.
+        with path.open("rb") as file, Image.open(file) as image:
             image.load()
-            return image
+            # As people see it, like the images.
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import MasksSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import existing, files_by_stem, listed
+from rehead.data.readers.base import Report, existing, files_by_stem, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
@@ -26,6 +26,7 @@ class MasksReader(ColumnReader):
         classes: the names of values 0, 1, 2, ..., or those chosen from `values`; at most 32767.
         ignore_index: values that do not count; they become `ignore_of` the map.
         values: the value or the colour of every name.
+        report: what is done about images without a mask.
 
     Raises:
         DataError: for no names, no images, images without masks, or two files of one name.
@@ -38,12 +39,13 @@ class MasksReader(ColumnReader):
         classes: Sequence[str] | None = None,
         ignore_index: Sequence[int] = (),
         values: Mapping[str, int | Colour] | None = None,
+        report: Report = refuse,
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         mask_folder = existing(root, split.masks, "masks", folder=True)
         meant = MaskValues(classes, ignore_index, values, mask_folder)
-        pairs = matched(folder, mask_folder, partial=split.partial)
+        pairs = matched(folder, mask_folder, partial=split.partial, report=report)
         columns = Columns(
             classes=None,
             names=Texts.of(image for image, _ in pairs),
@@ -53,7 +55,9 @@ class MasksReader(ColumnReader):
         super().__init__(columns, folder, mask_folder, values=meant, mask_folder=mask_folder)
 
 
-def matched(folder: Path, mask_folder: Path, *, partial: bool = False) -> list[tuple[str, str]]:
+def matched(
+    folder: Path, mask_folder: Path, *, partial: bool = False, report: Report = refuse
+) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
     A mask's name without suffix is its image's, or that with `_mask` behind it.
@@ -62,19 +66,23 @@ def matched(folder: Path, mask_folder: Path, *, partial: bool = False) -> list[t
         folder: of the images.
         mask_folder: of the masks.
         partial: leave out images without a mask, as long as one has one.
+        report: what is done about images without a mask, and two files of one name.
 
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
     """
-    images = files_by_stem(folder, SUFFIXES)
+    images = files_by_stem(folder, SUFFIXES, report)
     if not images:
         raise DataError(f"{folder}: no images")
-    by_stem = files_by_stem(mask_folder, SUFFIXES)
+    by_stem = files_by_stem(mask_folder, SUFFIXES, report)
     masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if unmatched and not (partial and len(unmatched) < len(images)):
-        raise DataError(
-            f"{mask_folder}: no mask for {len(unmatched)} of {len(images)} images: {listed(unmatched)}; "
-            "a mask has its image's name (or that and _mask), with any image suffix"
-        )
+        for name in unmatched:
+            report(
+                "missing_mask",
+                folder / name,
+                f"no mask in {mask_folder}, as for {len(unmatched)} of {len(images)} images; a mask has its image's "
+                "name (or that and _mask), with any image suffix",
+            )
     return [(name, masks[stem]) for stem, name in images.items() if stem in masks]

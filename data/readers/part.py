@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
+from rehead.data.near_duplicates import fingerprint_of, near_duplicates
 from rehead.data.pixels import Shrink
-from rehead.data.readers.base import Reader
+from rehead.data.readers.base import Reader, contents, listed
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.remembered import remembered
 from rehead.data.sample import Sample
-from rehead.errors import DataError
-from rehead.progress import Progress
+from rehead.errors import DataError, did_you_mean
 
-HEAD = 4096
-"""Bytes of two files of one size that are compared before all of them are."""
+logger = logging.getLogger("rehead")
 
 
 def _of_whole(name: str) -> Any:
@@ -70,30 +71,68 @@ class PartReader(Reader):
         return self.whole.segmentations(int(self.rows[index]), size)
 
 
-def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str) -> NDArray[np.int64]:
+def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:
     """The rows of one split of a reader.
 
     Args:
         whole: all images.
-        shares: by split, its share; what they leave is `train`.
+        shares: by split, its share or the text file of its images; what they leave is `train`.
         split: one of them, or `train`.
+        root: what the text files are relative to.
 
     Returns:
-        Rows in rising order. A pure function of the images' bytes, their classes and the seed.
+        Rows in rising order. A function of the images, their classes and the seed.
 
     Raises:
-        DataError: where there are too few different images.
+        DataError: where there are too few different images, and for a text file that is not there, or does not name
+            images of this reader.
     """
     names = ["train", *shares]
+    files = {name: share.from_train for name, share in shares.items() if isinstance(share.from_train, str)}
+    if files:
+        return _listed(whole, {name: root / file for name, file in files.items()}, split)
     seeds = tuple(share.seed for share in shares.values())
-    fractions = tuple(share.from_train for share in shares.values())
+    fractions = tuple(share.from_train for share in shares.values() if not isinstance(share.from_train, str))
     paths = [whole[index].path for index in range(len(whole))]
-    present = _present(whole)
-    groups = _groups(paths)
+    present = present_classes(whole)
+    shared = [share * len(paths) for share in (1 - sum(fractions), *fractions)]
+    groups = _groups(paths, min(shared))
     if len(set(groups)) < len(names):
         raise DataError(f"{paths[0].parent}: {len(set(groups))} different images cannot be split in {len(names)} parts")
+    if split == names[1]:
+        together = [count for count in Counter(groups).values() if count > 1]
+        if together:
+            logger.info(
+                "%s: %d groups of near-duplicate images (%d images) are kept on one side each",
+                *(split, len(together), sum(together)),
+            )
     drawn = stratified(groups, present, (1 - sum(fractions), *fractions), seeds)
     return np.flatnonzero(drawn == names.index(split))
+
+
+def name_of(reader: Reader, index: int) -> str:
+    """What an image is called in the text file of a split: its path inside the folder of the images."""
+    return reader.columns.names[index] if isinstance(reader, ColumnReader) else reader[index].path.name
+
+
+def _listed(whole: Reader, files: Mapping[str, Path], split: str) -> NDArray[np.int64]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row in range(len(whole)):
+        rows[name_of(whole, row)].append(row)
+    taken: dict[int, str] = {}
+    for name, file in files.items():
+        wanted = [line.strip() for line in os.fsdecode(contents(file)).splitlines() if line.strip()]
+        unknown = [line for line in wanted if line not in rows]
+        if unknown or not wanted:
+            what = f"names {len(unknown)} images that training has not, first: {listed(unknown)}"
+            hint = did_you_mean(unknown[0], list(rows)) if unknown else ""
+            raise DataError(f"{name}: {file} {what if unknown else 'names no image'}{hint}")
+        for row in (row for line in wanted for row in rows[line]):
+            if taken.setdefault(row, name) != name:
+                raise DataError(f"{name}: {file} names {name_of(whole, row)}, which is in {files[taken[row]]} too")
+    if len(taken) == len(whole):
+        raise DataError(f"{', '.join(map(str, files.values()))}: name every image, and leave none to train on")
+    return np.array([row for row in range(len(whole)) if taken.get(row, "train") == split], np.int64)
 
 
 def stratified(
@@ -160,47 +199,39 @@ def _fill(part_of: dict[int, int], members: Mapping[int, Sequence[int]], parts: 
             part_of[group] = number
 
 
-def _groups(paths: Sequence[Path]) -> list[int]:
-    """By image, the first image with the same bytes. An image that is not there is like no other."""
+def _groups(paths: Sequence[Path], largest: float) -> list[int]:
+    """By image, the first image of the same thing. An image that cannot be read is like no other.
+
+    Each is near to another, so the frames of a film may all be in one chain. One of more than `largest` images
+    cannot be put anywhere as a whole: of its images only those with the same hash stay together.
+    """
+    found = remembered("fingerprint 1", int | None, paths, fingerprint_of, "looking for near-duplicate images")  # type: ignore[arg-type]
+    rows = [row for row, value in enumerate(found) if value is not None]
+    hashes = [value for value in found if value is not None]
     groups = list(range(len(paths)))
-    for alike in _alike(range(len(paths)), lambda image: _size(paths[image])):
-        for nearly in _alike(alike, lambda image: _digest(paths[image], HEAD)):
-            for same in _alike(nearly, lambda image: _digest(paths[image], -1)):
-                for image in same:
-                    groups[image] = same[0]
+    for near in near_duplicates(hashes):
+        pieces = [near]
+        if len(near) > largest:
+            logger.warning(
+                "%s and %d more images up to %s are near-duplicates one of the next, as the frames of a film are: too "
+                "many for one side of a split, so neighbours are parted; split such images by hand",
+                *(paths[rows[near[0]]], len(near) - 1, paths[rows[near[-1]]]),
+            )
+            pieces = [[near[row] for row in same] for same in near_duplicates([hashes[row] for row in near], 0)]
+        for piece in pieces:
+            for row in piece:
+                groups[rows[row]] = rows[piece[0]]
     return groups
 
 
-def _alike(images: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:
-    """Those of some images that have the same key, by key; None is like nothing."""
-    found: dict[object, list[int]] = defaultdict(list)
-    for image in images:
-        value = key(image)
-        if value is not None:
-            found[value].append(image)
-    return [own for own in found.values() if len(own) > 1]
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
-def _digest(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read(count)).digest()
-
-
-def _present(reader: Reader) -> list[frozenset[int]]:
+def present_classes(reader: Reader) -> list[frozenset[int]]:
     """By image, its classes; class maps are read for it."""
     if isinstance(reader, ColumnReader) and reader.values is not None:
-        found = []
-        with Progress("looking for the classes of every mask", len(reader)) as bar:
-            for index in range(len(reader)):
-                mask = reader[index].mask_path
-                assert mask is not None
-                found.append(reader.values.present(mask))
-                bar.advance()
-        return found
+        values = reader.values
+        masks = [mask for index in range(len(reader)) if (mask := reader[index].mask_path) is not None]
+        what = f"values 1 {'colours' if values.colours else 'numbers'}"
+        found = remembered(what, list[int], masks, values.distinct, "looking for the classes of every mask")
+        return [values.present(own, mask) for own, mask in zip(found, masks, strict=True)]
     return [_classes_of(reader[index]) for index in range(len(reader))]
 
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -305,7 +306,12 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     pairs = {}
     for masks in filter(_holds_masks, stems):
         own = stems[masks] | {stem.removesuffix("_mask") for stem in stems[masks]}
-        fits = [folder for folder, other in stems.items() if not _holds_masks(folder) and other <= own]
+        # Half and not all: the reader names an image without a mask, which otherwise would hide its whole split.
+        fits = [
+            folder
+            for folder, other in stems.items()
+            if not _holds_masks(folder) and len(other & own) >= max(1, len(other) / 2)
+        ]
         if fits:
             # Of several, the one of the same split, then the one beside the masks.
             split, parts = _split_of_masks(masks), set(PurePosixPath(masks).parts)
@@ -347,12 +353,15 @@ def _split_of_masks(folder: str) -> str | None:
 
 
 def _values(paths: list[Path]) -> set[int] | None:
-    """The values of the first masks; None if they are in colour."""
+    """The values of the first masks that can be read; None if they are in colour."""
     found: set[int] = set()
     for path in paths[:LOOKED_AT]:
-        if opened_mask(path).mode not in NUMBERED:
-            return None
-        found |= set(read_mask(path).ravel().tolist())
+        try:
+            found |= set(read_mask(path).ravel().tolist())
+        except DataError:
+            with suppress(DataError):
+                if opened_mask(path).mode not in NUMBERED:
+                    return None
     return found
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rehead.data.readers.base import Report, refuse
 from rehead.data.readers.columns import Columns
 from rehead.errors import DataError, OutputError
 from rehead.files import atomic_path
@@ -49,17 +50,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rehead"
 
 
-def stored(name: str, sources: Iterable[Path], parse: Callable[[], Columns]) -> Columns:
+def stored(name: str, sources: Iterable[Path], parse: Callable[[], Columns], report: Report = refuse) -> Columns:
     """Columns from the store if their sources are unchanged; else parsed, and kept for the next time.
 
     Args:
         name: what tells these columns from others: the format, the paths and the options that parsing depends on.
         sources: the files whose size and time of change say whether the columns still hold.
         parse: gives the columns.
+        report: what parsing does about annotations that it cannot use. Columns that lack some are not kept, nor taken
+            from the store.
 
     Raises:
         DataError: for a source that is not there.
     """
+    if report is not refuse:
+        return parse()
     stamp, newest = _stamp(sources)
     path = cache_folder() / "annotations" / f"{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()}"
     found = _opened(path, stamp)

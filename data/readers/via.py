@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import ViaSplit
 from rehead.data.pixels import image_size
-from rehead.data.readers.base import contents, existing, file_finder, listed, watched
+from rehead.data.readers.base import (
+    Report,
+    UnusableError,
+    code_for,
+    contents,
+    existing,
+    file_finder,
+    listed,
+    reason,
+    refuse,
+    watched,
+)
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
@@ -33,29 +44,39 @@ class ViaReader(ColumnReader):
         split: the JSON file, the folder of the images, and the attribute if there are several.
         root: what their paths are relative to.
         classes: names that select and order the classes; sorted unless given.
+        report: what is done about images and regions that cannot be used.
 
     Raises:
         DataError: naming the file, the image and the region.
     """
 
-    def __init__(self, split: ViaSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+    def __init__(
+        self,
+        split: ViaSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
+    ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
         columns = stored(
             f"via {path.absolute()} {folder.absolute()} {split.attribute}",
             [path, folder],
-            lambda: parse(path, folder, split.attribute),
+            lambda: parse(path, folder, split.attribute, report),
+            report,
         )
         super().__init__(columns, folder, path, classes)
 
 
-def parse(path: Path, folder: Path, attribute: str | None = None) -> Columns:
+def parse(path: Path, folder: Path, attribute: str | None = None, report: Report = refuse) -> Columns:
     """The columns of a VIA file.
 
     Args:
         path: of the file.
         folder: of the images; those that are there say how large they are.
         attribute: the region attribute that holds the class.
+        report: what is done about images and regions that cannot be used.
 
     Raises:
         DataError: as `ViaReader`.
@@ -76,16 +97,24 @@ def parse(path: Path, folder: Path, attribute: str | None = None) -> Columns:
     if attribute is None:
         attribute = _attribute(path, regions)
     find = file_finder(folder)
-    builder = Builder(path)
+    builder = Builder(path, report)
     for key, entry in watched(content.items()):
         name = find(str(entry["filename"])) or str(entry["filename"])
-        builder.image(name, str(entry["filename"]), image_size(folder / name) if (folder / name).is_file() else None)
+        size = None
+        if (folder / name).is_file():
+            try:
+                size = image_size(folder / name)
+            except DataError as error:
+                report("unreadable_image", folder / name, reason(error, folder / name))
+                continue
+        builder.image(name, str(entry["filename"]), size)
         for number, region in enumerate(regions[key], start=1):
             try:
                 points = _outline(region.get("shape_attributes"))
                 label = _label(region.get("region_attributes"), attribute)
             except ValueError as error:
-                raise DataError(f"{path}: {entry['filename']}: region {number}: {error}") from error
+                report(code_for(error), path, f"{entry['filename']}: region {number}: {error}")
+                continue
             (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
             segmentation = msgspec.json.encode([points.ravel().round(3).tolist()])
             builder.object(
@@ -138,12 +167,14 @@ def _outline(shape: Any) -> NDArray[np.float64]:
                 raise ValueError(f"{len(across)} numbers in all_points_x, but {len(down)} in all_points_y")
             points = np.array([across, down], np.float64).T
             if len(points) < 3:
-                raise ValueError(f"a polygon of {len(points)} points; there should be at least three")
+                raise UnusableError(
+                    "broken_polygon", f"a polygon of {len(points)} points; there should be at least three"
+                )
             return points
         if kind == "rect":
             x, y, w, h = (float(shape[key]) for key in ("x", "y", "width", "height"))
             if w < 0 or h < 0:
-                raise ValueError(f"a rectangle of {w:g} by {h:g}")
+                raise UnusableError("negative_box", f"a rectangle of {w:g} by {h:g}")
             return np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
         if kind in ("circle", "ellipse"):
             rx, ry = (float(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))

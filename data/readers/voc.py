@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import VocSplit
-from rehead.data.readers.base import contents, existing, file_finder, files_by_stem, finite, listed, watched
+from rehead.data.readers.base import (
+    Report,
+    UnusableError,
+    code_for,
+    contents,
+    existing,
+    file_finder,
+    files_by_stem,
+    finite,
+    refuse,
+    watched,
+)
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
@@ -42,6 +53,7 @@ class VocReader(ColumnReader):
         ignore_index: values of class maps that do not count; 255, VOC's void, never does.
         values: the value or the colour of every name in class maps.
         task: `segmentation` for class maps.
+        report: what is done about files and objects that cannot be used.
 
     Raises:
         DataError: naming the file and the object, for XML that is broken or not VOC's, and names in the image
@@ -56,6 +68,7 @@ class VocReader(ColumnReader):
         ignore_index: Sequence[int] = (),
         values: Mapping[str, int | Colour] | None = None,
         task: str = "",
+        report: Report = refuse,
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
@@ -66,23 +79,24 @@ class VocReader(ColumnReader):
         if maps:
             names = classes if classes or values else ["background", *CLASSES]
             meant = MaskValues(names, [*ignore_index, VOID], values, annotations)
-            columns = _maps(folder, annotations, image_set)
+            columns = _maps(folder, annotations, image_set, report)
             super().__init__(columns, folder, annotations, values=meant, mask_folder=annotations)
             return
-        files = _selected(annotations, image_set)
+        files = _selected(annotations, image_set, report)
         columns = stored(
             f"voc {annotations.absolute()} {folder.absolute()} {image_set}",
             [folder, *files.values(), *([image_set] if image_set else [])],
-            lambda: parse(folder, files),
+            lambda: parse(folder, files, report),
+            report,
         )
         super().__init__(columns, folder, annotations, classes)
 
 
-def _maps(folder: Path, masks: Path, image_set: Path | None) -> Columns:
-    pairs = matched(folder, masks, partial=True)
+def _maps(folder: Path, masks: Path, image_set: Path | None, report: Report) -> Columns:
+    pairs = matched(folder, masks, partial=True, report=report)
     by_stem = {PurePosixPath(image).with_suffix("").as_posix(): (image, mask) for image, mask in pairs}
     if image_set is not None:
-        by_stem = {stem: by_stem[stem] for stem in _names(image_set, by_stem, masks)}
+        by_stem = {stem: by_stem[stem] for stem in _names(image_set, by_stem, masks, report)}
     return Columns(
         classes=None,
         names=Texts.of(image for image, _ in by_stem.values()),
@@ -91,17 +105,17 @@ def _maps(folder: Path, masks: Path, image_set: Path | None) -> Columns:
     )
 
 
-def _selected(annotations: Path, image_set: Path | None) -> dict[str, Path]:
+def _selected(annotations: Path, image_set: Path | None, report: Report) -> dict[str, Path]:
     """XML files by name without suffix, in the order of the image set or of their names."""
-    files = {stem: annotations / name for stem, name in files_by_stem(annotations, {".xml"}).items()}
+    files = {stem: annotations / name for stem, name in files_by_stem(annotations, {".xml"}, report).items()}
     if not files:
         raise DataError(f"{annotations}: no XML files, which there should be one of for every image")
     if image_set is None:
         return files
-    return {name: files[name] for name in _names(image_set, files, annotations)}
+    return {name: files[name] for name in _names(image_set, files, annotations, report)}
 
 
-def _names(image_set: Path, known: Mapping[str, object], folder: Path) -> list[str]:
+def _names(image_set: Path, known: Mapping[str, object], folder: Path, report: Report) -> list[str]:
     """The images of an image set that are in it: `000012`, or `000012  1` in a file of one class."""
     found: list[str] = []
     missing: list[str] = []
@@ -112,40 +126,44 @@ def _names(image_set: Path, known: Mapping[str, object], folder: Path) -> list[s
             name = re.sub(r"\s+-?[01]$", "", name)
         if name:
             (found if name in known else missing).append(name)
-    if missing:
-        raise DataError(f"{image_set}: {len(missing)} names have no file in {folder}, first: {listed(missing)}")
+    for name in missing:
+        report("missing_annotation", image_set, f"{name} has no file in {folder}, as for {len(missing)} of its names")
     if not found:
         raise DataError(f"{image_set}: names no image")
     return list(dict.fromkeys(found))
 
 
-def parse(folder: Path, files: Mapping[str, Path]) -> Columns:
+def parse(folder: Path, files: Mapping[str, Path], report: Report = refuse) -> Columns:
     """The columns of XML files.
 
     Args:
         folder: of the images. An annotation belongs to the image of its own name; only where there is none, to
             the one that it names, since that name is often an old one.
         files: by name.
+        report: what is done about files and objects that cannot be used.
 
     Raises:
         DataError: as `VocReader`.
     """
     find = file_finder(folder)
-    builder = Builder(folder)
+    builder = Builder(folder, report)
     for stem, path in watched(files.items()):
         try:
             root = ElementTree.fromstring(contents(path))
         except (ElementTree.ParseError, ValueError) as error:
-            raise DataError(f"{path}: broken XML: {error}") from error
+            report("broken_annotation", path, f"broken XML: {error}")
+            continue
         if root.tag != "annotation":
-            raise DataError(f"{path}: its outermost element is <{root.tag}>, but VOC's is <annotation>")
+            report("broken_annotation", path, f"its outermost element is <{root.tag}>, but VOC's is <annotation>")
+            continue
         named = (root.findtext("filename") or "").strip()
         builder.image(find(stem) or (named and find(named)) or named or f"{stem}.jpg", stem, _size(root))
         for number, element in enumerate(root.iter("object"), start=1):
             try:
                 name, box, difficult = _object(element)
             except ValueError as error:
-                raise DataError(f"{path}: object {number}: {error}") from error
+                report(code_for(error), path, f"object {number}: {error}")
+                continue
             builder.object(name, box, f"{path.name} object {number}", crowd=difficult)
     return builder.columns()
 
@@ -170,7 +188,10 @@ def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
             raise ValueError(f"<{side}> is {text.strip()!r}, not a number")
         found[side] = number
     # From the outer edge of the first pixel to that of the last. Files that count from 0 lose no more than a pixel.
-    box = (max(found["xmin"] - 1, 0.0), max(found["ymin"] - 1, 0.0), found["xmax"], found["ymax"])
+    # Rounded, since 1.01 - 1 is more than 0.01.
+    left, top = (max(round(found[side] - 1, 6), 0.0) for side in ("xmin", "ymin"))
+    box = (left, top, found["xmax"], found["ymax"])
     if box[2] < box[0] or box[3] < box[1]:
-        raise ValueError(f"its box is {list(found.values())} (xmin, ymin, xmax, ymax): a side is negative")
+        shown = list(found.values())
+        raise UnusableError("negative_box", f"its box is {shown} (xmin, ymin, xmax, ymax): a side is negative")
     return name, box, (element.findtext("difficult") or "0").strip() in {"1", "true", "True"}

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from rehead.configs.readers import YoloSplit
 from rehead.data.pixels import image_size
-from rehead.data.readers.base import checked_classes, contents, existing, image_names, listed, watched
+from rehead.data.readers.base import (
+    Report,
+    UnusableError,
+    checked_classes,
+    code_for,
+    contents,
+    existing,
+    image_names,
+    listed,
+    reason,
+    refuse,
+    watched,
+)
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
@@ -35,12 +47,20 @@ class YoloReader(ColumnReader):
         root: what their paths are relative to.
         classes: names that select and order the classes of the YAML file; where there is no such file, the names of
             classes 0, 1, 2, ...
+        report: what is done about lines that cannot be used.
 
     Raises:
         DataError: naming the file and the line, for what is no label, and classes without a name.
     """
 
-    def __init__(self, split: YoloSplit, root: Path, classes: Sequence[str] | None = None, **_: object) -> None:
+    def __init__(
+        self,
+        split: YoloSplit,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        report: Report = refuse,
+        **_: object,
+    ) -> None:
         root = root.absolute()
         is_list = split.images.endswith(".txt")
         source = existing(root, split.images, "images", folder=not is_list)
@@ -61,7 +81,8 @@ class YoloReader(ColumnReader):
         columns = stored(
             f"yolo {source.absolute()} {split.labels} {known}",
             [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
-            lambda: parse(folder, images, labels, known),
+            lambda: parse(folder, images, labels, known, report),
+            report,
         )
         super().__init__(columns, folder, source, classes)
 
@@ -116,15 +137,22 @@ def _label_file(folder: Path, name: str, root: Path, split: YoloSplit, is_list: 
     return Path(*parts).with_suffix(".txt")
 
 
-def parse(folder: Path, images: Sequence[str], labels: Sequence[Path], classes: Classes) -> Columns:
+def parse(
+    folder: Path, images: Sequence[str], labels: Sequence[Path], classes: Classes, report: Report = refuse
+) -> Columns:
     """The columns of label files.
 
     Raises:
         DataError: as `YoloReader`.
     """
-    builder = Builder(folder)
+    builder = Builder(folder, report)
     for name, path in watched(list(zip(images, labels, strict=True))):
-        size = image_size(folder / name)
+        try:
+            size = image_size(folder / name)
+        except DataError as error:
+            code = "unreadable_image" if (folder / name).is_file() else "missing_image"
+            report(code, folder / name, reason(error, folder / name))
+            continue
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
         if not path.is_file():
             continue
@@ -133,7 +161,7 @@ def parse(folder: Path, images: Sequence[str], labels: Sequence[Path], classes: 
                 try:
                     _add(builder, line, size, classes, f"{path.name} line {number}")
                 except ValueError as error:
-                    raise DataError(f"{path}: line {number}: {error}") from error
+                    report(code_for(error), path, f"line {number}: {error}")
     return builder.columns(classes)
 
 
@@ -145,7 +173,7 @@ def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, n
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} is not a class number and coordinates") from None
     if numbers[0] not in classes.label_of:
-        raise ValueError(f"class {words[0]}, but the classes are {listed(list(classes.ids))}")
+        raise UnusableError("unknown_category", f"class {words[0]}, but the classes are {listed(list(classes.ids))}")
     label = classes.label_of[int(numbers[0])]
     values = np.array(numbers[1:], np.float64)
     height, width = size
@@ -155,7 +183,7 @@ def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, n
             raise ValueError(f"{len(values)} numbers after the class; a box has 4, its {count} points 2 or 3 each")
         x, y, w, h = _shares(values[:4]) * [width, height, width, height]
         if w < 0 or h < 0:
-            raise ValueError(f"a box of {words[3]} by {words[4]}")
+            raise UnusableError("negative_box", f"a box of {words[3]} by {words[4]}")
         points = values[4:]
         if count:
             points = points.reshape(count, -1)

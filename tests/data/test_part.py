@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from PIL import Image
 from rehead.configs.load import load_config
 from rehead.configs.readers import FoldersSplit, FromTrainSplit, VocSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.readers import open_data, open_reader
+from rehead.data.near_duplicates import fingerprint_of
+from rehead.data.readers import open_data, open_reader, remembered
 from rehead.data.readers.part import stratified
+from rehead.data.readers.store import cache_folder
 from rehead.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
@@ -94,6 +98,64 @@ def test_the_splits_are_a_partition_that_depends_on_the_seed_alone(tmp_path: Pat
     )
     assert names(other, "val") != parts["val"]
     assert open_reader(again, "val").read(0).pixels.shape == (4, 4, 3)
+
+
+def photographs(root: Path, count: int) -> DataOptions:
+    """Blobs, as no two numbers have them."""
+    (root / "all/cat").mkdir(parents=True)
+    for number in range(count):
+        coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(root / f"all/cat/{number:02}.png")
+    return DataOptions(
+        format="folders", root=str(root), train=FoldersSplit(images="all"), val=FromTrainSplit(from_train=0.5)
+    )
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rehead")
+    data = photographs(tmp_path, 12)
+    (tmp_path / "all/cat/broken.jpg").touch()
+    for number in range(5):
+        with Image.open(tmp_path / f"all/cat/{number:02}.png") as image:
+            image.resize((70, 60)).save(tmp_path / f"all/cat/{number:02}_small.jpg", quality=60)
+    held = names(data, "val")
+    for number in range(5):
+        assert (f"cat/{number:02}.png" in held) == (f"cat/{number:02}_small.jpg" in held)
+    assert "val: 5 groups of near-duplicate images (10 images) are kept on one side each" in caplog.text
+
+
+def test_a_film_is_parted_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = photographs(tmp_path, 4)
+    with Image.open(tmp_path / "all/cat/00.png") as image:
+        for frame in range(30):
+            still = np.asarray(image).astype(int)
+            still[frame : frame + 30, 30:60] += 20
+            Image.fromarray(still.clip(0, 255).astype(np.uint8)).save(tmp_path / f"all/cat/film{frame:02}.png")
+    sides = {name in names(data, "val") for name in names(data, "train") + names(data, "val") if "film" in name}
+    assert sides == {True, False}
+    assert "as the frames of a film are" in caplog.text
+
+
+def test_the_second_start_looks_at_changed_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photographs(tmp_path, 8)
+    for path in tmp_path.rglob("*.png"):
+        os.utime(path, (1, 1))
+    asked: list[str] = []
+    module = import_module("rehead.data.readers.part")
+    monkeypatch.setattr(module, "fingerprint_of", lambda path: asked.append(path.name) or fingerprint_of(path))
+    first = names(data, "val")
+    assert len(asked) == 8
+    for _ in range(2):
+        remembered._of_this_run.clear()
+        assert names(data, "val") == first
+    assert len(asked) == 8
+    os.utime(tmp_path / "all/cat/03.png", (2, 2))
+    names(data, "val")
+    assert asked[8:] == ["03.png"]
+    for broken in (cache_folder() / "files").iterdir():
+        broken.write_text("{")
+    remembered._of_this_run.clear()
+    assert names(data, "val") == first
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     found: list[Path] = []
     parse = coco.parse
 
-    def counted(path: Path) -> Any:
+    def counted(path: Path, *others: Any) -> Any:
         found.append(path)
-        return parse(path)
+        return parse(path, *others)
 
     monkeypatch.setattr(coco, "parse", counted)
     return found

@@ -213,7 +213,7 @@ class TestData:
             (masks / name).write_bytes((drawn / "scenes" / "train_masks" / name).read_bytes())
         split = {"images": "train", "masks": str(masks)}
         config["data"]["sources"]["scene"]["train"] = split
-        with pytest.raises(DataError, match=r"no mask for 10 of 12 images"):
+        with pytest.raises(DataError, match=r"no mask in .*, as for 10 of 12 images"):
             train(config)
         config["data"]["sources"]["scene"]["train"] = {**split, "partial": True}
         config["train"].update(max_steps=6, batch_size=2)

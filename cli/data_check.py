@@ -1,0 +1,174 @@
+"""`rehead data check`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from rehead.configs.load import find, parse_overrides
+from rehead.errors import ConfigError
+from rehead.files import check_free, write_text
+
+if TYPE_CHECKING:
+    from rehead.data.check.findings import Findings
+    from rehead.data.check.run import Checked
+    from rehead.data.check.statistics import BoxStatistics
+
+COLOURS = {"error": "red", "warning": "yellow", "advice": "cyan"}
+CLASSES_SHOWN = 20
+
+
+def check(
+    source: Annotated[
+        str, typer.Argument(help="A folder, a YAML file, or the name of a recipe.", metavar="PATH|CONFIG")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key; of a folder, those of data.", metavar="key=value")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every finding to this file.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a repaired copy to this folder.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw box sizes, aspect ratios and classes: .png, .jpg")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Findings shown of each kind.")] = 2,
+) -> None:
+    """Find what is wrong with a data set before training does. Exit code 1 if there are errors.
+
+    Example: rehead data check datasets/raccoon --json findings.json --fix datasets/raccoon_repaired
+    """
+    parsed = parse_overrides(overrides or [])
+    _refuse_misuse(source, json_file, fix, picture)
+
+    from rehead.data.check.run import check_data
+
+    checked = check_data(source, parsed)
+    console = Console()
+    root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
+    _print_findings(console, checked.findings, examples, root)
+    if json_file is not None:
+        found = [asdict(one) for one in checked.findings]
+        write_text(json_file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    _print_statistics(console, checked, picture)
+    if fix is not None:
+        from rehead.data.check.repair import repair
+
+        for line in repair(checked, fix):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if checked.findings.errors:
+        raise typer.Exit(1)
+
+
+def _refuse_misuse(source: str, json_file: Path | None, fix: Path | None, picture: Path | None) -> None:
+    """Says what is wrong before anything is read.
+
+    Raises:
+        ConfigError: with every problem.
+        OutputError: for a folder to fix that holds something.
+    """
+    from PIL import Image
+
+    if not Path(source).is_dir():
+        find(source)
+    problems = []
+    if json_file is not None and json_file.is_dir():
+        problems.append(f"--json: {json_file} is a folder; name a file")
+    if picture is not None and picture.suffix.lower() not in Image.registered_extensions():
+        problems.append(f"--picture: {picture} should end in .png, .jpg or another format of pictures")
+    if problems:
+        raise ConfigError(problems, "rehead data check")
+    if fix is not None:
+        check_free(fix)
+
+
+def _print_findings(console: Console, findings: Findings, examples: int, root: str) -> None:
+    """A table for each severity; files without the folder that all are in."""
+    from rehead.data.check.findings import CODES, SEVERITIES
+
+    groups = findings.grouped()
+    totals = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
+    for severity in SEVERITIES:
+        own = {code: group for code, group in groups.items() if CODES[code].severity == severity}
+        if not own:
+            continue
+        table = Table(
+            Column("code", no_wrap=True),
+            Column("count", justify="right"),
+            Column("what", ratio=1, overflow="fold"),
+            title=f"[{COLOURS[severity]}]{_plural(totals[severity], severity)}[/]",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            expand=True,
+        )
+        for code, group in own.items():
+            shown = [f"{one.file}: {one.message}".replace(f"{Path(root)}/", "") for one in group[:examples]]
+            more = [f"and {len(group) - examples} more"] if 0 < examples < len(group) else []
+            lines = [CODES[code].meaning, *(f"[dim]{escape(line)}[/]" for line in (*shown, *more))]
+            table.add_row(code, str(len(group)), "\n".join(lines))
+        console.print(table)
+    console.print(", ".join(_plural(totals[severity], severity) for severity in SEVERITIES))
+
+
+def _plural(count: int, severity: str) -> str:
+    return f"{count} {severity}" if severity == "advice" or count == 1 else f"{count} {severity}s"
+
+
+def _print_statistics(console: Console, checked: Checked, picture: Path | None) -> None:
+    from rehead.data.check.statistics import box_statistics
+
+    if not checked.data.sources:
+        return
+    unit = _unit(checked)
+    read = ", ".join(f"{len(source.reader)} in {source.split}" for source in checked.data.sources)
+    console.print(f"images: {read}", highlight=False)
+    boxes = box_statistics(checked)
+    splits = list(dict.fromkeys(split for own in checked.counts.values() for split in own))
+    table = Table(
+        "class",
+        *(Column(split, justify="right") for split in splits),
+        title=unit,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    names = sorted(checked.counts, key=lambda name: -sum(checked.counts[name].values()))
+    for name in names[:CLASSES_SHOWN]:
+        table.add_row(escape(name), *(f"{checked.counts[name].get(split, 0):,}" for split in splits))
+    console.print(table)
+    if len(names) > CLASSES_SHOWN:
+        rest = names[CLASSES_SHOWN:]
+        console.print(f"and {len(rest)} more classes, the rarest {rest[-1]}", markup=False, highlight=False)
+    if boxes is not None:
+        console.print(_box_table(boxes))
+        for line in boxes.meaning():
+            console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+    if picture is not None:
+        from rehead.data.check.picture import draw
+
+        draw(picture, boxes, checked.counts, unit)
+
+
+def _box_table(boxes: BoxStatistics) -> Table:
+    import numpy as np
+
+    shares = [0.05, 0.25, 0.5, 0.75, 0.95]
+    table = Table("boxes", *(Column(f"{share:.0%}", justify="right") for share in shares), box=SIMPLE_HEAD)
+    rows = {
+        "width, pixels": boxes.originals[:, 0],
+        "height, pixels": boxes.originals[:, 1],
+        "width, resized": boxes.sides[:, 0],
+        "height, resized": boxes.sides[:, 1],
+    }
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.0f}" for value in np.quantile(values, shares)))
+    table.add_row("height / width", *(f"{value:.2f}" for value in np.quantile(boxes.ratios, shares)))
+    return table
+
+
+def _unit(checked: Checked) -> str:
+    columns = checked.data.sources[0].reader.columns
+    return "objects" if columns.boxes is not None else "pixels" if columns.masks is not None else "images"

@@ -1,0 +1,116 @@
+"""The cheap part of the check, which training does itself: no image is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from rehead.configs.heads import MULTI_LABEL
+from rehead.data.check.boxes import image_of
+from rehead.data.instance_masks import wrong_segmentation
+from rehead.data.readers.base import Reader
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import id_at
+from rehead.data.readers.joined import JoinedReader
+from rehead.data.readers.part import PartReader
+from rehead.data.sample import Sample
+from rehead.errors import DataError
+
+WITH_BOXES = frozenset({"detection", "instance_segmentation", "keypoint_detection"})
+
+
+def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: bool) -> None:
+    """Finds now what would stop a run later.
+
+    Args:
+        reader: of a split.
+        where: its key in the configuration, such as `data.train`, for messages.
+        tasks: of the heads.
+        learn: whether there must be something to learn from.
+
+    Raises:
+        DataError: naming the first file: if images or masks are not there or empty, outlines give no mask, or there
+            is nothing to learn from.
+    """
+    images: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
+    masks: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
+    boxes = classes = False
+    for index in range(len(reader)):
+        sample = reader[index]
+        _look(sample.path, images)
+        if sample.mask_path is not None:
+            _look(sample.mask_path, masks)
+        boxes = boxes or _has_box(sample)
+        # A label that is a number is always a class.
+        classes = classes or bool(
+            sample.label.any() if isinstance(sample.label, np.ndarray) else sample.label is not None
+        )
+    for what, found in (("images", images), ("masks", masks)):
+        for problem, paths in found.items():
+            if paths:
+                raise DataError(
+                    f"{where}: {len(paths)} of {len(reader)} {what} {problem}, the first is {paths[0]}; "
+                    "`rehead data check` lists them all"
+                )
+    _refuse_outlines(reader, where)
+    if learn and WITH_BOXES & set(tasks) and not boxes:
+        raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
+    if learn and MULTI_LABEL in tasks and not classes:
+        raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
+
+
+def _look(path: Path, problems: dict[str, list[Path]]) -> None:
+    try:
+        if path.stat().st_size == 0:
+            problems["are empty files"].append(path)
+        elif not path.is_file():
+            problems["are not there"].append(path)
+    except OSError:
+        problems["are not there"].append(path)
+
+
+def _has_box(sample: Sample) -> bool:
+    """Whether there is one that training uses: neither a crowd nor without area."""
+    if sample.boxes is None or not len(sample.boxes):
+        return False
+    usable = (sample.boxes[:, 2:] > sample.boxes[:, :2]).all(axis=1)
+    return bool((usable if sample.iscrowd is None else usable & ~sample.iscrowd).any())
+
+
+def _columns_of(reader: Reader) -> Iterator[ColumnReader]:
+    """The readers of formats in a reader, whole."""
+    if isinstance(reader, ColumnReader):
+        yield reader
+    elif isinstance(reader, PartReader):
+        yield from _columns_of(reader.whole)
+    elif isinstance(reader, JoinedReader):
+        for part in reader.parts:
+            yield from _columns_of(part)
+
+
+def _refuse_outlines(reader: Reader, where: str) -> None:
+    """Looks at every outline where masks are wanted: a few microseconds for each."""
+    for own in _columns_of(reader):
+        columns = own.columns
+        if not own.masks or columns.boxes is None or columns.objects is None:
+            continue
+        images = image_of(own)
+        broken = []
+        for row in np.flatnonzero(own.asked()).tolist():
+            raw = b"" if columns.segmentations is None else columns.segmentations.raw(row)
+            problem = "no segmentation, which instance masks are made from"
+            if raw:
+                height, width = (0, 0) if columns.sizes is None else columns.sizes[images[row]].tolist()
+                problem = wrong_segmentation(msgspec.json.decode(raw), (height, width) if height and width else None)
+            if problem:
+                broken.append((row, problem))
+        if broken:
+            row, problem = broken[0]
+            raise DataError(
+                f"{where}: {own.annotations}: {len(broken)} of {len(columns.boxes)} objects have no outline that can "
+                f"be used, the first is annotation {id_at(columns.objects, row)} of "
+                f"{own.folder / columns.names[int(images[row])]}: {problem}; `rehead data check` lists them all"
+            )

@@ -1,0 +1,72 @@
+"""The files of a data set against its annotations: what is missing, and what nobody names."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rehead.configs.readers import CocoSplit, CsvSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
+from rehead.data.check.findings import Findings
+from rehead.data.check.sources import Source
+from rehead.data.pixels import SUFFIXES
+from rehead.data.readers.base import file_names, image_names
+
+NO_LABELS = frozenset({"classes.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"})
+"""Text files beside YOLO's labels that are none."""
+
+
+def report_files(sources: Sequence[Source], findings: Findings) -> None:
+    """Notes images and labels that have no other half."""
+    named: dict[Path, set[str]] = defaultdict(set)
+    for source in sources:
+        reader = source.reader
+        named[reader.folder.absolute()].update(reader.columns.names[row] for row in range(len(reader)))
+    for source in sources:
+        # A folder that two splits share is looked at once.
+        folder = source.reader.folder.absolute()
+        known = named.pop(folder, None)
+        if known is not None and _all_named(source):
+            for name in image_names(folder):
+                if name not in known:
+                    findings("unlisted_image", source.reader.folder / name, "no annotation names it")
+        _report_labels(source, findings)
+
+
+def _all_named(source: Source) -> bool:
+    """Whether the annotations should name every image of their folder."""
+    options = source.options
+    if isinstance(options, VocSplit):
+        return options.image_set is None and source.reader.columns.masks is None
+    return isinstance(options, CocoSplit | CsvSplit | ViaSplit) and Path(options.images) != Path()
+
+
+def _report_labels(source: Source, findings: Findings) -> None:
+    """Masks and YOLO's label files without their image; in other formats the annotation names its image."""
+    reader = source.reader
+    columns = reader.columns
+    if isinstance(source.options, YoloSplit):
+        _report_yolo(source, findings)
+    elif columns.masks is not None and isinstance(source.options, MasksSplit):
+        known = {columns.masks[row] for row in range(len(columns))}
+        for name in file_names(reader.mask_folder, SUFFIXES):
+            if name not in known:
+                findings("label_without_image", reader.mask_folder / name, f"no image of this name in {reader.folder}")
+
+
+def _report_yolo(source: Source, findings: Findings) -> None:
+    reader = source.reader
+    assert isinstance(source.options, YoloSplit)
+    if source.options.images.endswith(".txt"):
+        return  # a list may leave out images on purpose
+    parts = list(reader.folder.absolute().parts)
+    places = [place for place, part in enumerate(parts) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    folder = source.root / source.options.labels if source.options.labels is not None else Path(*parts)
+    # Those that could not be read have their label all the same.
+    stems = {os.path.splitext(name)[0] for name in image_names(reader.folder)}
+    for name in file_names(folder, {".txt"}):
+        if os.path.splitext(name)[0] not in stems and Path(name).name.lower() not in NO_LABELS:
+            findings("label_without_image", folder / name, f"no image of this name in {reader.folder}")

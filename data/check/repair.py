@@ -1,0 +1,321 @@
+"""A repaired copy of a data set: what can be put right is, what cannot is left out, and the original stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rehead.data.check.findings import CODES
+from rehead.data.check.images import Facts, Size
+from rehead.data.check.run import Checked
+from rehead.data.check.sources import Source
+from rehead.data.instance_masks import code_of, decode, encode, to_json
+from rehead.data.pixels import read_image
+from rehead.data.readers.base import Reader
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.columns import Texts, id_at, ids_of
+from rehead.data.readers.mask_values import MaskValues, opened_mask
+from rehead.data.sample import Sample
+from rehead.data.writers import write
+from rehead.data.writers.content import lines
+from rehead.errors import DataError
+from rehead.files import atomic_folder
+from rehead.progress import Progress
+
+QUALITY = 95
+"""Of the JPEG files that are written anew."""
+
+SAME_SHAPE = 0.01
+"""How far two aspect ratios may differ for one image to be the other resized."""
+
+
+@dataclass
+class _Work:
+    """What a repair does, and counts.
+
+    Attributes:
+        scratch: a folder for images and masks that are made anew.
+        channels: of the images.
+        done: how often each thing was done, in words.
+        made: how many files were.
+    """
+
+    scratch: Path
+    channels: int
+    done: Counter[str] = field(default_factory=Counter)
+    made: int = 0
+
+    def new(self, suffix: str) -> Path:
+        """Where a file may be made."""
+        self.made += 1
+        return self.scratch / f"{self.made}{suffix}"
+
+
+class _RepairedReader(ColumnReader):
+    """Columns whose images are partly others than those in their folder."""
+
+    paths: Sequence[Path] = ()
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), path=self.paths[index])
+
+
+def repair(checked: Checked, out: Path) -> list[str]:
+    """Writes a repaired copy: objects as COCO, class maps as masks, classes of images in folders.
+
+    Args:
+        checked: what the check has seen.
+        out: a new or an empty folder.
+
+    Returns:
+        What was done, what could not be, and the configuration that reads it, as lines.
+
+    Raises:
+        DataError: for data of several sources, and colours without names.
+        OutputError: for a folder that is not empty or cannot be written.
+    """
+    sources = checked.data.sources
+    if len({source.split for source in sources}) < len(sources):
+        raise DataError("--fix: several sources of annotations; check and repair each with a configuration of its own")
+    if not sources:
+        raise DataError("--fix: no split could be read, so there is nothing to repair")
+    channels = 3 if checked.data.config is None else checked.data.config.model.backbone.in_channels
+    with tempfile.TemporaryDirectory(prefix="rehead-") as scratch:
+        work = _Work(Path(scratch), channels)
+        readers: dict[str, Reader] = {}
+        for number, source in enumerate(sources):
+            useless = checked.useless.get(number)
+            readers[source.split] = _repaired(checked, source, checked.facts[number], useless, work)
+        first = sources[0].reader
+        notes: list[str] = []
+        if first.columns.image_labels is not None:
+            options = _write_folders(readers, out)
+        else:
+            written = write(readers, "masks" if first.values is not None else "coco", out)
+            options, notes = written.options, lines(written.notes)
+    said = [f"{what}: {count}" for what, count in work.done.items() if count]
+    left = [
+        f"not repaired, {code}: {len(group)} ({CODES[code].meaning})"
+        for code, group in checked.findings.grouped().items()
+        if not CODES[code].repair and CODES[code].severity == "error"
+    ]
+    return [f"repaired copy: {out}", *said, *left, *notes, f"data: {json.dumps(options, ensure_ascii=False)}"]
+
+
+def _repaired(
+    checked: Checked, source: Source, facts: Sequence[Facts], useless: NDArray[np.bool_] | None, work: _Work
+) -> Reader:
+    """A reader of what is left of a split, with the images that were made anew."""
+    old = source.reader
+    rows: list[int] = []
+    paths: list[Path] = []
+    names: list[str] = []
+    masks: list[str] = []
+    factors: list[tuple[float, float]] = []
+    ids: set[int | str] = set()
+    with Progress(f"repairing {source.split}", len(facts)) as bar:
+        for row, fact in enumerate(facts):
+            bar.advance()
+            sample = old[row]
+            factor = _factor(sample, fact)
+            image_id = id_at(old.columns.ids, row)
+            if factor is None or image_id in ids:
+                work.done["images left out"] += 1
+                continue
+            mask = _mask(old, row, fact, work)
+            if mask is None:
+                work.done["images left out"] += 1
+                continue
+            ids.add(image_id)
+            rows.append(row)
+            path, name = _image(sample, old.columns.names[row], fact, work)
+            paths.append(path)
+            names.append(name)
+            masks.append(mask)
+            factors.append(factor)
+    if not rows:
+        raise DataError(f"--fix: nothing is left of {source.split}")
+    columns = old.columns
+    changed: dict[str, Any] = {
+        "names": Texts.of(names),
+        "ids": ids_of([id_at(columns.ids, row) for row in rows]),
+        "kept": None,
+    }
+    if columns.masks is not None:
+        changed["masks"] = Texts.of(masks)
+    if columns.image_labels is not None:
+        changed["image_labels"] = columns.image_labels[rows]
+    if columns.starts is not None:
+        assert useless is not None
+        changed |= _objects(old, rows, [facts[row].size for row in rows], factors, useless, work)
+    values = old.values
+    if values is not None and not source.named:
+        values = _named_values(checked, source)
+    reader = _RepairedReader(
+        replace(columns, **changed),
+        old.folder,
+        old.annotations,
+        None if values is not None or columns.classes is None else old.classes.names,
+        values=values,
+        mask_folder=old.mask_folder,
+    )
+    reader.paths = paths
+    return reader
+
+
+def _named_values(checked: Checked, source: Source) -> MaskValues:
+    """The values that occur, called by their number."""
+    assert source.reader.values is not None
+    if source.reader.values.colours:
+        raise DataError("--fix: colours need names; say data.values=... or check a configuration")
+    names = sorted(checked.counts, key=int)
+    return MaskValues(names, [], {name: int(name) for name in names}, source.reader.annotations)
+
+
+def _factor(sample: Sample, facts: Facts) -> tuple[float, float] | None:
+    """What coordinates are multiplied with, (x, y); None where the image must be left out."""
+    if facts.size is None:
+        return None
+    if sample.size is None or sample.size == facts.size:
+        return 1.0, 1.0
+    return _stretch(sample.size, facts.size)
+
+
+def _stretch(before: Size, after: Size) -> tuple[float, float] | None:
+    """(x, y) from one size to another of the same shape; None for another shape."""
+    y, x = after[0] / before[0], after[1] / before[1]
+    return (x, y) if abs(x / y - 1) <= SAME_SHAPE + 1 / min(before) else None
+
+
+def _image(sample: Sample, name: str, facts: Facts, work: _Work) -> tuple[Path, str]:
+    """The file to copy and its name: the original, or one that is made anew as training sees it."""
+    turned = facts.orientation > 1
+    kinds = work.channels == 3 and facts.kinds
+    if not (turned or kinds) or sample.path.suffix.lower() == ".npy" or work.channels not in (1, 3, 4):
+        return sample.path, name
+    image = read_image(sample.path, work.channels, sample.size or facts.mask_size)
+    pixels = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    jpeg = sample.path.suffix.lower() in {".jpg", ".jpeg"} and work.channels != 4
+    made = work.new(".jpg" if jpeg else ".png")
+    picture = Image.fromarray(pixels[:, :, 0] if work.channels == 1 else pixels)
+    picture.save(made, quality=QUALITY)  # which PNG does not ask about
+    work.done["images written anew, upright and in 8 bits"] += 1
+    return made, PurePosixPath(name).with_suffix(made.suffix).as_posix() if not jpeg else name
+
+
+def _mask(old: ColumnReader, row: int, facts: Facts, work: _Work) -> str | None:
+    """The class map's name, or the path of one that is made anew; None where the image must be left out."""
+    if old.columns.masks is None:
+        return ""
+    assert old.values is not None
+    if facts.mask_problem or not facts.values.keys() <= old.values.labels.keys():
+        return None
+    name = old.columns.masks[row]
+    if facts.mask_size == facts.size:
+        return name
+    assert facts.size is not None
+    assert facts.mask_size is not None
+    if _stretch(facts.mask_size, facts.size) is None:
+        return None
+    mask = opened_mask(old.mask_folder / name)
+    made = work.new(".png")
+    mask.resize(facts.size[::-1], Image.Resampling.NEAREST).save(made)
+    work.done["masks scaled to their image"] += 1
+    return made.as_posix()
+
+
+def _objects(
+    old: ColumnReader,
+    rows: Sequence[int],
+    sizes: Sequence[Size | None],
+    factors: Sequence[tuple[float, float]],
+    useless: NDArray[np.bool_],
+    work: _Work,
+) -> dict[str, Any]:
+    """The columns of the objects that are left: scaled with their image, and cut to it."""
+    columns = old.columns
+    assert columns.starts is not None
+    assert columns.boxes is not None
+    kept: list[int] = []
+    boxes: list[NDArray[np.float32]] = []
+    areas: list[float] = []
+    texts: list[bytes] = []
+    points: list[NDArray[np.float32]] = []
+    starts = [0]
+    asked = old.asked()
+    for row, size, factor in zip(rows, sizes, factors, strict=True):
+        assert size is not None
+        limit = np.array([size[1], size[0]] * 2, np.float32)
+        scale = np.array(factor * 2, np.float32)
+        for place in range(int(columns.starts[row]), int(columns.starts[row + 1])):
+            if not asked[place]:
+                continue
+            box = np.clip(columns.boxes[place] * scale, 0, limit)
+            if useless[place] or not (box[2:] > box[:2]).all():
+                work.done["objects left out"] += 1
+                continue
+            work.done["boxes cut to their image"] += bool((box != columns.boxes[place] * scale).any())
+            kept.append(place)
+            boxes.append(box)
+            text = b"" if columns.segmentations is None else columns.segmentations.raw(place)
+            area = float(np.prod(box[2:] - box[:2]))
+            if text and columns.areas is not None:
+                area = float(columns.areas[place]) * factor[0] * factor[1]
+            areas.append(area)
+            texts.append(_scaled(text, factor, old[row].size, size))
+            if columns.keypoints is not None:
+                points.append(columns.keypoints[place] * np.array([*factor, 1], np.float32))
+        starts.append(len(kept))
+        work.done["annotations scaled to their image"] += factor != (1.0, 1.0)
+    objects = columns.objects
+    assert objects is not None
+    assert columns.labels is not None
+    return {
+        "sizes": np.array(sizes, np.int32).reshape(-1, 2),
+        "starts": np.array(starts, np.int64),
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+        "labels": columns.labels[kept],
+        "areas": np.array(areas, np.float32),
+        "crowds": None if columns.crowds is None else columns.crowds[kept],
+        "objects": ids_of([id_at(objects, place) for place in kept]),
+        "segmentations": None if columns.segmentations is None else Texts.of(texts),
+        "keypoints": None if columns.keypoints is None else np.array(points).reshape(-1, *columns.keypoints.shape[1:]),
+    }
+
+
+def _scaled(text: bytes, factor: tuple[float, float], before: Size | None, after: Size) -> bytes:
+    """A segmentation's JSON for its image's real size."""
+    if not text or factor == (1.0, 1.0) or before is None:
+        return text
+    segmentation = msgspec.json.decode(text)
+    if isinstance(segmentation, list):
+        return msgspec.json.encode(
+            [[round(value * factor[place % 2], 3) for place, value in enumerate(one)] for one in segmentation]
+        )
+    mask = decode([code_of(segmentation, before)], before)[0]
+    resized = cv2.resize(mask, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return msgspec.json.encode(to_json(encode(resized[None])[0]))
+
+
+def _write_folders(readers: Mapping[str, Reader], out: Path) -> dict[str, Any]:
+    """Images in folders per class and split, whole or not at all."""
+    with atomic_folder(out) as temporary:
+        for split, reader in readers.items():
+            assert isinstance(reader, ColumnReader)
+            for row in range(len(reader)):
+                target = temporary / split / reader.columns.names[row]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(reader[row].path, target)
+    return {"format": "folders", "root": str(out), **{split: {"images": split} for split in readers}}

@@ -1,0 +1,161 @@
+"""The whole check, one step after the other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.data.check.boxes import report_boxes, report_outlines
+from rehead.data.check.classes import Counts, counts_of, report_classes
+from rehead.data.check.files import report_files
+from rehead.data.check.findings import Findings
+from rehead.data.check.images import Facts, Job, examine_all, report_images, report_masks
+from rehead.data.check.sources import DataSet, Source, open_all
+from rehead.data.near_duplicates import near_duplicates
+
+
+@dataclass
+class Checked:
+    """What a check has seen: what is wrong, and what repair and statistics need.
+
+    Attributes:
+        data: the splits.
+        findings: everything that was found.
+        facts: of every image, by source, in the order of its reader.
+        useless: (N,) by source, the objects that a repair leaves out; absent for sources without boxes.
+        counts: of examples, by class and split.
+    """
+
+    data: DataSet
+    findings: Findings
+    facts: list[list[Facts]] = field(default_factory=list)
+    useless: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
+
+
+def check_data(
+    source: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    workers: int | None = None,
+) -> Checked:
+    """Reads everything and notes what is wrong with it.
+
+    Args:
+        source: a folder whose format is recognised, a YAML file, or the name of a recipe.
+        overrides: by dotted key; of a folder, those of `data`.
+        workers: processes; one per core unless given.
+
+    Raises:
+        ConfigError: for a wrong configuration.
+        DataError: for a folder in no known format, and paths that are not there.
+    """
+    findings = Findings()
+    data = open_all(source, overrides or {}, findings)
+    checked = Checked(data, findings)
+    if not data.sources:
+        return checked
+    channels = 3 if data.config is None else data.config.model.backbone.in_channels
+    report_files(data.sources, findings)
+    _look_at_images(checked, channels, workers)
+    for number, (one, facts) in enumerate(zip(data.sources, checked.facts, strict=True)):
+        columns = one.reader.columns
+        if one.reader.values is not None:
+            jobs = _jobs(one, channels)
+            report_masks(jobs, facts, one.reader.values.labels if one.named else None, findings)
+        elif columns.boxes is not None:
+            sizes = _annotated_sizes(one, facts)
+            useless = report_boxes(one.reader, sizes, findings)
+            useless |= report_outlines(one.reader, sizes, one.tasks, findings)
+            checked.useless[number] = useless
+            _report_bare(one, findings)
+    _count_classes(checked)
+    return checked
+
+
+def _jobs(source: Source, channels: int) -> list[Job]:
+    reader = source.reader
+    colours = reader.values is not None and reader.values.colours
+    jobs = []
+    for row in range(len(reader)):
+        sample = reader[row]
+        jobs.append(Job(sample.path, sample.size, channels, sample.mask_path, colours))
+    return jobs
+
+
+def _look_at_images(checked: Checked, channels: int, workers: int | None) -> None:
+    """Every file once, whichever splits and heads use it."""
+    jobs: dict[Job, None] = {}
+    by_source = []
+    findings = checked.findings
+    for source in checked.data.sources:
+        own = _jobs(source, channels)
+        by_source.append(own)
+        jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
+    facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
+    users: dict[Path, set[str]] = defaultdict(set)
+    for source, own in zip(checked.data.sources, by_source, strict=True):
+        for job in own:
+            if job in facts:
+                users[job.path].add(source.split)
+            else:
+                findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it")
+        checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
+    seen = list(facts)
+    report_images(seen, [facts[job] for job in seen], [_splits(users[job.path]) for job in seen], findings)
+    _report_duplicates(checked, {job.path: facts[job].fingerprint for job in seen if facts[job].size}, users)
+
+
+def _splits(users: set[str]) -> str:
+    return " and ".join(sorted(users))
+
+
+def _report_duplicates(checked: Checked, prints: dict[Path, int], users: Mapping[Path, set[str]]) -> None:
+    """Nearly the same image twice, and images that two splits name."""
+    paths = list(prints)
+    for path in paths:
+        if len(users[path]) > 1:
+            checked.findings("leak", path, f"is in {_splits(users[path])}")
+    for group in near_duplicates([prints[path] for path in paths]):
+        own = [paths[row] for row in group]
+        splits = set().union(*(users[path] for path in own))
+        for path in own[1:]:
+            elsewhere = [one for one in own if users[one] != users[path]]
+            if len(splits) > 1 and elsewhere:
+                said = f"({_splits(users[path])}) is nearly {elsewhere[0]} ({_splits(users[elsewhere[0]])})"
+                checked.findings("leak", path, said)
+            else:
+                checked.findings("near_duplicate", path, f"is nearly {own[0]}")
+
+
+def _annotated_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, int] | None]:
+    """What boxes and outlines must fit: the annotation's size, which is a finding of its own if the image's is not."""
+    return [source.reader[row].size or fact.size for row, fact in enumerate(facts)]
+
+
+def _report_bare(source: Source, findings: Findings) -> None:
+    columns = source.reader.columns
+    assert columns.starts is not None
+    asked = np.concatenate([[0], np.cumsum(source.reader.asked())])
+    bare = np.flatnonzero(asked[columns.starts[1:]] == asked[columns.starts[:-1]])
+    for row in bare.tolist():
+        findings("no_objects", source.reader.folder / columns.names[row], f"no object ({source.split})")
+
+
+def _count_classes(checked: Checked) -> None:
+    by_split: dict[str, dict[str, int]] = {}
+    places: dict[str, str] = {}
+    for source, facts in zip(checked.data.sources, checked.facts, strict=True):
+        own = by_split.setdefault(source.split, {})
+        for name, count in counts_of(source, facts).items():
+            own[name] = own.get(name, 0) + count
+        places[source.split] = str(source.reader.annotations)
+    names = dict.fromkeys(name for own in by_split.values() for name in own)
+    checked.counts = {name: {split: own.get(name, 0) for split, own in by_split.items()} for name in names}
+    report_classes(checked.counts, places, checked.findings)

@@ -1,0 +1,200 @@
+"""From a folder or a configuration to the splits that are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rehead.configs.heads import HEADS, MULTI_LABEL, task_of
+from rehead.configs.load import find, load_config, override
+from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
+from rehead.configs.schema import Config, SourceOptions
+from rehead.data.check.findings import Findings
+from rehead.data.pixels import SUFFIXES
+from rehead.data.readers import SPLITS, open_whole
+from rehead.data.readers.base import reason
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
+from rehead.errors import ConfigError, DataError
+from rehead.progress import say
+
+
+@dataclass
+class Source:
+    """One split of one source of annotations.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        options: of the split.
+        root: what its paths start from.
+        reader: of all that could be read of it.
+        tasks: of the heads that learn from it; empty where a folder is checked without a configuration.
+        named: whether the values of class maps have names: else any value is right.
+    """
+
+    split: str
+    options: SplitOptions
+    root: Path
+    reader: ColumnReader
+    tasks: frozenset[str]
+    named: bool = True
+
+
+@dataclass
+class DataSet:
+    """What is checked.
+
+    Attributes:
+        sources: every split that is written out, by source.
+        drawn: the splits that are drawn from the training images.
+        config: where one was given.
+        format: of the first source.
+    """
+
+    sources: list[Source]
+    drawn: list[str]
+    config: Config | None
+    format: str
+
+
+def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
+    """Opens every split of a folder, or of a configuration.
+
+    Args:
+        source: a folder whose format is recognised, a YAML file, or the name of a recipe.
+        overrides: by dotted key; of a folder, those of `data`.
+        findings: take note of annotations that cannot be used.
+
+    Raises:
+        ConfigError: for a wrong configuration.
+        DataError: for a folder in no known format, and paths of a configuration that are not there.
+    """
+    if Path(source).is_dir():
+        return _folder(Path(source), overrides, findings)
+    find(source)  # a typing error is named before anything else
+    config = load_config(source, overrides)
+    data_set = DataSet([], [], config, config.data.format or "")
+    wanted: dict[tuple[str, str, tuple[str, ...] | None], set[str]] = {}
+    for key, head in config.model.heads.items():
+        own = key in config.data.sources
+        options: SourceOptions = config.data.sources[key] if own else config.data
+        names = head.classes or options.classes
+        kind = "maps" if task_of(head) == "segmentation" else ""
+        wanted.setdefault((key if own else "", kind, tuple(names) if names else None), set()).add(task_of(head))
+    for (key, _, chosen), served in wanted.items():
+        where = f"data.sources.{key}" if key else "data"
+        _open(data_set, config.data.sources[key] if key else config.data, where, chosen, served, findings)
+    return data_set
+
+
+def _open(
+    data_set: DataSet,
+    options: SourceOptions,
+    where: str,
+    names: tuple[str, ...] | None,
+    tasks: set[str],
+    findings: Findings,
+    *,
+    named: bool = True,
+) -> None:
+    opened: list[Source] = []
+    for split in SPLITS:
+        own = getattr(options, split)
+        if own is None:
+            continue
+        if isinstance(own, FromTrainSplit):
+            data_set.drawn.append(split)
+            continue
+        task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        try:
+            reader = open_whole(options, split, names, where, task, findings)
+        except DataError as error:
+            if str(error).startswith("data."):
+                raise  # what the configuration says is wrong, not the data
+            file = Path(options.root) / str(getattr(own, "annotations", None) or getattr(own, "images", ""))
+            findings("broken_annotation", file, reason(error, file.absolute() if str(file) not in str(error) else file))
+            continue
+        if isinstance(reader, ColumnReader):
+            reader.boxes = tasks != {MULTI_LABEL}
+            opened.append(Source(split, own, Path(options.root).expanduser(), reader, frozenset(tasks), named))
+    if not opened and not data_set.drawn and not findings:
+        raise DataError(f"{where}: no split; add {where}.train")
+    _compare_lists(opened, findings)
+    data_set.sources += opened
+
+
+def _compare_lists(opened: list[Source], findings: Findings) -> None:
+    """Formats that list their classes must list those of training in every split."""
+    train = next((one for one in opened if one.split == "train"), None)
+    if train is None or train.reader.columns.classes is None:
+        return
+    for one in opened:
+        known = one.reader.columns.classes
+        if one is train or known is None or not one.reader.columns.listed:
+            continue
+        absent = [name for name in train.reader.classes.names if name not in known.names]
+        if absent:
+            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has")
+
+
+def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
+    others = [key for key in overrides if not key.startswith("data.")]
+    if others:
+        raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
+    given: dict[str, Any] = override({}, overrides).get("data") or {}
+    asked = given.get("format")
+    found = recognise(root, {"segmentation"} if asked == "masks" else ())
+    if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
+        found = recognise(root, {"segmentation"})
+    if asked not in (None, found.format):
+        raise DataError(f"{root}: data.format={asked}: it has {found.saw}, which is {found.format}")
+    raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
+    named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
+    if not named:
+        raw["values"] = _any_values(root, found)
+    other = {"masks": "number objects: data.format=instance_masks", "instance_masks": "are classes: data.format=masks"}
+    doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
+    say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
+    # Any head of a task that the format is for: only data are looked at.
+    task = READERS.get(found.format).about["task"].split(", ")[0]
+    head = next(entry.name for entry in HEADS if entry.about["task"] == task)
+    options = load_config({"task": task, "model": {"head": head}, "data": raw}).data
+    data_set = DataSet([], [], None, found.format)
+    names = tuple(options.classes) if options.classes else None
+    _open(data_set, options, "data", names, set(), findings, named=named)
+    return data_set
+
+
+def _first_masks(root: Path, found: Found) -> list[Path]:
+    folder = root / next(iter(found.splits.values()))["masks"]
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+
+
+def _numbers_objects(root: Path, found: Found) -> bool:
+    """Whether masks number objects: from 1 on without a gap, and not up to the same number everywhere."""
+    numbers = set()
+    for path in _first_masks(root, found):
+        try:
+            present = np.unique(read_mask(path))
+        except DataError:
+            continue
+        present = present[present > 0]
+        if len(present) != (present[-1] if len(present) else 0):
+            return False
+        numbers.add(len(present))
+    return len(numbers) > 1 or numbers == {1}
+
+
+def _any_values(root: Path, found: Found) -> dict[str, Any]:
+    """A name for every value that masks of this kind may have."""
+    for path in _first_masks(root, found):
+        with suppress(DataError):
+            if opened_mask(path).mode not in NUMBERED:
+                return {"any": [0, 0, 0]}
+    return {str(value): value for value in range(256)}

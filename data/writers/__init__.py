@@ -1,0 +1,60 @@
+"""Writers of data sets: one file per format, all given the same `Content`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rehead.data.readers.base import Reader
+from rehead.data.writers.coco import write_coco
+from rehead.data.writers.content import Content, Notes
+from rehead.data.writers.masks import write_masks
+from rehead.data.writers.voc import write_voc
+from rehead.data.writers.yolo import write_yolo
+from rehead.errors import DataError
+from rehead.files import atomic_folder
+
+WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "masks": write_masks,
+}
+"""By format: writes a folder and gives the options that read it, but for `format` and `root`."""
+
+
+@dataclass
+class Written:
+    """What came of a conversion.
+
+    Attributes:
+        options: the `data` of a configuration that reads it.
+        notes: what the format could not hold, in words, with the number of cases.
+    """
+
+    options: dict[str, Any]
+    notes: Notes
+
+
+def write(splits: Mapping[str, Reader], form: str, folder: Path, *, link: bool = False) -> Written:
+    """Writes a data set in a format, whole or not at all.
+
+    Args:
+        splits: by name (`train`, `val`, `test`), their readers.
+        form: one of `WRITERS`.
+        folder: a new or an empty one.
+        link: images become hard links of the source's, which take no room; else they are copied.
+
+    Raises:
+        DataError: for data that the format has no place for at all, and images that are not there.
+        OutputError: for a folder that is not empty or cannot be written.
+    """
+    content = Content(splits, link=link)
+    if form != "masks" and content.maps:
+        raise DataError(f"{content.source}: holds class maps, which {form} has no place for; use --to masks")
+    notes: Notes = Notes()
+    with atomic_folder(folder) as temporary:
+        options = WRITERS[form](content, temporary, notes)
+    return Written({"format": form, "root": str(folder), **options}, notes)

@@ -1,0 +1,236 @@
+"""What is written: the images of every split and all that is known of them, whatever format they came in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rehead.data.pixels import image_size
+from rehead.data.readers.base import Reader, checked_classes, named_classes
+from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.part import PartReader
+from rehead.errors import DataError, OutputError
+from rehead.progress import Progress
+from rehead.types import Classes
+
+Notes = Counter[str]
+"""What a format cannot hold, in words, and how often."""
+
+
+@dataclass
+class Thing:
+    """One object.
+
+    Attributes:
+        label: 0..K-1 in the content's classes.
+        box: xyxy in pixels, the shortest decimals that give the same float32.
+        area: in square pixels.
+        crowd: not trained on, and neither right nor wrong to predict.
+        number: the annotation's id, where it has one that is a number.
+        segmentation: JSON as COCO has it; empty for none.
+        keypoints: (P, 3) float32, where the classes have any.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+    number: int | None
+    segmentation: bytes
+    keypoints: NDArray[np.float32] | None
+
+
+@dataclass
+class Picture:
+    """One image.
+
+    Attributes:
+        path: of the file.
+        name: under which it is to be written, relative, with `/` between parts; unique in its split.
+        image_id: in the user's files.
+        size: (height, width) of the annotation or, where it has none, of the image as people see it.
+        things: its objects.
+        semantic: its class map in 0..K-1 and what does not count, where that is what is annotated.
+        unsized: whether the annotation does not say the size.
+    """
+
+    path: Path
+    name: str
+    image_id: int | str
+    size: tuple[int, int]
+    things: list[Thing]
+    semantic: NDArray[Any] | None = None
+    unsized: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The name without suffix."""
+        return PurePosixPath(self.name).with_suffix("").as_posix()
+
+
+class Content:
+    """The splits of a data set, for a writer.
+
+    The classes are those of all splits; ids are the user's.
+
+    Args:
+        splits: readers by name. Of objects or class maps, as a format or `from_train` gives them.
+        link: whether images become hard links.
+
+    Raises:
+        DataError: for data of another kind, and splits that do not agree on their classes.
+    """
+
+    def __init__(self, splits: Mapping[str, Reader], *, link: bool = False) -> None:
+        self.link = link
+        self.splits: dict[str, tuple[ColumnReader, Sequence[int]]] = {}
+        for name, reader in splits.items():
+            whole, rows = (reader.whole, reader.rows.tolist()) if isinstance(reader, PartReader) else (reader, None)
+            if not isinstance(whole, ColumnReader):
+                raise DataError(f"{name}: several sources of data are joined; convert each alone")
+            if whole.values is None and whole.columns.boxes is None:
+                raise DataError(
+                    f"{whole.annotations}: has classes of images; only objects and class maps are converted"
+                )
+            self.splits[name] = whole, range(len(whole)) if rows is None else rows
+        if not self.splits:
+            raise DataError("no split to convert")
+        readers = [reader for reader, _ in self.splits.values()]
+        self.source = readers[0].annotations
+        self.maps = readers[0].values is not None
+        self.classes = _all_classes(readers)
+        self._label = {name: label for label, name in enumerate(self.classes.names)}
+
+    def pictures(self, split: str, *, stems: bool = False, taken: set[str] | None = None) -> Iterator[Picture]:
+        """The images of a split in their order, with a bar for those who wait.
+
+        Args:
+            split: its name.
+            stems: whether two images must not be told apart by their suffix alone.
+            taken: names that must not be given again, in lower case; those given here are added.
+        """
+        reader, rows = self.splits[split]
+        taken = set() if taken is None else taken
+        label_of = np.array([self._label[name] for name in reader.classes.names], np.int64)
+        with Progress(f"writing {split}", len(rows)) as bar:
+            for row in rows:
+                yield self._picture(reader, row, label_of, stems, taken)
+                bar.advance()
+
+    def _picture(
+        self, reader: ColumnReader, row: int, label_of: NDArray[np.int64], stems: bool, taken: set[str]
+    ) -> Picture:
+        sample = reader[row]
+        name = _free(reader.columns.names[row], stems, taken)
+        semantic = reader.semantic(row) if reader.values is not None else None
+        if semantic is not None:
+            size = (semantic.shape[0], semantic.shape[1])
+        else:
+            size = sample.size or image_size(sample.path)
+        return Picture(
+            sample.path,
+            name,
+            sample.image_id,
+            size,
+            [] if semantic is not None else _things(reader, row, label_of),
+            semantic,
+            unsized=sample.size is None,
+        )
+
+    def put(self, picture: Picture, folder: Path) -> None:
+        """Writes an image file under its name into a folder.
+
+        Raises:
+            DataError: if it is not there.
+            OutputError: where files cannot be linked.
+        """
+        target = folder / picture.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not picture.path.is_file():
+            raise DataError(f"{picture.path}: no such file")
+        if not self.link:
+            shutil.copyfile(picture.path, target)
+            return
+        try:
+            os.link(picture.path.resolve(), target)
+        except OSError as error:
+            raise OutputError(
+                f"{picture.path}: cannot be linked to {folder} ({error.strerror}); use --images copy"
+            ) from error
+
+
+def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
+    first = readers[0].classes
+    if all(reader.classes == first for reader in readers):
+        return first
+    names = list(dict.fromkeys(name for reader in readers for name in reader.classes.names))
+    if not readers[0].columns.listed:
+        return named_classes(names)
+    id_of: dict[str, int] = {}
+    for reader in readers:
+        for name, number in zip(reader.classes.names, reader.classes.ids, strict=True):
+            if id_of.setdefault(name, number) != number:
+                raise DataError(f"{reader.annotations}: class '{name}' has id {number}, but {id_of[name]} elsewhere")
+        if reader.classes.keypoints != first.keypoints:
+            raise DataError(f"{reader.annotations}: its keypoints are not those of {readers[0].annotations}")
+    plain = checked_classes(names, [id_of[name] for name in names], readers[0].annotations)
+    return Classes(plain.names, plain.ids, first.keypoints, first.flip_pairs)
+
+
+def decimals(values: NDArray[np.float32]) -> list[float]:
+    """The shortest decimals that give the same float32: 73.35, not 73.3499984741211."""
+    return [float(str(value)) for value in values.ravel()]
+
+
+def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list[Thing]:
+    columns = reader.columns
+    sample = reader[row]
+    assert sample.boxes is not None
+    assert sample.labels is not None
+    labels = label_of[sample.labels].tolist()
+    boxes = decimals(sample.boxes)
+    areas = decimals(sample.areas) if sample.areas is not None else None
+    rows = reader.rows_of(row)
+    places = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+    found = []
+    for number, place in enumerate(places):
+        x1, y1, x2, y2 = boxes[4 * number : 4 * number + 4]
+        found.append(
+            Thing(
+                labels[number],
+                (x1, y1, x2, y2),
+                areas[number] if areas is not None else (x2 - x1) * (y2 - y1),
+                bool(sample.iscrowd[number]) if sample.iscrowd is not None else False,
+                int(columns.objects[place]) if isinstance(columns.objects, np.ndarray) else None,
+                columns.segmentations.raw(place) if columns.segmentations is not None else b"",
+                sample.keypoints[number] if sample.keypoints is not None else None,
+            )
+        )
+    return found
+
+
+def _free(name: str, stems: bool, taken: set[str]) -> str:
+    """A relative name that is not taken, the image's own if possible. Hidden files would not be found again."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or any(part.endswith(":") for part in path.parts):
+        path = PurePosixPath(path.name)
+    path = PurePosixPath(*(f"_{part}" if part.startswith(".") else part for part in path.parts))
+    tried, count = path, 1
+    while (key := (tried.with_suffix("") if stems else tried).as_posix().casefold()) in taken:
+        count += 1
+        tried = path.with_name(f"{path.stem}_{count}{path.suffix}")
+    taken.add(key)
+    return tried.as_posix()
+
+
+def lines(notes: Notes) -> list[str]:
+    """A line for every note that there is a case of; `{}` in it becomes the number of cases."""
+    return [note.format(count) for note, count in notes.items() if count]

@@ -1,0 +1,199 @@
+"""The repaired copy: whole, as training saw the original, which stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checked_data import SIZE, annotation, codes, content, noise, save, write_coco, write_format, write_masks
+from PIL import Image
+
+from rehead.configs.schema import SourceOptions
+from rehead.data.check.findings import CODES
+from rehead.data.check.repair import repair
+from rehead.data.check.run import check_data
+from rehead.data.pixels import read_image
+from rehead.data.readers import open_reader
+from rehead.data.readers.base import Reader
+from rehead.errors import DataError, OutputError
+
+
+def state(root: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+def repaired(root: Path, out: Path, overrides: dict[str, Any] | None = None) -> list[str]:
+    before = state(root)
+    said = repair(check_data(root, overrides), out)
+    assert state(root) == before
+    return said
+
+
+def train(out: Path) -> Reader:
+    from rehead.configs.readers import CocoSplit
+
+    split = CocoSplit(images="images/train", annotations="annotations/instances_train.json")
+    return open_reader(SourceOptions(format="coco", root=str(out), train=split), "train")
+
+
+def turned(path: Path, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(7, size)).save(path, exif=exif)
+
+
+def test_what_can_be_repaired_is_not_found_again(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    Image.fromarray(noise(7)).convert("L").save(root / "train" / "a.png")
+    turned(root / "train" / "b.png", SIZE[::-1])
+    (root / "val" / "d.png").write_bytes(b"no image")
+    Image.fromarray(noise(8)).save(root / "val" / "nobody.png")
+    whole = content("train")
+    whole["annotations"] += [
+        annotation(90, 1, 30),
+        annotation(91, 1, 70),
+        {**annotation(92, 1), "bbox": [5, 4, 0, 3]},
+        {**annotation(93, 1), "bbox": [5, 4, -2, 3]},
+        {**annotation(94, 1), "segmentation": [[1, 2, 3]]},
+        {**annotation(95, 1), "segmentation": [[1, 2, 3, 2, 4, 2]]},
+        {**annotation(96, 1), "category_id": 77},
+        {**annotation(97, 1), "image_id": 77},
+        {**whole["annotations"][0], "id": 98},
+        {**annotation(99, 1), "bbox": None},
+    ]
+    save(root, "train", whole)
+    found = codes(root)
+    assert found.keys() == {
+        *("grey", "exif_rotation", "unreadable_image", "unlisted_image", "box_over_edge", "box_outside", "empty_box"),
+        *("negative_box", "broken_polygon", "empty_outline", "unknown_category", "unknown_image"),
+        *("duplicate_annotation", "broken_annotation"),
+    }
+    assert all(CODES[code].repair for code in found)
+    said = repaired(root, tmp_path / "out")
+    assert codes(tmp_path / "out") == {}
+    counts = {"images left out: 1", "objects left out: 5", "boxes cut to their image: 1"}
+    assert counts | {"images written anew, upright and in 8 bits: 2"} <= {*said}
+    sample = train(tmp_path / "out")[0]
+    assert sample.boxes is not None
+    assert sample.boxes.tolist() == [[5, 4, 25, 14], [14, 4, 34, 14], [30, 4, 40, 14]]
+
+
+@pytest.mark.parametrize("stored", [SIZE, SIZE[::-1]])
+def test_a_turned_image_is_written_as_training_sees_it(stored: tuple[int, int], tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    turned(root / "train" / "a.png", stored)
+    before = read_image(root / "train" / "a.png", 3, SIZE)
+    repaired(root, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "images" / "train" / "a.png") as image:
+        assert image.size == SIZE[::-1]
+        np.testing.assert_array_equal(np.asarray(image), before)
+        assert not image.getexif()
+
+
+def test_annotations_follow_an_image_that_was_resized(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    Image.fromarray(noise(7, (60, 80))).save(root / "train" / "a.png")
+    whole = content("train")
+    code = {"size": [*SIZE], "counts": [0, 30 * 20, 30 * 20]}
+    whole["annotations"][1]["segmentation"] = code
+    save(root, "train", whole)
+    repaired(root, tmp_path / "out")
+    assert codes(tmp_path / "out") == {}
+    reader = train(tmp_path / "out")
+    reader.masks = True
+    sample = reader.read(0)
+    assert sample.size == (60, 80)
+    assert sample.boxes is not None
+    assert sample.areas is not None
+    assert sample.masks is not None
+    assert sample.boxes.tolist() == [[10, 8, 50, 28], [28, 8, 68, 28]]
+    assert sample.areas.tolist() == [800, 800]
+    assert sample.masks[0, 8:28, 10:50].all()
+    assert sample.masks[0].sum() == 800
+    assert sample.masks[1, :, :40].all()
+    assert not sample.masks[1, :, 40:].any()
+
+
+def test_an_image_of_another_shape_is_left_out(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    Image.fromarray(noise(7, (33, 33))).save(root / "train" / "a.png")
+    assert "images left out: 1" in repaired(root, tmp_path / "out")
+    assert [sample.path.name for sample in train(tmp_path / "out")] == ["b.png", "c.png"]
+    assert codes(tmp_path / "out") == {}
+
+
+def test_ids_and_images_that_were_whole_are_kept_as_they_are(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    whole = content("train")
+    for row in (*whole["images"], *whole["annotations"]):
+        row.update({key: 1000 + row[key] for key in ("image_id", "id") if key in row})
+    save(root, "train", whole)
+    assert codes(root) == {}
+    repaired(root, tmp_path / "out")
+    assert [sample.image_id for sample in train(tmp_path / "out")] == [1001, 1002, 1003]
+    assert (tmp_path / "out/images/train/a.png").read_bytes() == (root / "train" / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_masks(named: bool, tmp_path: Path) -> None:
+    root = write_masks(tmp_path / "data", (0, 3, 5))
+    overrides: dict[str, Any] = {"data.format": "masks"}
+    if named:
+        overrides |= {"data.values": {"x": 0, "y": 3, "z": 5}}
+    mask = np.asarray(Image.open(root / "train_masks" / "a.png"))
+    Image.fromarray(mask[::2, ::2]).save(root / "train_masks" / "a.png")
+    Image.fromarray(noise(7)).convert("CMYK").save(root / "train" / "b.png", format="JPEG")
+    (root / "val_masks" / "d.png").write_text("no")
+    assert codes(root, overrides) == {"mask_size": 1, "cmyk": 1, "unreadable_mask": 1}
+    repaired(root, tmp_path / "out", overrides)
+    assert codes(tmp_path / "out", overrides) == {}
+    found = np.asarray(Image.open(tmp_path / "out/masks/train/a.png"))
+    assert found.shape == SIZE
+    assert set(np.unique(found).tolist()) == {0, 3, 5}
+
+
+def test_folders(tmp_path: Path) -> None:
+    root = write_format("folders", tmp_path / "data")
+    (root / "train" / "class0" / "bad.png").write_text("no")
+    Image.fromarray(noise(7)).convert("L").save(root / "val" / "class1" / "grey.bmp")
+    (root / "train" / "empty").mkdir()
+    assert codes(root) == {
+        "unreadable_image": 1,
+        "grey": 1,
+        "empty_folder": 1,
+        "class_without_examples": 1,
+        "classes_differ": 1,
+    }
+    repaired(root, tmp_path / "out")
+    assert codes(tmp_path / "out") == {}
+    assert (tmp_path / "out/val/class1/grey.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo", "csv", "via", "instance_masks"])
+def test_every_format_of_objects_becomes_coco(name: str, tmp_path: Path) -> None:
+    root = write_format(name, tmp_path / "data")
+    repaired(root, tmp_path / "out")
+    checked = check_data(tmp_path / "out")
+    assert (checked.data.format, list(checked.findings)) == ("coco", [])
+    assert checked.counts == check_data(root).counts
+
+
+def test_what_cannot_be_repaired_is_said(tmp_path: Path) -> None:
+    root = write_masks(tmp_path / "data")
+    overrides = {"data.format": "masks", "data.classes": ["x", "y"]}
+    with pytest.raises(DataError, match="nothing is left of train"):
+        repair(check_data(root, overrides), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "train_masks" / "a.png")
+    Image.fromarray(np.ones(SIZE, np.uint8)).save(root / "val_masks" / "d.png")
+    said = repaired(root, tmp_path / "out", overrides)
+    assert "not repaired, mask_values: 3 (values of a mask that are no class)" in said
+    assert "images left out: 3" in said
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    with pytest.raises(OutputError, match="not empty"):
+        repair(check_data(root), root)
