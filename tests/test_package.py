@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOMS = ["backbones", "heads", "tasks", "training", "evaluation", "data", "data/readers", "configs", "cli"]
+ROOMS = [
+    "backbones",
+    "heads",
+    "tasks",
+    "training",
+    "evaluation",
+    "data",
+    "data/readers",
+    "data/writers",
+    "configs",
+    "cli",
+]
 
 
 def test_every_folder_with_code_is_listed_in_the_package() -> None:
