@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rehead.configs.schema import TrainOptions
 from rehead.tasks.model import Model, build_model
@@ -47,7 +48,7 @@ class Fixed:
         """Nothing to evaluate."""
         return 0.0, {}
 
-    def metadata(self, steps: int) -> Mapping[str, Any]:
+    def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Nothing to say."""
         return {"config": {}}
 
