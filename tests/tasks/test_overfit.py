@@ -97,6 +97,7 @@ class TestOverfit:
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["segm"]["AP50"] > 0.8
 
+    @pytest.mark.matrix
     def test_keypoint_rcnn(self, tmp_path: Path) -> None:
         """The points are the corners and the middle of every box."""
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
@@ -121,7 +122,10 @@ class TestOverfit:
         [
             # Four convolutions without norms learn too, in about twice the steps.
             ({"name": "retinanet", "channels": 64, "convs": 2}, 150),
-            ({"name": "retinanet", "channels": 64, "norm": "group", "box_loss": "giou", "p6_input": "C5"}, 120),
+            pytest.param(
+                *({"name": "retinanet", "channels": 64, "norm": "group", "box_loss": "giou", "p6_input": "C5"}, 120),
+                marks=pytest.mark.matrix,
+            ),
             ({"name": "fcos", "channels": 64}, 120),
         ],
         ids=["retinanet", "retinanet with giou", "fcos"],
