@@ -7,9 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from rehead.configs.schema import ResizeOptions
 from rehead.data.sample import Sample
@@ -151,6 +149,10 @@ def _shrunk(image: NDArray[Any], size: tuple[int, int], mode: str) -> NDArray[An
     OpenCV has, INTER_AREA, takes longer than decoding the image wherever the ratio is no whole number.
     """
     # The batch dimension first: with the strides that it gets afterwards, PyTorch does not see channels last.
+    # Late: scoring and whatever only names a size import no torch.
+    import torch
+    from torch.nn.functional import interpolate
+
     pixels = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
     resized = interpolate(pixels, size, mode=mode, antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous()[0].numpy()
