@@ -217,6 +217,7 @@ class TestRealImages:
     def common(self, shared: Path) -> list[str]:
         return ["model.backbone.name=resnet18", f"model.backbone.weights={shared}/weights/resnet18_photos.pth"]
 
+    @pytest.mark.matrix
     def test_coco(self, shared: Path, tmp_path: Path, rehead_command) -> None:
         run = tmp_path / "run"
         arguments = [f"data.root={shared}/data/coco", *self.common(shared), "train.batch_size=2", f"out={run}"]

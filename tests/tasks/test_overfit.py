@@ -149,9 +149,11 @@ class TestOverfit:
         ("head", "output_stride", "reached"),
         [
             ({"name": "upernet", "channels": 64, "loss": {"cross_entropy": {}, "dice": {}}}, 32, 0.9),
-            ({"name": "segformer", "channels": 64, "loss": {"lovasz": {}}}, 32, 0.9),
+            pytest.param(
+                *({"name": "segformer", "channels": 64, "loss": {"lovasz": {}}}, 32, 0.9), marks=pytest.mark.matrix
+            ),
             # Scores of stride 8, blown up, cannot follow the edges of shapes of 20 pixels.
-            ({"name": "torchvision_fcn", "loss": {"focal": {}}}, 8, 0.8),
+            pytest.param(*({"name": "torchvision_fcn", "loss": {"focal": {}}}, 8, 0.8), marks=pytest.mark.matrix),
         ],
         ids=["upernet with dice", "segformer with lovasz", "torchvision_fcn with focal"],
     )
