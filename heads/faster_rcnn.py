@@ -19,6 +19,7 @@ from rehead.configs.detection_heads import RCNNOptions
 from rehead.heads.base import Features, Head, level
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
+from rehead.heads.sparse_gradient import SparseGradientConv2d
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 POOLED = 7
@@ -110,7 +111,15 @@ def _box_head(options: RCNNOptions) -> nn.Module:
 
 
 class ExactRPNHead(RPNHead):
-    """torchvision's; coordinates are decoded in the type of its outputs, so they are float32 in mixed precision too."""
+    """torchvision's; coordinates are decoded in the type of its outputs, so they are float32 in mixed precision too.
+
+    Its convolutions know that most of their gradient is zeros.
+    """
+
+    def __init__(self, channels: int, anchors: int, convs: int) -> None:
+        super().__init__(channels, anchors, convs)
+        for block in self.conv:
+            block[0] = SparseGradientConv2d.of(block[0])
 
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness and box deltas per level."""

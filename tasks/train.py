@@ -32,7 +32,7 @@ from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
 from rehead.training.distributed import joined, one_before_the_others, together, world
 from rehead.training.engine import build_accelerator, choose_device, seed_step
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch, fit, refuse_other_conditions
 from rehead.types import Classes
 
 
@@ -79,7 +79,7 @@ def train(
             job = TrainingJob(model, readers, folder)
         with together():
             if accelerator.is_main_process:
-                _begin(job, resumed is not None, accelerator.device)
+                _begin(job, resumed, accelerator.device)
         fit(job, model.config.train, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
@@ -103,11 +103,12 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     return model, readers
 
 
-def _begin(job: TrainingJob, resumed: bool, device: torch.device) -> None:
+def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.device) -> None:
     """Makes the run folder ready, and says what is going to happen."""
     model, folder, config = job.model, job.folder, job.config
     remove_partial(folder)
-    if resumed:
+    if resumed is not None:
+        refuse_other_conditions(job, folder, resumed)
         _check_changes(folder, config)
     else:
         _clear(folder)

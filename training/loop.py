@@ -111,20 +111,37 @@ def fit(
         Loop(job, options, folder, accelerator, total).run(resumed)
 
 
+def conditions_of(job: Job) -> dict[str, int]:
+    """Numbers by name that the order of a run's images depends on."""
+    return {**job.conditions, "processes": world()}
+
+
+def refuse_other_conditions(job: Job, folder: Path, resumed: Mapping[str, Any]) -> None:
+    """Raises `TrainingError` where a resumed run would see its images in another order."""
+    before, now = resumed["conditions"], conditions_of(job)
+    changed = [name for name in before if before[name] != now[name]]
+    if changed:
+        listed = ", ".join(f"{before[name]} {name} before, {now[name]} now" for name in changed)
+        raise TrainingError(
+            f"{folder}: {listed}; the order of the images depends on that, so the run cannot go on as the same. "
+            f"Put it back as it was, or start a new run from its weights by model.init={folder}/last.safetensors"
+        )
+
+
 class Loop:
     """One run: its model, optimizer, files and counters."""
 
     def __init__(self, job: Job, options: TrainOptions, folder: Path, accelerator: Accelerator, total: int) -> None:
         self.job, self.options, self.folder, self.accelerator, self.total = job, options, folder, accelerator, total
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-        self.conditions = {**job.conditions, "processes": world()}
         job.model.to(accelerator.device)
         if options.sharding == "fsdp2":
             sharding.shard(job.model, accelerator.device)
         else:
             job.model.to(memory_format=self.memory_format)
         self.sharded = sharding.is_sharded(job.model)
-        self.optimizer = self.plain_optimizer = build_optimizer(job.model, options.optimizer)
+        # Not wrapped by Accelerate, whose wrapper looks for installed packages at every step.
+        self.optimizer = build_optimizer(job.model, options.optimizer)
         self.average = WeightAverage(job.model, options.ema.decay) if options.ema is not None else None
         self.state = Progressed()
         self.signals = StopSignals()
@@ -146,7 +163,6 @@ class Loop:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             # What is sharded already must not be wrapped a second time.
             model = self.accelerator.prepare_model(self.job.model, evaluation_mode=self.sharded)
-        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         if resumed is not None:
             self._publish(self._tensors(), only_missing=True)
             if self._ended() and not self.state.due:
@@ -244,13 +260,24 @@ class Loop:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
                 # Not every batch has every loss: a head among several skips one that has nothing for it.
                 self.summed[name] = self.summed.get(name, 0) + 1
-        if options.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
-        self.optimizer.step()
+        self._update(model)
         if self.average is not None:
             self.average.update()
         self.state.step += 1
         return total
+
+    def _update(self, model: nn.Module) -> None:
+        """One step of the optimizer; in fp16 the scaler leaves it out where a gradient is not finite."""
+        scaler, most = self.accelerator.scaler, self.options.clip_norm
+        if most is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), most)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
 
     @contextmanager
     def _gradients_stay(self, model: nn.Module) -> Iterator[None]:
@@ -365,7 +392,7 @@ class Loop:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
             "state": vars(self.state),
             "unlogged": unlogged,
-            "conditions": self.conditions,
+            "conditions": conditions_of(self.job),
             "metadata": json.dumps(metadata),
         }
         self._write(self.metrics.sync)
@@ -391,15 +418,7 @@ class Loop:
             self._write(partial(save_model, self.folder / name, tensors, metadata))
 
     def _restore(self, resumed: Mapping[str, Any]) -> None:
-        before, now = resumed["conditions"], self.conditions
-        changed = [name for name in before if before[name] != now[name]]
-        if changed:
-            listed = ", ".join(f"{before[name]} {name} before, {now[name]} now" for name in changed)
-            raise TrainingError(
-                f"{self.folder}: {listed}; the order of the images depends on that, so the run cannot go on as "
-                "the same. Put it back as it was, or start a new run from its weights by model.init="
-                f"{self.folder}/last.safetensors"
-            )
+        refuse_other_conditions(self.job, self.folder, resumed)
         if self.sharded:
             sharding.load_tensors(self.job.model, resumed["model"])
             sharding.load_optimizer(self.job.model, self.optimizer, resumed["optimizer"])
@@ -425,7 +444,7 @@ class Loop:
     def _optimizer_state(self) -> dict[str, Any]:
         """The optimizer's state, on the first process."""
         if self.sharded:
-            return sharding.whole_optimizer(self.job.model, self.plain_optimizer)
+            return sharding.whole_optimizer(self.job.model, self.optimizer)
         return self.optimizer.state_dict() if self.accelerator.is_main_process else {}
 
     def _finite(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,32 @@ def test_other_data_under_a_resumed_run_are_refused(tmp_path: Path) -> None:
     job.conditions = {"training images": 9}
     with pytest.raises(TrainingError, match="8 training images before, 9 now"):
         run(job, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_a_scaled_loss_trains_as_one_that_is_not(tmp_path: Path, clip: float | None) -> None:
+    """The scaler of fp16, on a CPU: a power of two changes no bit, and its state goes on with the run."""
+    run(ToyJob(), tmp_path / "plain", clip_norm=clip)
+    options = TrainOptions(epochs=3, log_every=3, clip_norm=clip, optimizer=OptimizerOptions(lr=0.1))
+    (tmp_path / "scaled").mkdir()
+    for job in (ToyJob(stop_at=7), ToyJob(evaluated=1)):
+        accelerator = build_accelerator(torch.device("cpu"), "fp32")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=5)
+        resumed = None if job.stop_at else read_resume(tmp_path / "scaled/resume.pt")
+        with pytest.raises(KeyboardInterrupt) if job.stop_at else nullcontext():
+            fit(job, options, tmp_path / "scaled", accelerator, resumed)
+    assert accelerator.scaler.get_scale() == 16.0  # doubled after 5 and 10 of the 12 steps
+    assert same(tmp_path / "plain", tmp_path / "scaled")
+
+
+def test_a_step_without_finite_gradients_is_left_out_in_fp16(tmp_path: Path) -> None:
+    job = ToyJob(poison_gradient=0)
+    start = {name: tensor.clone() for name, tensor in job.model.named_parameters()}
+    accelerator = build_accelerator(torch.device("cpu"), "fp32")
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    fit(job, TrainOptions(max_steps=1), tmp_path, accelerator)
+    assert accelerator.scaler.get_scale() == 2.0
+    assert all(torch.equal(tensor, start[name]) for name, tensor in job.model.named_parameters())
 
 
 def test_training_ends_early_where_the_score_rises_no_more_and_a_resumed_run_counts_on(tmp_path: Path) -> None:
