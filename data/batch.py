@@ -5,15 +5,12 @@ uint8 all the way: converting to float in a worker costs more than decoding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from rehead.data.sample import Sample
 from rehead.types import Frame, ImageBatch, Target, ignore_of
@@ -35,24 +32,14 @@ def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[Im
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
     dtype = np.result_type(*(sample.pixels.dtype for sample, _ in items))
     # Channels last in memory: every row is one copy here, and convolutions want it so.
-    pixels = _zeros((len(items), height, width, items[0][0].pixels.shape[2]), dtype)
+    pixels = np.zeros((len(items), height, width, items[0][0].pixels.shape[2]), dtype)
     frames, targets = [], []
-    for place, (sample, frame) in zip(pixels.numpy(), items, strict=True):
+    for place, (sample, frame) in zip(pixels, items, strict=True):
         image = sample.pixels
         place[: image.shape[0], : image.shape[1]] = image
         frames.append(replace(frame, padding=(height - image.shape[0], width - image.shape[1])))
         targets.append(_target(sample, (height, width)))
-    return ImageBatch(pixels.permute(0, 3, 1, 2), frames), targets
-
-
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-    """An empty batch; in a worker it lies where the process that trains finds it, as in PyTorch's own collate."""
-    if get_worker_info() is None:
-        return torch.from_numpy(np.zeros(shape, dtype))
-    empty = torch.empty(0, dtype=torch.from_numpy(np.zeros(0, dtype)).dtype)
-    # Fresh memory, and so zero.
-    shared = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
-    return empty.set_(shared).view(shape)
+    return ImageBatch(torch.from_numpy(pixels).permute(0, 3, 1, 2), frames), targets
 
 
 def _target(sample: Sample, size: tuple[int, int]) -> Target:

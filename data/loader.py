@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from rehead.data.augment import Augment
 from rehead.data.batch import collate
 from rehead.data.readers.base import Reader
 from rehead.data.resize import Resize
 from rehead.data.sample import Sample
+from rehead.data.transport import Parcel, Transport
 from rehead.errors import DataError
 from rehead.types import ImageBatch, Target
 
@@ -141,17 +142,33 @@ class Loader(Generic[Truth]):
     whose image cannot be used.
     """
 
-    def __init__(self, loader: DataLoader[_Packed[Truth]]) -> None:
-        self._loader: DataLoader[_Packed[Truth]] = loader
+    def __init__(
+        self, source: _Source[Truth], batches: Sequence[Sequence[Key]], workers: int, pin_memory: bool
+    ) -> None:
+        self._source: _Source[Truth] = source
+        self._loader: DataLoader[_Read[Truth] | Parcel] = DataLoader(
+            source,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=min(workers, _cores()),
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            # Its own, since a loader draws a number from the global generator whenever it starts.
+            generator=torch.Generator(),
+        )
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Truth]]]:
-        for packed in self._loader:
-            if packed.images is None:
-                raise DataError(packed.problem)
-            yield packed.images, packed.truths
+        # Workers start anew with every pass, and so does what they share with this process.
+        self._source.transport = Transport(self._loader.num_workers)
+        for came in self._loader:
+            read = came.opened() if isinstance(came, Parcel) else came
+            if read.images is None:
+                raise DataError(read.problem)
+            yield read.images, read.truths
 
 
 def make_loader(
@@ -181,7 +198,7 @@ def make_loader(
         Yields batches with `Target`s in batch pixels.
     """
     source = _Training(reader, resize, channels, divisor, augment)
-    return Loader(_data_loader(source, batches, workers, pin_memory))
+    return Loader(source, batches, workers, pin_memory)
 
 
 def evaluation_loader(
@@ -216,12 +233,12 @@ def evaluation_loader(
         the image.
     """
     batches = BatchSampler(len(reader), batch_size, shuffle=False, rank=rank, world=world).batches(0)
-    return Loader(_data_loader(_Evaluation(reader, resize, channels, divisor, reduced), batches, workers, pin_memory))
+    return Loader(_Evaluation(reader, resize, channels, divisor, reduced), batches, workers, pin_memory)
 
 
 @dataclass
-class _Packed(Generic[Truth]):
-    """A batch on its way from a worker, or the message of the error met on the way.
+class _Read(Generic[Truth]):
+    """A batch, or the message of the error met on the way.
 
     torch repeats a worker's exception with the traceback inside the message, which says nothing to the
     user whose image is broken; a message that travels as data arrives clean.
@@ -232,34 +249,39 @@ class _Packed(Generic[Truth]):
     problem: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "truths": [_changed(truth, _packed) for truth in self.truths]}
+        state = {**vars(self), "truths": [_changed(truth, _to_numpy) for truth in self.truths]}
+        if self.images is not None:
+            # As it lies in memory: channels last.
+            pixels = self.images.pixels.permute(0, 2, 3, 1).numpy()
+            state.update(images=None, pixels=pixels, frames=self.images.frames)
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, truths=[_changed(truth, _unpacked) for truth in state["truths"]])
+        if "pixels" in state:
+            pixels = torch.from_numpy(state.pop("pixels")).permute(0, 3, 1, 2)
+            state["images"] = ImageBatch(pixels, state.pop("frames"))
+        vars(self).update(state, truths=[_changed(truth, _to_tensor) for truth in state["truths"]])
 
-    def pin_memory(self) -> _Packed[Truth]:
+    def pin_memory(self) -> _Read[Truth]:
         """Called by torch's pinning thread, which knows no other way into a class of ours."""
         if self.images is None:
             return self
         images = replace(self.images, pixels=self.images.pixels.pin_memory())
-        return _Packed(images, [_changed(truth, _pinned) for truth in self.truths])
+        return _Read(images, [_changed(truth, _pinned) for truth in self.truths])
 
 
-SMALL = 1 << 16
-"""Bytes. A tensor that crosses to another process takes a file descriptor and shared memory of its own, which costs
-more than writing so little down."""
+class _Array(NamedTuple):
+    """A tensor on its way: arrays can go through shared memory of ours."""
+
+    value: NDArray[Any]
 
 
-class _Small(NamedTuple):
-    array: NDArray[Any]
+def _to_numpy(value: Any) -> Any:
+    return _Array(value.numpy()) if isinstance(value, Tensor) else value
 
 
-def _packed(value: Any) -> Any:
-    return _Small(value.numpy()) if isinstance(value, Tensor) and value.nbytes <= SMALL else value
-
-
-def _unpacked(value: Any) -> Any:
-    return torch.from_numpy(value.array) if isinstance(value, _Small) else value
+def _to_tensor(value: Any) -> Any:
+    return torch.from_numpy(value.value) if isinstance(value, _Array) else value
 
 
 def _pinned(value: Any) -> Any:
@@ -271,8 +293,10 @@ def _changed(truth: Truth, change: Callable[[Any], Any]) -> Truth:
     return replace(truth, **{name: change(value) for name, value in vars(truth).items()})
 
 
-class _Source(Dataset[_Packed[Truth]]):
+class _Source(Dataset[_Read[Truth] | Parcel], Generic[Truth]):
     """Reads a whole batch at a time."""
+
+    transport: Transport
 
     def __init__(self, reader: Reader, resize: Resize, channels: int, divisor: int) -> None:
         self.reader = reader
@@ -280,14 +304,16 @@ class _Source(Dataset[_Packed[Truth]]):
         self.channels = channels
         self.divisor = divisor
 
-    def __getitem__(self, keys: Sequence[Key]) -> _Packed[Truth]:
+    def __getitem__(self, keys: Sequence[Key]) -> _Read[Truth] | Parcel:
         try:
-            return self.batch(keys)
+            read = self.batch(keys)
         except DataError as error:
-            return _Packed(problem=str(error))
+            read = _Read(problem=str(error))
+        worker = get_worker_info()
+        return read if worker is None else self.transport.packed(read, worker.id)
 
     @abstractmethod
-    def batch(self, keys: Sequence[Key]) -> _Packed[Truth]:
+    def batch(self, keys: Sequence[Key]) -> _Read[Truth]:
         """Images and what is true of them."""
 
 
@@ -298,13 +324,13 @@ class _Training(_Source[Target]):
         super().__init__(reader, resize, channels, divisor)
         self.augment = augment
 
-    def batch(self, keys: Sequence[Key]) -> _Packed[Target]:
+    def batch(self, keys: Sequence[Key]) -> _Read[Target]:
         items = []
         for key in keys:
             shrink = None if self.augment is None else self.augment.shrink(*key)
             sample = self.reader.read(key.image, self.channels, shrink)
             items.append(self.resize(sample) if self.augment is None else self.augment(sample, *key, self.reader))
-        return _Packed(*collate(items, self.divisor))
+        return _Read(*collate(items, self.divisor))
 
 
 class _Evaluation(_Source[Sample]):
@@ -312,30 +338,14 @@ class _Evaluation(_Source[Sample]):
         super().__init__(reader, resize, channels, divisor)
         self.reduced = reduced
 
-    def batch(self, keys: Sequence[Key]) -> _Packed[Sample]:
+    def batch(self, keys: Sequence[Key]) -> _Read[Sample]:
         items, truths = [], []
         for key in keys:
             sample = self.reader.read(key.image, self.channels, self.resize.shrink if self.reduced else None)
             # Only the image is resized: the annotation is judged against as it is.
             items.append(self.resize(Sample(sample.image_id, sample.path, image=sample.pixels, full=sample.full)))
             truths.append(replace(sample, image=None, size=sample.full_size, full=None, reduction=1))
-        return _Packed(collate(items, self.divisor)[0], truths)
-
-
-def _data_loader(
-    source: _Source[Truth], batches: Sequence[Sequence[Key]], workers: int, pin_memory: bool
-) -> DataLoader[_Packed[Truth]]:
-    return DataLoader(
-        source,
-        batch_size=None,
-        sampler=batches,
-        collate_fn=_as_it_is,
-        num_workers=min(workers, _cores()),
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        # Its own, since a loader draws a number from the global generator whenever it starts.
-        generator=torch.Generator(),
-    )
+        return _Read(collate(items, self.divisor)[0], truths)
 
 
 def _cores() -> int:
@@ -343,8 +353,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _as_it_is(packed: Any) -> Any:
-    return packed
+def _as_it_is(read: Any) -> Any:
+    return read
 
 
 def _start_worker(number: int) -> None:

@@ -119,6 +119,8 @@ class ExactRPNHead(RPNHead):
     def __init__(self, channels: int, anchors: int, convs: int) -> None:
         super().__init__(channels, anchors, convs)
         for block in self.conv:
+            assert isinstance(block, nn.Sequential)
+            assert isinstance(block[0], nn.Conv2d)
             block[0] = SparseGradientConv2d.of(block[0])
 
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -32,7 +32,7 @@ class SparseGradientConv2d(nn.Conv2d):
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
         if not torch.is_grad_enabled():
             return super().forward(x)
-        return _Convolution.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        return _Convolution.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
 
 
 class _Convolution(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # In mixed precision the gradient has the type that the forward pass computed in.
         x, weight = (saved.to(gradient.dtype) for saved in ctx.saved_tensors)
@@ -62,8 +62,8 @@ class _Convolution(torch.autograd.Function):
         step = torch.arange(3, device=x.device)
         windows = corner[:, None] + (step[:, None] * (width + 2) + step).flatten()
         read = padded.flatten(0, 2)[windows].flatten(1)
-        of_weight = (gradients.T @ read).unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2)
-        spread = (gradients @ weight.permute(0, 2, 3, 1).flatten(1)).unflatten(1, (9, -1))
+        of_weight = (gradients.T @ read).view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
+        spread = gradients @ weight.permute(0, 2, 3, 1).flatten(1)
         of_x = torch.zeros_like(padded)
-        of_x.flatten(0, 2).index_add_(0, windows.flatten(), spread.flatten(0, 1))
+        of_x.flatten(0, 2).index_add_(0, windows.flatten(), spread.view(-1, x.shape[1]))
         return of_x[:, 1:-1, 1:-1].permute(0, 3, 1, 2), of_weight, gradients.sum(0)

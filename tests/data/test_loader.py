@@ -243,19 +243,7 @@ def test_what_crosses_to_another_process_arrives_whole_and_may_be_changed(boxes:
     )
     assert all(equal(a, b) for a, b in zip(here, there, strict=True))
     for images, targets in there:
-        # In shared memory, from which nothing is copied on arrival; what is small takes none.
-        assert images.pixels.is_shared()
         for target in targets:
             assert target.boxes is not None
-            assert not target.boxes.is_shared()
             target.boxes += 1
         images.pixels[:] = 0
-
-
-def test_large_annotations_stay_in_shared_memory(boxes: CocoReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rehead.data.loader.SMALL", 8)
-    ((_, (target,)),) = make_loader(boxes, resize=DETECTION, augment=None, batches=[[Key(0, 1)]], workers=1)
-    assert target.boxes is not None
-    assert target.boxes.is_shared()
-    assert target.labels is not None
-    assert not target.labels.is_shared()
