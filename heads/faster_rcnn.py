@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
 
 from rehead.configs.detection_heads import RCNNOptions
-from rehead.heads.base import Features, Head, level
+from rehead.heads.base import Features, Head
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
+from rehead.heads.roi_align import RoIAlign
 from rehead.heads.sparse_gradient import SparseGradientConv2d
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
@@ -49,7 +48,7 @@ class FasterRCNN(Head):
             nms_thresh=options.rpn_nms,
         )
         self.roi_heads = RoIHeads(
-            roi_align(self.neck.feature_specs, POOLED),
+            RoIAlign(self.neck.feature_specs, POOLED),
             _box_head(options),
             ExactPredictor(options.representation, len(classes) + 1),  # type: ignore[no-untyped-call]
             fg_iou_thresh=options.box_positive_iou,
@@ -136,14 +135,3 @@ class ExactPredictor(FastRCNNPredictor):
         """Class scores and box deltas per RoI."""
         scores, deltas = super().forward(pooled)  # type: ignore[no-untyped-call]
         return scores.float(), deltas.float()
-
-
-def roi_align(specs: Mapping[str, FeatureSpec], size: int) -> MultiScaleRoIAlign:
-    """RoIAlign over every level but the last, which only makes proposals (1612.03144, section 4.2)."""
-    pooled = dict(list(specs.items())[:-1])
-    align = MultiScaleRoIAlign(list(pooled), output_size=size, sampling_ratio=2)
-    # torchvision infers the scales from the first image it sees and keeps them; the specs know them.
-    strides = [spec.stride for spec in pooled.values()]
-    align.scales = [1 / stride for stride in strides]  # type: ignore[assignment]
-    align.map_levels = initLevelMapper(level(strides[0]), level(strides[-1]))
-    return align

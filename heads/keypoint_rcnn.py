@@ -12,7 +12,8 @@ from rehead.configs.detection_heads import KeypointRCNNOptions
 from rehead.errors import BuildError
 from rehead.heads.base import Features
 from rehead.heads.detection import truth
-from rehead.heads.faster_rcnn import FasterRCNN, roi_align
+from rehead.heads.faster_rcnn import FasterRCNN
+from rehead.heads.roi_align import RoIAlign
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 POOLED = 14
@@ -28,7 +29,7 @@ class KeypointRCNN(FasterRCNN):
     def __init__(self, options: KeypointRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.keypoint_channels] * options.keypoint_convs
-        self.roi_heads.keypoint_roi_pool = roi_align(self.neck.feature_specs, POOLED)
+        self.roi_heads.keypoint_roi_pool = RoIAlign(self.neck.feature_specs, POOLED)
         self.roi_heads.keypoint_head = KeypointRCNNHeads(options.channels, widths)
         self.roi_heads.keypoint_predictor = ExactKeypointPredictor(  # type: ignore[no-untyped-call]
             options.keypoint_channels, number_of_points(options, classes)

@@ -11,8 +11,9 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from rehead.configs.detection_heads import MaskRCNNOptions
 from rehead.heads.base import Features
 from rehead.heads.detection import truth
-from rehead.heads.faster_rcnn import FasterRCNN, roi_align
+from rehead.heads.faster_rcnn import FasterRCNN
 from rehead.heads.necks import NORM_LAYERS
+from rehead.heads.roi_align import RoIAlign
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 POOLED = 14
@@ -25,7 +26,7 @@ class MaskRCNN(FasterRCNN):
     def __init__(self, options: MaskRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.mask_channels] * options.mask_convs
-        self.roi_heads.mask_roi_pool = roi_align(self.neck.feature_specs, POOLED)
+        self.roi_heads.mask_roi_pool = RoIAlign(self.neck.feature_specs, POOLED)
         self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1, NORM_LAYERS[options.norm])
         self.roi_heads.mask_predictor = ExactMaskPredictor(  # type: ignore[no-untyped-call]
             options.mask_channels, options.mask_channels, len(classes) + 1
