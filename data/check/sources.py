@@ -12,7 +12,7 @@ import numpy as np
 
 from rehead.configs.heads import HEADS, MULTI_LABEL, task_of
 from rehead.configs.load import find, load_config, override
-from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
+from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Findings
 from rehead.data.pixels import SUFFIXES
@@ -162,7 +162,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
     say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
     # Any head of a task that the format is for: only data are looked at.
-    task = READERS.get(found.format).about["task"].split(", ")[0]
+    task = found.serves[0]
     head = next(entry.name for entry in HEADS if entry.about["task"] == task)
     options = load_config({"task": task, "model": {"head": head}, "data": raw}).data
     data_set = DataSet([], [], None, found.format)
