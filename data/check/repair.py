@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rehead.data.check.boxes import points_outside
 from rehead.data.check.findings import CODES
 from rehead.data.check.images import Facts, Size
 from rehead.data.check.run import Checked
@@ -276,7 +277,10 @@ def _objects(
             areas.append(area)
             texts.append(_scaled(text, factor, old[row].size, size))
             if columns.keypoints is not None:
-                points.append(columns.keypoints[place] * np.array([*factor, 1], np.float32))
+                own = columns.keypoints[place] * np.array([*factor, 1], np.float32)
+                lost = points_outside(own, limit[:2])
+                work.done["keypoints outside their image, now not labelled"] += int(lost.sum())
+                points.append(np.where(lost[:, None], np.float32(0), own))
         starts.append(len(kept))
         work.done["annotations scaled to their image"] += factor != (1.0, 1.0)
     objects = columns.objects

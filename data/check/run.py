@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_outlines
+from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -72,6 +72,7 @@ def check_data(
         elif columns.boxes is not None:
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
+            report_keypoints(one.reader, sizes, findings)
             useless |= report_outlines(one.reader, sizes, one.tasks, findings)
             checked.useless[number] = useless
             _report_bare(one, findings)

@@ -111,8 +111,9 @@ def _columns(features: Any, split: HuggingFaceSplit, task: str, where: Path) -> 
         fitting = [name for name in fitting if name == split.annotation]
     if len(fitting) != 1:
         found = f"{listed(fitting)}; say which by annotation" if fitting else "none"
+        wanted = task or "the annotation"
         raise DataError(
-            f"{where}: one column should be right for {task or 'the annotation'}, found {found} (of {listed(list(features))})"
+            f"{where}: one column should be right for {wanted}, found {found} (of {listed(list(features))})"
         )
     return image, fitting[0]
 
