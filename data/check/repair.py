@@ -84,12 +84,11 @@ def repair(checked: Checked, out: Path) -> list[str]:
         What was done, what could not be, and the configuration that reads it, as lines.
 
     Raises:
-        DataError: for data of several sources, and colours without names.
+        DataError: for heads with several annotations, and colours without names.
         OutputError: for a folder that is not empty or cannot be written.
     """
     sources = checked.data.sources
-    if len({source.split for source in sources}) < len(sources):
-        raise DataError("--fix: several sources of annotations; check and repair each with a configuration of its own")
+    checked.data.refuse_several()
     if not sources:
         raise DataError("--fix: no split could be read, so there is nothing to repair")
     channels = 3 if checked.data.config is None else checked.data.config.model.backbone.in_channels

@@ -44,6 +44,7 @@ def check_data(
     overrides: Mapping[str, Any] | None = None,
     *,
     workers: int | None = None,
+    to_repair: bool = False,
 ) -> Checked:
     """Reads everything and notes what is wrong with it.
 
@@ -51,6 +52,7 @@ def check_data(
         source: a folder whose format is recognised, a YAML file, or the name of a recipe.
         overrides: by dotted key; of a folder, those of `data`.
         workers: processes; one per core unless given.
+        to_repair: refuse what cannot be repaired as a whole before anything is read.
 
     Raises:
         ConfigError: for a wrong configuration.
@@ -58,6 +60,8 @@ def check_data(
     """
     findings = Findings()
     data = open_all(source, overrides or {}, findings)
+    if to_repair:
+        data.refuse_several()
     checked = Checked(data, findings)
     if not data.sources:
         return checked

@@ -62,6 +62,21 @@ class DataSet:
     config: Config | None
     format: str
 
+    def refuse_several(self) -> None:
+        """A repaired copy is of one source of annotations.
+
+        Raises:
+            DataError: where heads have several.
+        """
+        if len({source.split for source in self.sources}) == len(self.sources):
+            return
+        places = dict.fromkeys(f"{one.reader.annotations} ({', '.join(sorted(one.tasks))})" for one in self.sources)
+        raise DataError(
+            f"--fix: heads learn from several annotations: {'; '.join(places)}. Each copy would have images of its "
+            "own, and heads know an image of both by its path. Repair one after the other, each with a configuration "
+            "of the heads that learn from it"
+        )
+
 
 def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
     """Opens every split of a folder, or of a configuration.
