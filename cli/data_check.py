@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,12 +107,19 @@ def _print_findings(console: Console, findings: Findings, examples: int, root: s
             expand=True,
         )
         for code, group in own.items():
-            shown = [f"{one.file}: {one.message}".replace(f"{Path(root)}/", "") for one in group[:examples]]
+            shown = [inside(root, f"{one.file}: {one.message}") for one in group[:examples]]
             more = [f"and {len(group) - examples} more"] if 0 < examples < len(group) else []
             lines = [CODES[code].meaning, *(f"[dim]{escape(line)}[/]" for line in (*shown, *more))]
             table.add_row(code, str(len(group)), "\n".join(lines))
         console.print(table)
     console.print(", ".join(_plural(totals[severity], severity) for severity in SEVERITIES))
+
+
+def inside(root: str, text: str) -> str:
+    """A text without the folder that its paths begin with, however that is written."""
+    for folder in {str(Path(root).expanduser().absolute()), str(Path(root).expanduser()), str(Path(root))}:
+        text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", "", text)
+    return text
 
 
 def _plural(count: int, severity: str) -> str:

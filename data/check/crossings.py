@@ -73,9 +73,20 @@ class Crossings:
         split = side * np.roll(side, -1, 2) < 0
         cross = split & split.transpose(0, 2, 1)
         for place in np.flatnonzero(cross.any(axis=(1, 2))).tolist():
-            pairs = np.argwhere(cross[place])
+            bridges = _there_and_back(x[place], y[place])
+            pairs = np.argwhere(cross[place] & ~bridges & ~bridges[:, None])
+            if not len(pairs):
+                continue
             edge, other = pairs[0].tolist()
             start, end = side[place, other, edge], side[place, other, (edge + 1) % x.shape[1]]
             along = start / (start - end)
             at_x, at_y = (float(a[place, edge] + along * d[place, edge]) for a, d in ((x, dx), (y, dy)))
             self._found.append(Crossing(waiting[place][0], len(pairs) // 2, at_x, at_y, x.shape[1]))
+
+
+def _there_and_back(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,) the edges that another one goes back: they join parts of an object, and enclose nothing."""
+    ends_x, ends_y = np.roll(x, -1), np.roll(y, -1)
+    back = (x == ends_x[:, None]) & (y == ends_y[:, None]) & (ends_x == x[:, None]) & (ends_y == y[:, None])
+    found: NDArray[np.bool_] = back.any(axis=1)
+    return found

@@ -9,6 +9,8 @@ import pytest
 from checked_data import annotation, content, noise, save, write_coco, write_masks
 from PIL import Image
 
+from rehead.cli.data_check import inside
+
 
 def broken(root: Path) -> Path:
     write_coco(root)
@@ -100,3 +102,17 @@ def test_misuse_is_one_message_and_exit_code_2(
     assert outcome.code == 2
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("birds/a.jpg: is nearly birds/b.jpg", "a.jpg: is nearly b.jpg"),
+        ("{here}/birds/a.jpg (train)", "a.jpg (train)"),
+        ("/other/birds/a.jpg: not there", "/other/birds/a.jpg: not there"),
+        ("{here}/birds2/a.jpg", "{here}/birds2/a.jpg"),
+    ],
+)
+def test_paths_are_shown_from_the_folder_on(text: str, shown: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inside("birds", text.format(here=tmp_path)) == shown.format(here=tmp_path)
