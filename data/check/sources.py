@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.heads import HEADS, MULTI_LABEL, task_of
-from rehead.configs.load import find, load_config, override
+from rehead.configs.heads import MULTI_LABEL, task_of
+from rehead.configs.load import load_config, override
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Findings
@@ -19,6 +19,7 @@ from rehead.data.pixels import SUFFIXES
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import reason
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.every_split import data_alone, data_of
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
 from rehead.errors import ConfigError, DataError
@@ -82,7 +83,7 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
     """Opens every split of a folder, or of a configuration.
 
     Args:
-        source: a folder whose format is recognised, a YAML file, or the name of a recipe.
+        source: a folder whose format is recognised, a YAML file (of `data` alone, too), or the name of a recipe.
         overrides: by dotted key; of a folder, those of `data`.
         findings: take note of annotations that cannot be used.
 
@@ -92,7 +93,12 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
     """
     if Path(source).is_dir():
         return _folder(Path(source), overrides, findings)
-    find(source)  # a typing error is named before anything else
+    alone = data_alone(source, overrides)
+    if alone is not None:
+        given, _ = alone
+        data_set = DataSet([], [], None, given.format or "")
+        _open(data_set, given, "data", tuple(given.classes) if given.classes else None, set(), findings)
+        return data_set
     config = load_config(source, overrides)
     data_set = DataSet([], [], config, config.data.format or "")
     wanted: dict[tuple[str, str, tuple[str, ...] | None], set[str]] = {}
@@ -176,10 +182,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     other = {"masks": "number objects: data.format=instance_masks", "instance_masks": "are classes: data.format=masks"}
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
     say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
-    # Any head of a task that the format is for: only data are looked at.
-    task = found.serves[0]
-    head = next(entry.name for entry in HEADS if entry.about["task"] == task)
-    options = load_config({"task": task, "model": {"head": head}, "data": raw}).data
+    options = data_of({"data": raw}, found.serves[0])
     data_set = DataSet([], [], None, found.format)
     names = tuple(options.classes) if options.classes else None
     _open(data_set, options, "data", names, set(), findings, named=named)

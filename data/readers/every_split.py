@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rehead.configs.heads import HEADS, task_of
-from rehead.configs.load import load_config, override
+from rehead.configs.load import find, load_config, override, read_yaml
+from rehead.configs.readers import READERS
 from rehead.configs.schema import SourceOptions
 from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.base import Reader
@@ -32,6 +33,9 @@ def source_of(
     """
     root = Path(source)
     if not root.is_dir():
+        alone = data_alone(source, overrides or {})
+        if alone is not None:
+            return alone
         config = load_config(source, overrides)
         own = [key for key in config.model.heads if key in config.data.sources]
         if own:
@@ -50,10 +54,38 @@ def source_of(
         raise DataError(f"{root}: data.format={asked}: it has {found.saw}, which is {found.format}")
     say(f"{root} has {found.saw}: {found.format}, {', '.join(found.splits)}")
     raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
-    # Any head of a task that the format is for: only data are looked at.
-    task = found.serves[0]
+    return data_of({"data": raw}, found.serves[0]), found.serves[0]
+
+
+def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[SourceOptions, str] | None:
+    """What a YAML file of `data` alone says, as `rehead data split` prints it, and a task that its format is for.
+
+    Returns:
+        None for a whole configuration, and one whose format is still to be recognised for its task.
+
+    Raises:
+        ConfigError: for a file that is not there, and wrong data.
+    """
+    raw = read_yaml(find(source))
+    if raw.keys() != {"data"} or not isinstance(raw["data"], dict):
+        return None
+    raw = override(raw, overrides)
+    form = raw["data"].get("format")
+    if raw.keys() != {"data"} or form not in READERS or form == "auto":
+        return None
+    task = READERS.get(form).about["task"].split(", ")[0]
+    return data_of(raw, task), task
+
+
+def data_of(raw: Mapping[str, Any], task: str) -> SourceOptions:
+    """The data of a configuration that says nothing else, checked as those of a task.
+
+    Raises:
+        ConfigError: for wrong data.
+    """
+    # Any head of the task: only data are looked at.
     head = next(entry.name for entry in HEADS if entry.about["task"] == task)
-    return load_config({"task": task, "model": {"head": head}, "data": raw}).data, task
+    return load_config({**raw, "task": task, "model": {"head": head}}).data
 
 
 def _recognised(root: Path, maps: bool, asked: str | None) -> Found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,10 +141,18 @@ def test_a_written_split_is_read_back(kind: str, rehead_command, tmp_path: Path,
     assert any(other != listed for other in again)
     # A drawn split becomes files of its own.
     if kind == "coco":
-        (tmp_path / "config.yaml").write_text(json.dumps({"task": task, "model": {"head": head}, "data": printed}))
-        outcome = rehead_command("data", "convert", tmp_path / "config.yaml", tmp_path / "new", "--to", "yolo")
-        assert outcome.code == 0, outcome.err
-        assert len(list((tmp_path / "new/images/test").iterdir())) == 3
+        whole = {"task": task, "model": {"head": head}, "data": printed}
+        for name, content in (("whole", whole), ("printed", {"data": printed})):
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+            outcome = rehead_command("data", "convert", tmp_path / f"{name}.yaml", tmp_path / name, "--to", "yolo")
+            assert outcome.code == 0, outcome.err
+            assert len(list((tmp_path / name / "images/test").iterdir())) == 3
+        outcome = rehead_command("data", "check", tmp_path / "printed.yaml", "--json", tmp_path / "found.json")
+        assert "images: 12 in train" in outcome.out
+        (tmp_path / "printed.yaml").write_text(yaml.safe_dump({"data": {**printed, "roott": "x"}}))
+        outcome = rehead_command("data", "check", tmp_path / "printed.yaml")
+        assert outcome.code == 2
+        assert "data.roott: unknown key; did you mean 'root'" in outcome.err
 
 
 def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:
