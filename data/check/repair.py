@@ -111,7 +111,8 @@ def repair(checked: Checked, out: Path) -> list[str]:
         for code, group in checked.findings.grouped().items()
         if not CODES[code].repair and CODES[code].severity == "error"
     ]
-    return [f"repaired copy: {out}", *said, *left, *notes, f"data: {json.dumps(options, ensure_ascii=False)}"]
+    drawn = [f"{split}: drawn from the training images; say so again for the copy" for split in checked.data.drawn]
+    return [f"repaired copy: {out}", *said, *left, *notes, *drawn, f"data: {json.dumps(options, ensure_ascii=False)}"]
 
 
 def _repaired(

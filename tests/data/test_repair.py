@@ -194,6 +194,16 @@ def test_what_cannot_be_repaired_is_said(tmp_path: Path) -> None:
     assert "images left out: 3" in said
 
 
+def test_a_split_that_was_drawn_is_to_be_drawn_again(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    data = {"format": "coco", "root": str(tmp_path), "train": {"images": "train", "annotations": "train.json"}}
+    data["val"] = {"from_train": 0.4}
+    (tmp_path / "drawn.yaml").write_text(yaml.safe_dump({"data": data}))
+    said = repair(check_data(tmp_path / "drawn.yaml"), tmp_path / "out")
+    assert "val: drawn from the training images; say so again for the copy" in said
+    assert len(train(tmp_path / "out")) == 3
+
+
 def test_heads_with_annotations_of_their_own_are_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
