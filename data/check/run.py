@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_outlines
+from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -44,6 +44,7 @@ def check_data(
     overrides: Mapping[str, Any] | None = None,
     *,
     workers: int | None = None,
+    to_repair: bool = False,
 ) -> Checked:
     """Reads everything and notes what is wrong with it.
 
@@ -51,6 +52,7 @@ def check_data(
         source: a folder whose format is recognised, a YAML file, or the name of a recipe.
         overrides: by dotted key; of a folder, those of `data`.
         workers: processes; one per core unless given.
+        to_repair: refuse what cannot be repaired as a whole before anything is read.
 
     Raises:
         ConfigError: for a wrong configuration.
@@ -58,6 +60,8 @@ def check_data(
     """
     findings = Findings()
     data = open_all(source, overrides or {}, findings)
+    if to_repair:
+        data.refuse_several()
     checked = Checked(data, findings)
     if not data.sources:
         return checked
@@ -72,6 +76,7 @@ def check_data(
         elif columns.boxes is not None:
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
+            report_keypoints(one.reader, sizes, findings)
             useless |= report_outlines(one.reader, sizes, one.tasks, findings)
             checked.useless[number] = useless
             _report_bare(one, findings)

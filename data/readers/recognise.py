@@ -19,6 +19,7 @@ from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import listed
 from rehead.data.readers.csv_boxes import table_of
+from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.errors import DataError
 
@@ -48,12 +49,19 @@ class Found:
         splits: by name, the options.
         saw: what it was recognised by, in words.
         more: other keys of the source, such as `values`.
+        tasks: that it serves; all that its format does unless given.
     """
 
     format: str
     splits: dict[str, dict[str, Any]]
     saw: str
     more: dict[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """The tasks that could learn from it."""
+        return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
 @dataclass
@@ -110,7 +118,7 @@ def recognise(root: Path, tasks: Collection[str]) -> Found:
 def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
     root = tree.root
     found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
-    fitting = [one for one in found if set(tasks) <= set(READERS.get(one.format).about["task"].split(", "))]
+    fitting = [one for one in found if set(tasks) <= set(one.serves)]
     if fitting:
         return fitting[0]
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
@@ -378,5 +386,37 @@ def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
     return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
 
 
-LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (_yolo, _coco, _voc, _via, _csv, _masks, _folders)
+def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
+    saved = [folder for folder, names in tree.files.items() if {"state.json", "dataset_info.json"} <= set(names)]
+    if not saved:
+        return None
+    splits = {}
+    for split, folder in _by_split(saved).items():
+        path = PurePosixPath(folder)
+        # Several splits lie in the folder of a DatasetDict; one that was saved alone has no name.
+        if "dataset_dict.json" in tree.files.get(path.parent.as_posix(), ()):
+            splits[split] = {"dataset": path.parent.as_posix(), "split": path.name}
+        else:
+            splits[split] = {"dataset": folder, "split": split}
+    columns = columns_by_task(tree.root / saved[0] / "dataset_info.json")
+    kinds = {"detection": "boxes", "segmentation": "class maps", "classification": "classes"}
+    if not columns:
+        raise DataError(
+            f"{tree.root / saved[0]}: a data set of Hugging Face without images, or with nothing to learn from"
+        )
+    held = [f"{kinds[task]} ({listed(names)})" for task, names in columns.items() if task in kinds]
+    saw = f"a data set of Hugging Face's datasets saved in {listed(saved)}, with {', '.join(held)}"
+    return Found("huggingface", splits, saw, tasks=tuple(columns))
+
+
+LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
+    _huggingface,
+    _yolo,
+    _coco,
+    _voc,
+    _via,
+    _csv,
+    _masks,
+    _folders,
+)
 """In the order of how sure they are."""
