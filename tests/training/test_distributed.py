@@ -208,6 +208,11 @@ def test_a_rank_without_a_box_does_not_hang(together: Any, head: str) -> None:
     assert read_resume(root / f"empty-{head}/resume.pt")["state"]["step"] == 6
 
 
+def test_stages_that_no_head_reads_are_waited_for_by_nobody(together: Any) -> None:
+    root, _ = together
+    assert read_resume(root / "unread/resume.pt")["state"]["step"] == 6
+
+
 def test_heads_that_have_targets_on_other_ranks_only_wait_for_nobody(together: Any) -> None:
     _, found = together
     assert found[0]["missing"] == found[1]["missing"]

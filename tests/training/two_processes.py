@@ -112,6 +112,8 @@ def run(root: Path) -> dict[str, Any]:
         out = str(root / f"empty-{head}")
         task = "instance_segmentation" if head == "mask_rcnn" else "detection"
         train(root / "empty.yaml", {"task": task, "model.head": {"name": head, "channels": 64}, "out": out})
+    unread = {"model.head": {"name": "pspnet", "stride": 8, "channels": 8}, "out": str(root / "unread")}
+    train(root / "segmentation.yaml", unread)
     for name in ("accumulated", "sharded"):
         sharding.UNIT = 0  # a tiny network has no block that is worth it
         if name == "sharded":
