@@ -92,9 +92,10 @@ class Tree:
         """Folders with images, and their names."""
         return dict(self.ending(*SUFFIXES))
 
-    def holding(self, name: str) -> str | None:
-        """The first folder from which a relative path leads to a file."""
-        return next((folder for folder in self.files if (self.root / folder / name).is_file()), None)
+    def holding(self, name: str, split: str | None) -> str | None:
+        """The folder from which a relative path leads to a file; of several, the one that is called as the split."""
+        found = [folder for folder in self.files if (self.root / folder / name).is_file()]
+        return next((folder for folder in found if split_of(folder) == split), found[0] if found else None)
 
 
 def recognise(root: Path, tasks: Collection[str]) -> Found:
@@ -249,7 +250,7 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, di
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
             images = [match.group(1) for match in islice(found, LOOKED_AT)]
-        folders = (tree.holding(json.loads(image)) for image in images)
+        folders = (tree.holding(json.loads(image), split) for image in images)
         folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
         splits[split] = {"images": folder, "annotations": name}
     return splits
@@ -265,8 +266,9 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
             except DataError:
                 continue
             paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
-            folders = (tree.holding(path) for image in paths for path in (str(image), image.name))
-            files[(PurePosixPath(folder) / name).as_posix()] = next(filter(None, folders), ".")
+            file = (PurePosixPath(folder) / name).as_posix()
+            folders = (tree.holding(path, split_of(file)) for image in paths for path in (str(image), image.name))
+            files[file] = next(filter(None, folders), ".")
     splits: dict[str, dict[str, Any]] = {
         split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
     }

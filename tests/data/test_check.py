@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
@@ -28,10 +29,10 @@ from checked_data import (
 from PIL import Image
 
 from rehead.data.check.crossings import Crossings
-from rehead.data.check.findings import CODES
+from rehead.data.check.findings import CODES, Findings
 from rehead.data.check.images import FEW, Job, examine_all
 from rehead.data.check.repair import repair
-from rehead.data.check.run import check_data
+from rehead.data.check.run import check_data, report_duplicates
 
 FORMATS = ["coco", "voc", "yolo", "csv", "via", "masks", "instance_masks", "folders"]
 
@@ -147,6 +148,19 @@ def test_every_broken_annotation_is_named_and_not_only_the_first(tmp_path: Path)
     found = check_data(tmp_path).findings
     assert [one.code for one in found] == ["unknown_category"] * 5
     assert found[4].message == "annotation 94: category_id 77, which categories does not list"
+
+
+def test_thousands_of_images_that_are_alike() -> None:
+    paths = [Path(f"{number}.jpg") for number in range(20_000)]
+    users = {path: {"val" if number == 7 else "train"} for number, path in enumerate(paths)}
+    found = Findings()
+    began = time.process_time()
+    report_duplicates(paths, [5] * len(paths), users, found)
+    assert time.process_time() - began < 5  # 0.1, and minutes if each is compared with each
+    assert Counter(one.code for one in found) == {"leak": len(paths) - 1}
+    said = {one.file: one.message for one in found}
+    assert said["7.jpg"] == "(val) is nearly 0.jpg (train)"
+    assert said["19999.jpg"] == "(train) is nearly 7.jpg (val)"
 
 
 def test_an_object_twice(tmp_path: Path) -> None:
