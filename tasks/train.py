@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -108,8 +109,9 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     model, folder, config = job.model, job.folder, job.config
     remove_partial(folder)
     if resumed is not None:
-        refuse_other_conditions(job, folder, resumed)
+        # The cause, which a key names, before what comes of it.
         _check_changes(folder, config)
+        refuse_other_conditions(job, folder, resumed)
     else:
         _clear(folder)
     write_text(folder / "config.yaml", to_yaml(config))
@@ -218,6 +220,12 @@ def _clear(folder: Path) -> None:
             picture.unlink()
 
 
+def _sum_of_ids(reader: Reader) -> int:
+    return zlib.crc32(
+        "\n".join(str(reader[index].image_id) for index in range(len(reader))).encode(errors="surrogateescape")
+    )
+
+
 class TrainingJob:
     """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
 
@@ -233,6 +241,8 @@ class TrainingJob:
         self.steps_per_epoch = len(self.sampler.batches(0))
         self.conditions: Mapping[str, int] = {
             "training images": len(readers["train"]),
+            # As many others are not the same: a list that `from_train` names has changed, or a folder.
+            "as checksum of the training images' ids": _sum_of_ids(readers["train"]),
             "steps in an epoch": self.steps_per_epoch,
         }
 

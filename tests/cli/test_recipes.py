@@ -170,6 +170,23 @@ def test_a_resumed_run_refuses_what_would_make_it_another(drawn: Path, tmp_path:
     assert "changed on resuming: train.epochs was 1, is 2" in outcome.err
 
 
+def test_a_resumed_run_notices_that_the_list_of_its_images_has_changed(
+    drawn: Path, tmp_path: Path, rehead_command
+) -> None:
+    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+    folder = drawn / "shapes/train"
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*"))]
+    (tmp_path / "val.txt").write_text("\n".join(names[:2]))
+    overrides += [f"data.val={{from_train: {tmp_path}/val.txt}}", "train.epochs=1"]
+    assert rehead_command("train", "imagenette_resnet18", *overrides).code == 0
+    (tmp_path / "val.txt").write_text("\n".join(names[1:3]))
+    outcome = rehead_command("train", "--resume", tmp_path / "run", "train.epochs=2")
+    assert outcome.code == 2
+    assert "as checksum of the training images' ids before" in outcome.err
+    (tmp_path / "val.txt").write_text("\n".join(names[:2]))
+    assert rehead_command("train", "--resume", tmp_path / "run", "train.epochs=2").code == 0
+
+
 def test_predictions_of_files_with_the_same_name_are_all_kept(tmp_path: Path, rehead_command) -> None:
     torch.manual_seed(0)
     rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")
