@@ -61,6 +61,7 @@ class Backbone(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self._frozen_entries: int | Literal["all"] = 0
         self._frozen_norms = False
+        self._read: int | None = None
         self._held_parameters: list[nn.Parameter] = []
         self._held_modules: list[nn.Module] = []
 
@@ -132,6 +133,19 @@ class Backbone(nn.Module, ABC):
         self._frozen_norms = True
         self._hold()
 
+    def stop_behind(self, entries: int) -> None:
+        """Keeps what lies behind the first entries of `feature_specs` as it is: nobody reads it, so nothing teaches it.
+
+        Its parameters would never get a gradient, which processes that train together wait for, and its norms would
+        drift away from its weights.
+
+        Args:
+            entries: up to the last one that is read. All of them undoes an earlier call.
+        """
+        # Where maps have branches of their own, an entry's modules do not follow those of the entry before.
+        self._read = None if self.parallel or entries >= len(self.feature_specs) else entries
+        self._hold()
+
     def check_freeze(self, entries: int | Literal["all"]) -> None:
         """Raises BuildError if `freeze(entries)` would."""
         if entries != "all" and entries > len(self.feature_specs):
@@ -190,7 +204,7 @@ class Backbone(nn.Module, ABC):
         nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
 
     def _hold(self) -> None:
-        """Applies the frozen entries and the frozen norms, releasing what an earlier call held."""
+        """Applies the frozen and the unread entries and the frozen norms, releasing what an earlier call held."""
         for parameter in self._held_parameters:
             parameter.requires_grad_(True)
         if self._frozen_entries == "all":
@@ -199,6 +213,8 @@ class Backbone(nn.Module, ABC):
             frozen = set()
         else:
             frozen = {module for part in self.parts()[: self._frozen_entries] for module in part} - {self}
+        if self._read is not None:
+            frozen |= {module for part in self.parts()[self._read :] for module in part} - {self}
         if self._frozen_norms:
             # With what is inside: timm's BatchNormAct2d holds its activation.
             norms = [module for module in self.modules() if isinstance(module, AnyBatchNorm)]

@@ -44,9 +44,9 @@ class Fixed:
             yield self.batch
             self.seconds = time.perf_counter() - began
 
-    def evaluate(self) -> tuple[float, dict[str, float | None]]:
+    def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Nothing to evaluate."""
-        return 0.0, {}
+        return {"score": 0.0}, {}
 
     def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Nothing to say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ def evaluate(
     from rehead.tasks.evaluate import evaluate as run
 
     figures = run(checkpoint, parsed)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first of several processes speaks and writes for all
     if json_file is not None:
         write_text(json_file, json.dumps(figures, indent=2) + "\n")
     for key, own in figures.items():

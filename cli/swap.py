@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rehead.configs.heads import HEADS
+from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 from rehead.progress import say
 
@@ -17,6 +18,10 @@ def swap(
     head: Annotated[str, typer.Option(help="The new head (see: rehead heads).")],
     classes: Annotated[str, typer.Option(help="What the new head tells apart: a,b,c")],
     out: Annotated[Path, typer.Option(help="The new checkpoint, a .safetensors file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Options of the new head: model.head.KEY=VALUE ...", metavar="key=value"),
+    ] = None,
 ) -> None:
     """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
 
@@ -28,12 +33,22 @@ def swap(
         problems.append("--classes: name at least one, such as cat,dog")
     if out.suffix != ".safetensors":
         problems.append(f"--out: '{out}' should end with .safetensors")
+    parsed = parse_overrides(overrides or [])
+    # The head's name and classes have flags of their own; its `weight` is among other heads, of which none is left.
+    flags = ("name", "classes", "weight")
+    problems += [
+        f"{key}: only options of the new head can be given here, such as model.head.score_threshold=0.1"
+        for key in parsed
+        if not key.startswith("model.head.") or key.removeprefix("model.head.").partition(".")[0] in flags
+    ]
     if problems:
         raise ConfigError(problems, "rehead swap")
+    raw = {"task": HEADS.get(head).about["task"], "model": {"head": {"name": head}}}
+    options = load_config(raw, parsed).model.heads["main"]
 
     from rehead.tasks.model import load
 
-    model = load(checkpoint).swap_head(head, names)
+    model = load(checkpoint).swap_head(options, names)
     model.save(out)
     say(
         f"{out}: the backbone of {checkpoint} ({model.backbone.options.name}) with a new {head} head for "

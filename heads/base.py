@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import torch
@@ -44,6 +44,11 @@ class Head(nn.Module, ABC):
     def task(self) -> str:
         """The task that this head serves."""
         return task_of(self.options)
+
+    @property
+    def reads(self) -> Collection[str]:
+        """The names of the features that it may read; all of them unless a head says otherwise."""
+        return self.specs
 
     @abstractmethod
     def learns_from(self, target: Target) -> bool:

@@ -18,7 +18,7 @@ from rehead.heads.base import Features, Head
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
 from rehead.heads.roi_align import RoIAlign
-from rehead.heads.sparse_gradient import SparseGradientConv2d
+from rehead.heads.sparse_gradient import skip_zeros
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 POOLED = 7
@@ -117,10 +117,7 @@ class ExactRPNHead(RPNHead):
 
     def __init__(self, channels: int, anchors: int, convs: int) -> None:
         super().__init__(channels, anchors, convs)
-        for block in self.conv:
-            assert isinstance(block, nn.Sequential)
-            assert isinstance(block[0], nn.Conv2d)
-            block[0] = SparseGradientConv2d.of(block[0])
+        skip_zeros(self.conv)
 
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness and box deltas per level."""

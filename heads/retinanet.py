@@ -13,6 +13,7 @@ from rehead.configs.detection_heads import GROUPS, RetinaNetOptions
 from rehead.heads.detection import anchor_generator
 from rehead.heads.necks import build_neck
 from rehead.heads.one_stage import Neckless, OneStage
+from rehead.heads.sparse_gradient import skip_zeros
 from rehead.types import Classes, FeatureSpec
 
 
@@ -38,6 +39,9 @@ class RetinaNet(OneStage):
         )
         for tower in (head.classification_head.conv, head.regression_head.conv):
             del tower[options.convs :]
+        if options.norm is None:
+            # Normalisation would spread the gradient of the few matched anchors over the whole map.
+            skip_zeros(head.regression_head)
         # torchvision's own second version sets it so too; no argument does.
         head.regression_head._loss_type = options.box_loss
         self.hold(

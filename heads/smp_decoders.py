@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,11 @@ class SMPSegmentation(SemanticHead):
         self.minimum = parts.minimum
         initialize_decoder(self.decoder)
         initialize_head(self.segmentation_head)
+
+    @property
+    def reads(self) -> Collection[str]:
+        """What the decoder is given."""
+        return [name for name in self.inputs.names if name is not None]
 
     def logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """(B, K, H, W) class scores of the padded batch size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from rehead.training.distributed import (
     buffers_from_first,
     from_first,
     gathered_on_first,
+    joined,
+    one_before_the_others,
     rank,
     together,
     world,
@@ -40,14 +43,23 @@ from rehead.types import Classes, Prediction
 def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
     """Figures of a checkpoint on a split of its data, or of other data of the same classes.
 
+    Several processes of a launcher share the images.
+
     Args:
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
 
     Returns:
-        By head key, such as `{"main": {"bbox": {"AP": ...}}}`.
+        By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
+    with joined():
+        model, reader = one_before_the_others(partial(_open, path, overrides or {}))
+        return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
+
+
+def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
+    """A checkpoint's model on its device, and the split that it is judged by."""
     metadata = read_metadata(path)
     classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
     # The checkpoint's class names, in its order, are the only ones that its labels can mean.
@@ -55,13 +67,13 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     raw = metadata["config"]
     for key, own in names.items():
         raw["model"]["heads"][key]["classes"] = own
-    config = check(override(raw, overrides or {}), f"{path} with the command line" if overrides else str(path))
-    _refuse_other_classes(config, overrides or {}, names, path)
+    config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
+    _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
     reader = open_data(config, config.data.split, names)
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
-    return run_evaluation(model.to(device), reader, batch_size=config.train.images_per_pass)
+    return model.to(device), reader
 
 
 def run_evaluation(

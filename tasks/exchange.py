@@ -5,6 +5,7 @@ A model there and ours with the same tensors give the same numbers (tests/tasks/
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ def import_model(
     tensors = read(file)
     count = _count(known, tensors, file, name)
     names = _classes(known, count, classes, file)
-    config = load_config(_raw(known, tensors, file), overrides)
+    config = load_config(_raw(known, tensors, Path(file).name), overrides)
     model = from_config(config, {"main": names}, load_weights=False)
     try:
         model.load_state_dict(_renamed(tensors, [(theirs, ours) for ours, theirs in known.form.pairs]))
@@ -201,7 +202,11 @@ def import_model(
             f"{file}: does not fit {library}'s {name} with {count} classes: {' '.join(lines)[:600]}; if it was built "
             "with other options, give them as model.head.KEY=VALUE or model.backbone.KEY=VALUE"
         ) from error
-    model.lineage = continued([], backbone_hash(model.backbone.state_dict()), f"{library}'s {name}, {file}")
+    # The file by its name and content: where it lay means nothing to whoever gets the checkpoint.
+    with Path(file).open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    origin = f"{library}'s {name}, {Path(file).name} (SHA-256 {digest})"
+    model.lineage = continued([], backbone_hash(model.backbone.state_dict()), origin)
     return model.eval()
 
 
@@ -300,9 +305,9 @@ def _classes(known: Known, count: int, given: Sequence[str] | None, file: str | 
     return Classes(tuple(names), tuple(range(first, first + count)))
 
 
-def _raw(known: Known, tensors: Mapping[str, Tensor], file: str | Path) -> dict[str, Any]:
-    """The configuration, with what only the file can say."""
-    head, body = dict(known.head), {**known.backbone, "weights": str(file)}
+def _raw(known: Known, tensors: Mapping[str, Tensor], file: str) -> dict[str, Any]:
+    """The configuration, with what only the file of this name can say."""
+    head, body = dict(known.head), {**known.backbone, "weights": file}
     if head["name"] in ("torchvision_fcn", "torchvision_deeplabv3") and "aux_classifier.4.bias" not in tensors:
         head["auxiliary_weight"] = 0
     points = tensors.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")

@@ -51,6 +51,9 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
         self.config = config
         self.lineage = list(lineage)
+        names = list(backbone.feature_specs)
+        read = {name for key in self.heads for name in self.head(key).reads}
+        backbone.stop_behind(max(names.index(name) for name in read) + 1)
 
     def head(self, key: str) -> Head:
         """The head of a key."""

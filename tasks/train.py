@@ -265,8 +265,8 @@ class TrainingJob:
         )
         return loader
 
-    def evaluate(self) -> tuple[float, dict[str, float | None]]:
-        """The score, the mean over the heads, and every figure as `key.figure`."""
+    def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
+        """Each head's score, and every figure, as `key.figure`."""
         figures = run_evaluation(
             self.model,
             self.readers["val"],
@@ -275,8 +275,8 @@ class TrainingJob:
             folder=self.folder / "pictures",
         )
         named = flat(figures)
-        scores = [named[f"{key}.{TASKS[self.model.head(key).task].score}"] for key in figures]
-        return sum(-1.0 if score is None else score for score in scores) / len(scores), named
+        scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]
+        return {name: named[name] for name in scores}, named
 
     def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What a checkpoint says of itself: this training is the last of its backbone's lineage."""

@@ -62,8 +62,8 @@ class Job(Protocol):
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """The batches of an epoch from step `start` on."""
 
-    def evaluate(self) -> tuple[float, dict[str, float | None]]:
-        """The score that `best.safetensors` maximises, and every figure by dotted name."""
+    def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
+        """The scores, whose mean `best.safetensors` maximises, and every figure; both by dotted name."""
 
     def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """What a model checkpoint of these tensors says of itself after so many steps."""
@@ -341,12 +341,13 @@ class Loop:
             self._checkpoint()
         try:
             with self.signals.at_once():
-                score, figures, seconds = self._evaluate()
+                scores, figures, seconds = self._evaluate()
         except BaseException:
             if world() == 1:
                 self._checkpoint()
             raise
         state = self.state
+        score = sum(-1.0 if value is None else value for value in scores.values()) / len(scores)
         state.due = False
         state.not_better += 1
         better = state.best is None or score > state.best
@@ -355,19 +356,16 @@ class Loop:
         if self.accelerator.is_main_process:
             epoch = (state.step - 1) // self.job.steps_per_epoch + 1
             self._write(lambda: self.metrics.write({"step": state.step, "epoch": epoch, **figures}))
-            shown = "  ".join(
-                f"{name} {value:.4f}" for name, value in list(figures.items())[:3] if value is not None and value >= 0
-            )
             best = "  (best)" if better else ""
-            say(f"epoch {epoch}, step {state.step}: {shown}{best}  evaluated in {seconds:.0f} s")
+            say(f"epoch {epoch}, step {state.step}: {_shown(scores, figures)}{best}  evaluated in {seconds:.0f} s")
         self._checkpoint()
 
-    def _evaluate(self) -> tuple[float, dict[str, float | None], float]:
-        """The score, every figure, and the seconds it took, of the weights that are saved for use."""
+    def _evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None], float]:
+        """The scores, every figure, and the seconds it took, of the weights that are saved for use."""
         started = time.monotonic()
         with self._weights_for_use():
-            score, figures = self.job.evaluate()
-        return score, figures, time.monotonic() - started
+            scores, figures = self.job.evaluate()
+        return scores, figures, time.monotonic() - started
 
     def _weights_for_use(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average is not None else nullcontext()
@@ -478,3 +476,12 @@ class Loop:
     def _kept(self) -> str:
         kept = self.folder / "last.safetensors"
         return f"The last good checkpoint is {kept}." if kept.exists() else "There is no checkpoint yet."
+
+
+def _shown(scores: Mapping[str, float | None], figures: Mapping[str, float | None]) -> str:
+    """Every score, and the first of the other figures where there is room; a dash where nothing could be measured."""
+    named = {**scores, **figures}
+    return "  ".join(
+        f"{name} -" if value is None or value < 0 else f"{name} {value:.4f}"
+        for name, value in list(named.items())[: max(len(scores), 3)]
+    )

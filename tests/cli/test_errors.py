@@ -72,6 +72,9 @@ def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", ",", "--out", out), "name at least one")
     refused(rehead_command("swap", checkpoint, "--head", "unet", "--classes", "a,a", "--out", out), "given twice: a")
     refused(rehead_command("swap", tmp_path / "no.safetensors", "--head", "unet", *arguments), "no such checkpoint")
+    fcos = ["swap", checkpoint, "--head", "fcos", *arguments]
+    refused(rehead_command(*fcos, "model.head.chanels=64"), "chanels: unknown key; did you mean 'channels'?")
+    refused(rehead_command(*fcos, "train.epochs=2", "model.head.name=unet"), "train.epochs: only", "model.head.name:")
     assert not out.exists()
 
 

@@ -206,8 +206,8 @@ def test_swap_keeps_the_backbone_bit_for_bit_there_and_back(tmp_path: Path, rehe
     torch.manual_seed(0)
     rehead.build_model(TINY, "unet", ["sky", "road"]).save(tmp_path / "unet.safetensors")
     there, back = tmp_path / "detector.safetensors", tmp_path / "back.safetensors"
-    swap = ["swap", tmp_path / "unet.safetensors", "--head", "faster_rcnn", "--classes", "cat, dog", "--out", there]
-    assert rehead_command(*swap).code == 0
+    swap = ["swap", tmp_path / "unet.safetensors", "--head", "fcos", "--classes", "cat, dog", "--out", there]
+    assert rehead_command(*swap, "model.head.channels=32").code == 0
     assert rehead_command("swap", there, "--head", "unet", "--classes", "sky,road", "--out", back).code == 0
     first, second, third = (load_file(path) for path in (tmp_path / "unet.safetensors", there, back))
     body = {name for name in first if name.startswith("backbone.")}
@@ -216,6 +216,7 @@ def test_swap_keeps_the_backbone_bit_for_bit_there_and_back(tmp_path: Path, rehe
         assert torch.equal(first[name], second[name])
         assert torch.equal(first[name], third[name])
     assert rehead.load(there).classes["main"].names == ("cat", "dog")
+    assert rehead.load(there).head("main").options.channels == 32
 
 
 def test_configs_prints_a_recipe_that_can_be_trained(tmp_path: Path, rehead_command) -> None:

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rehead.heads.faster_rcnn import ExactRPNHead
+from rehead.configs.detection_heads import FasterRCNNOptions, RetinaNetOptions
+from rehead.heads.faster_rcnn import FasterRCNN
+from rehead.heads.retinanet import RetinaNet
 from rehead.heads.sparse_gradient import FEW, SparseGradientConv2d
+from rehead.types import Classes, FeatureSpec, Frame, Target
 
 PLACES = {
     "none": [],
@@ -73,10 +76,38 @@ def test_mixed_precision_computes_in_its_type() -> None:
         torch.testing.assert_close(one, expected, rtol=0.02, atol=0.02)
 
 
-def test_a_region_proposal_network_has_it_in_every_depth() -> None:
-    head = ExactRPNHead(4, 3, 2)
-    convs = [module for module in head.conv.modules() if isinstance(module, nn.Conv2d)]
-    assert [type(conv) for conv in convs] == [SparseGradientConv2d] * 2
-    assert set(head.state_dict()) == {
-        f"{name}.{kind}" for name in ("conv.0.0", "conv.1.0", "cls_logits", "bbox_pred") for kind in ("weight", "bias")
-    }
+def test_region_proposals_and_the_boxes_of_retinanet_have_it() -> None:
+    specs = {f"C{level}": FeatureSpec(32, 2**level) for level in (2, 3, 4, 5)}
+    faster = FasterRCNN(FasterRCNNOptions(channels=32, rpn_convs=2), Classes(("a",)), specs)
+    retina = RetinaNet(RetinaNetOptions(channels=32), Classes(("a",)), specs)
+    group = RetinaNet(RetinaNetOptions(channels=32, norm="group"), Classes(("a",)), specs)
+    assert sparse(faster) == {"rpn.head.conv.0.0", "rpn.head.conv.1.0"}
+    names = {name.rpartition("regression_head.")[2] for name in sparse(retina)}
+    assert names == {*(f"conv.{number}.0" for number in range(4)), "bbox_reg"}
+    assert not sparse(group)
+
+
+def sparse(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, SparseGradientConv2d)}
+
+
+def test_what_is_passed_over_has_no_gradient_in_a_whole_detector() -> None:
+    """A training step of RetinaNet gives the gradients that it gives with ordinary convolutions."""
+    specs = {f"C{level}": FeatureSpec(32, 2**level) for level in (3, 4, 5)}
+    torch.manual_seed(0)
+    head = RetinaNet(RetinaNetOptions(channels=32), Classes(("a", "b")), specs)
+    features = {f"C{level}": torch.randn(1, 32, 256 >> level, 256 >> level) for level in (3, 4, 5)}
+    boxes = torch.tensor([[30.0, 40.0, 90.0, 120.0], [150.0, 20.0, 190.0, 60.0]])
+    target = Target("a", boxes=boxes, labels=torch.tensor([0, 1]))
+    frames = [Frame((256, 256), (256, 256), image_id="a")]
+    found = []
+    for few in (FEW, -1.0):
+        head.zero_grad()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rehead.heads.sparse_gradient.FEW", few)
+            sum(head.loss(features, frames, [target]).values()).backward()
+        found.append({name: value.grad.clone() for name, value in head.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any("regression_head" in name and value.abs().sum() > 0 for name, value in found[0].items())
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50
 import rehead
 from rehead.tasks.exchange import LIBRARIES, export_weights
 from rehead.tasks.model import Model
+from rehead.training.checkpoints import read_metadata
 from rehead.types import Frame, ImageBatch, Target
 
 K = 7
@@ -78,6 +81,15 @@ def test_smp_as_it_comes(arch: str, encoder: str, tmp_path: Path) -> None:
     ours = there_and_here("smp", f"{arch}_{encoder}", reference, tmp_path)
     assert_same_maps(ours, reference, SIZES.get(arch, (64, 96)))
     assert_nothing_is_lost(ours, reference, "smp")
+
+
+def test_a_checkpoint_tells_the_file_by_its_name_and_content(tmp_path: Path) -> None:
+    there_and_here("torchvision", "resnet18", resnet.resnet18(num_classes=K), tmp_path)
+    metadata = read_metadata(tmp_path / "ours.safetensors")
+    digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
+    assert metadata["lineage"][0]["weights"] == f"torchvision's resnet18, theirs.pth (SHA-256 {digest})"
+    assert metadata["config"]["model"]["backbone"]["weights"] == "theirs.pth"
+    assert str(tmp_path) not in json.dumps(metadata)
 
 
 @pytest.mark.parametrize(

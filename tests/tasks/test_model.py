@@ -41,6 +41,23 @@ def test_tensors_are_named_after_backbone_and_head_keys() -> None:
     assert "backbone.layer1.0.conv1.weight" in names
 
 
+def test_stages_that_no_head_reads_do_not_learn_and_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    pspnet = {"name": "pspnet", "stride": 8, "channels": 8}
+    model = rehead.build_model(TINY, pspnet, NAMES).train()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    batch = batch_of_noise()
+    torch.stack(list(model(batch, targets_for(batch, 3)).values())).sum().backward()
+    learning = [name for name, one in model.named_parameters() if one.requires_grad]
+    assert [name for name, one in model.named_parameters() if one.grad is not None] == learning
+    # Stride 8 is the second of the four stages, ...
+    assert {name.split(".")[1] for name in learning if ".layer" in name} == {"layer1", "layer2"}
+    changed = {name for name, value in model.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed if "layer" in name} == {"layer1", "layer2"}
+    # ... and whatever reads the others teaches them again.
+    assert all(one.requires_grad for one in model.swap_head("linear", NAMES).parameters())
+
+
 class TestNormalisation:
     def test_pixels_are_scaled_by_mean_and_std_and_zero_outside_the_frame(self) -> None:
         model = small_detector()

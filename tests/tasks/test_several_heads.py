@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from copy import deepcopy
 from dataclasses import replace
@@ -18,6 +19,7 @@ from rehead.configs.load import load_config
 from rehead.data.drawn import MASK_CLASSES, SHAPES
 from rehead.data.readers import JoinedReader, open_data
 from rehead.errors import BuildError, ConfigError, DataError
+from rehead.progress import console
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.model import Model, from_config
 from rehead.tasks.train import train
@@ -134,8 +136,21 @@ class TestModel:
 class TestRun:
     @pytest.fixture(scope="class")
     @classmethod
-    def run(cls, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return train(settings(drawn, tmp_path_factory.mktemp("runs") / "several"))
+    def said(cls) -> io.StringIO:
+        return io.StringIO()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def run(cls, drawn: Path, tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(console, "file", said)
+            return train(settings(drawn, tmp_path_factory.mktemp("runs") / "several"))
+
+    def test_the_score_of_every_head_is_said_after_an_evaluation(self, run: Path, said: io.StringIO) -> None:
+        line = next(line for line in said.getvalue().splitlines() if "evaluated in" in line)
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        names = ("boxes.bbox.AP", "instances.segm.AP", "scene.mIoU")
+        assert "  ".join(f"{name} {last[name]:.4f}" for name in names) + "  (best)" in line
 
     def test_losses_are_logged_by_head_and_add_up(self, run: Path) -> None:
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

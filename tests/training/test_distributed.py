@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from rehead.backbones import build_backbone
 from rehead.data.drawn import write_scenes
 from rehead.errors import TrainingError
+from rehead.tasks.evaluate import evaluate
 from rehead.tasks.train import train
 from rehead.training.checkpoints import read_resume, read_tensors
 
@@ -208,6 +209,11 @@ def test_a_rank_without_a_box_does_not_hang(together: Any, head: str) -> None:
     assert read_resume(root / f"empty-{head}/resume.pt")["state"]["step"] == 6
 
 
+def test_stages_that_no_head_reads_are_waited_for_by_nobody(together: Any) -> None:
+    root, _ = together
+    assert read_resume(root / "unread/resume.pt")["state"]["step"] == 6
+
+
 def test_heads_that_have_targets_on_other_ranks_only_wait_for_nobody(together: Any) -> None:
     _, found = together
     assert found[0]["missing"] == found[1]["missing"]
@@ -229,6 +235,17 @@ def test_rank_0_alone_draws_and_speaks(together: Any) -> None:
         assert code == other == 2
         assert words in said
         assert nothing == ""
+
+
+def test_the_images_of_an_evaluation_are_shared(together: Any) -> None:
+    root, found = together
+    (code, said), (other, nothing) = (one["evaluated"] for one in found)
+    assert code == other == 0
+    assert "mIoU" in said
+    assert nothing == ""
+    assert not (root / "figures-1.json").exists()
+    alone = evaluate(root / "segmentation/best.safetensors")
+    assert json.loads((root / "figures-0.json").read_text()) == alone
 
 
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(together: Any) -> None:

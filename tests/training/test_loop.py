@@ -91,7 +91,7 @@ class ToyJob:
             label = torch.tensor(float("nan") if step == self.poison else 1.0)
             yield ImageBatch(pixels, frames), [Target(frame.image_id, label=label) for frame in frames]
 
-    def evaluate(self) -> tuple[float, dict[str, float | None]]:
+    def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         self.evaluations += 1
         if self.evaluations == self.fail_evaluation:
             raise DataError("val/1.jpg: gone")
@@ -99,7 +99,7 @@ class ToyJob:
             os.kill(os.getpid(), signal.SIGINT)
         score = self.scores[self.evaluations - 1]
         torch.rand(7)  # whatever an evaluation draws must not change the training
-        return score, {"main.score": score, "main.absent": None}
+        return {"main.score": score}, {"main.score": score, "main.absent": None}
 
     def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
         return {"config": {"a": 1}, "evaluations": self.evaluations}

@@ -32,9 +32,9 @@ from rehead.types import Classes, Frame, ImageBatch, Target
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    """Exit code and standard error of `rehead ...` on this rank."""
+    """Exit code of `rehead ...` on this rank, and what it said."""
     sys.argv = ["rehead", *arguments]
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with io.StringIO() as said, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         console.file = said
         try:
             main()
@@ -43,7 +43,7 @@ def command(*arguments: str) -> tuple[int, str]:
             code = int(stop.code or 0)
         finally:
             console.file = sys.__stderr__
-    return code, said.getvalue()
+        return code, said.getvalue()
 
 
 class Ended(BaseException):
@@ -112,6 +112,8 @@ def run(root: Path) -> dict[str, Any]:
         out = str(root / f"empty-{head}")
         task = "instance_segmentation" if head == "mask_rcnn" else "detection"
         train(root / "empty.yaml", {"task": task, "model.head": {"name": head, "channels": 64}, "out": out})
+    unread = {"model.head": {"name": "pspnet", "stride": 8, "channels": 8}, "out": str(root / "unread")}
+    train(root / "segmentation.yaml", unread)
     for name in ("accumulated", "sharded"):
         sharding.UNIT = 0  # a tiny network has no block that is worth it
         if name == "sharded":
@@ -122,6 +124,8 @@ def run(root: Path) -> dict[str, Any]:
         found[f"{name} committed"] = read_resume(root / f"{name}-ended/resume.pt")["state"]["step"]
         train(root / f"{name}-ended/config.yaml", resume=True)
 
+    figures = str(root / f"figures-{dist.get_rank()}.json")
+    found["evaluated"] = command("evaluate", str(root / "segmentation/best.safetensors"), "--json", figures)
     found["again"] = command("train", str(root / "segmentation.yaml"))
     found["sync"] = command(
         "train", str(root / "segmentation.yaml"), "model.backbone.norm=sync", f"out={root / 'sync'}"
