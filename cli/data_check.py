@@ -47,7 +47,7 @@ def check(
 
     from rehead.data.check.run import check_data
 
-    checked = check_data(source, parsed)
+    checked = check_data(source, parsed, to_repair=fix is not None)
     console = Console()
     root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
     _print_findings(console, checked.findings, examples, root)

@@ -1,4 +1,4 @@
-"""Any detection data as a COCO ground truth, so that pycocotools can judge it."""
+"""Any detection data as a COCO ground truth, so that detections can be judged by it."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rehead.data.allocation import keep_freed_memory
 from rehead.data.augment import Augment
 from rehead.data.batch import collate
 from rehead.data.readers.base import Reader
@@ -162,6 +163,8 @@ class Loader(Generic[Truth]):
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, list[Truth]]]:
+        if not self._loader.num_workers:
+            keep_freed_memory()
         # Workers start anew with every pass, and so does what they share with this process.
         self._source.transport = Transport(self._loader.num_workers)
         for came in self._loader:
@@ -364,3 +367,4 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The workers are the parallelism; and OpenCV's threads do not survive a fork.
     cv2.setNumThreads(0)
+    keep_freed_memory()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,38 +101,50 @@ def near_duplicates(fingerprints: ArrayLike, distance: int = DISTANCE) -> list[l
         Rows of the images by group, rising; groups of two and more, by their first image.
     """
     hashes, group = np.unique(np.asarray(fingerprints, np.uint64), return_inverse=True)
-    parent = list(range(len(hashes)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    for one, other in _near(hashes, distance):
-        parent[root(one)] = root(other)
     groups: dict[int, list[int]] = defaultdict(list)
-    for image, number in enumerate(group.tolist()):
-        groups[root(number)].append(image)
+    for image, number in enumerate(_connected(hashes, distance)[group].tolist()):
+        groups[number].append(image)
     return sorted(own for own in groups.values() if len(own) > 1)
 
 
-def _near(hashes: NDArray[np.uint64], distance: int) -> Iterator[tuple[int, int]]:
-    """Pairs of rows of different hashes that are near, some of them more than once.
+def _connected(hashes: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
+    """(N,) the lowest row of the group that each of N different hashes is in.
 
     Of `distance + 1` pieces of two near hashes at least one is the same, so only hashes that share a piece are
-    compared (Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", 2012).
+    compared (Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", 2012). The thousand frames of
+    a camera that does not move share their pieces, but are one group soon, within which nothing is left to be found.
     """
+    lowest = np.arange(len(hashes))
     for piece in np.array_split(np.arange(64, dtype=np.uint64), distance + 1):
         mask = np.bitwise_or.reduce(np.uint64(1) << piece)
         order = np.argsort(hashes & mask, kind="stable")
         ordered = hashes[order]
+        starts = np.flatnonzero(np.diff(ordered & mask, prepend=~ordered[:1] & mask))
+        sharing = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
         rows = np.arange(len(order) - 1)
         step = 1
         while len(rows):
             both = ordered[rows] ^ ordered[rows + step]
             shared = both & mask == 0
-            for row in rows[shared & (np.bitwise_count(both) <= distance)].tolist():
-                yield int(order[row]), int(order[row + step])
+            near = rows[shared & (np.bitwise_count(both) <= distance)]
+            lowest = _joined(lowest, order[near], order[near + step])
+            rows = rows[shared & (rows + step + 1 < len(order))]
+            if step.bit_count() == 1:
+                own = lowest[order]
+                several = np.minimum.reduceat(own, starts) < np.maximum.reduceat(own, starts)
+                rows = rows[several[sharing[rows]]]
             step += 1
-            rows = rows[shared & (rows + step < len(order))]
+    return lowest
+
+
+def _joined(lowest: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lowest row of every group, after pairs of rows have been found to be of one."""
+    while True:
+        one, other = lowest[first], lowest[second]
+        apart = one != other
+        if not apart.any():
+            return lowest
+        first, second = first[apart], second[apart]
+        np.minimum.at(lowest, np.maximum(one, other)[apart], np.minimum(one, other)[apart])
+        while not np.array_equal(lowest, above := lowest[lowest]):
+            lowest = above

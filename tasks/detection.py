@@ -23,7 +23,7 @@ class Detection(Task):
     score = "bbox.AP"
 
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
-        """COCO AP through pycocotools."""
+        """COCO AP."""
         return BoxEvaluator(reader)
 
     def judges(self, truth: Sample) -> bool:

@@ -22,7 +22,7 @@ class InstanceSegmentation(Detection):
     score = "segm.AP"
 
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
-        """COCO AP of boxes and of masks through pycocotools."""
+        """COCO AP of boxes and of masks."""
         return MaskEvaluator(reader)
 
     def judges(self, truth: Sample) -> bool:
@@ -62,7 +62,7 @@ class MaskEvaluator(BoxEvaluator):
     def figures(self) -> Figures:
         """The twelve COCO figures under `bbox`, and again under `segm`."""
         truth = ground_truth(self.reader, masks=True)
-        # pycocotools takes the area of a result from its box or its mask, so each kind goes by itself.
+        # The area of a result is that of its box where it has one, so each kind goes by itself.
         boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in self.results]
         masks = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
         return {"bbox": coco_figures(truth, boxes), "segm": coco_figures(truth, masks, "segm")}

@@ -21,7 +21,7 @@ class KeypointDetection(Detection):
     score = "keypoints.AP"
 
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
-        """COCO AP of boxes and of keypoints through pycocotools."""
+        """COCO AP of boxes and of keypoints."""
         return KeypointEvaluator(reader)
 
     def judges(self, truth: Sample) -> bool:
@@ -59,7 +59,7 @@ class KeypointEvaluator(BoxEvaluator):
     def figures(self) -> Figures:
         """The twelve COCO figures under `bbox`, and the ten of keypoints under `keypoints`."""
         truth = ground_truth(self.reader)
-        # pycocotools takes what kind of results these are from the keys of the first.
+        # The judge takes what kind of results these are from the keys of the first.
         boxes = [{key: value for key, value in result.items() if key != "keypoints"} for result in self.results]
         points = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
         return {"bbox": coco_figures(truth, boxes), "keypoints": coco_figures(truth, points, "keypoints")}

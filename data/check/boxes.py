@@ -1,4 +1,4 @@
-"""Boxes and outlines against their images and against one another: a few passes over whole columns."""
+"""Boxes, keypoints and outlines against their images and one another: a few passes over whole columns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Size, by
 from rehead.data.instance_masks import wrong_segmentation
@@ -16,7 +17,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 
 EDGE = 1.0
-"""Pixels that a box may reach over the edge: some formats count from 1, some round."""
+"""Pixels that a box or a point may be over the edge: some formats count from 1, some round."""
 
 INSTANCES = "instance_segmentation"
 
@@ -108,10 +109,47 @@ def _twice(
     return [(int(row), int(one)) for row, one in zip(rows, earlier, strict=True) if row != one]
 
 
+def report_keypoints(reader: ColumnReader, sizes: Sequence[Size | None], findings: Findings) -> None:
+    """Notes labelled points outside their image.
+
+    Args:
+        reader: of a split with boxes; nothing is noted where it has no keypoints.
+        sizes: (height, width) of the images in pixels, by image; None where an image cannot be read.
+        findings: take the notes.
+    """
+    points = reader.columns.keypoints
+    if points is None:
+        return
+    images = image_of(reader)
+    known = np.array([(0, 0) if size is None else size for size in sizes], np.int64).reshape(-1, 2)[images]
+    judged = reader.asked() & (known > 0).all(axis=1)
+    outside = points_outside(points, known[:, ::-1]) & judged[:, None]
+    names = reader.classes.keypoints
+    for row in np.flatnonzero(outside.any(axis=1)).tolist():
+        which = np.flatnonzero(outside[row]).tolist()
+        x, y = points[row, which[0], :2].tolist()
+        labelled = int((points[row, :, 2] > 0).sum())
+        first = f"{names[which[0]]} at {x:.6g} {y:.6g}" + (f" and {len(which) - 1} more" if len(which) > 1 else "")
+        said = f"{len(which)} of {labelled} labelled points outside {_by(known[row])}: {first}"
+        findings("keypoint_outside", *_where(reader, images, row, said))
+
+
+def points_outside(points: NDArray[np.float32], limits: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N, P) which labelled points lie outside by more than `EDGE`.
+
+    Args:
+        points: (N, P, 3) x, y in pixels, and the visibility.
+        limits: (N, 2) width and height of the images, or (2,).
+    """
+    far = (points[..., :2] < -EDGE) | (points[..., :2] > limits[..., None, :] + EDGE)
+    outside: NDArray[np.bool_] = far.any(axis=-1) & (points[..., 2] > 0)
+    return outside
+
+
 def report_outlines(
     reader: ColumnReader, sizes: Sequence[Size | None], tasks: frozenset[str], findings: Findings
 ) -> NDArray[np.bool_]:
-    """Notes outlines that give no mask, where masks are wanted or nobody said what is.
+    """Notes outlines that give no mask or cross themselves, where masks are wanted or nobody said what is.
 
     Args:
         reader: of a split with boxes.
@@ -135,16 +173,31 @@ def report_outlines(
             findings("no_segmentation", reader.annotations, f"none of its {int(asked.sum())} objects has an outline")
         return useless
     bare = []
+    flat: dict[int, int] = {}
+    crossings = Crossings()
     for row in np.flatnonzero(asked).tolist():
         raw = texts.raw(row)
         if not raw:
             bare.append(row)
             continue
         size = sizes[int(images[row])]
-        code, problem = outline_problem(raw, size)
+        problem, polygons = _looked_at(raw, size)
         if problem:
-            findings(code, *_where(reader, images, row, problem))
+            findings("broken_polygon", *_where(reader, images, row, problem))
             useless[row] = True
+        elif polygons is not None and sum(map(_area, polygons)) < 1e-6:
+            flat[row] = len(polygons)
+        for polygon in polygons or ():
+            crossings.add(row, polygon)
+    crossed = crossings.found()
+    # The halves of an hour-glass cancel each other, but are there.
+    for row in sorted(flat.keys() - {one.row for one in crossed}):
+        findings("empty_outline", *_where(reader, images, row, f"its {flat[row]} polygons enclose nothing"))
+        useless[row] = True
+    for row, pairs, x, y, points in crossed:
+        often = "cross" if pairs == 1 else f"cross {pairs} times, first"
+        said = f"edges of its outline of {points} points {often} at {x:.1f} {y:.1f}"
+        findings("self_crossing", *_where(reader, images, row, said))
     if INSTANCES in tasks:
         for row in bare:
             findings("no_segmentation", *_where(reader, images, row, "no outline, which its mask is made from"))
@@ -155,8 +208,8 @@ def report_outlines(
     return useless
 
 
-def outline_problem(raw: bytes, size: Size | None) -> tuple[str, str]:
-    """What is wrong with a segmentation's JSON: a code and a sentence, both empty if nothing is.
+def _looked_at(raw: bytes, size: Size | None) -> tuple[str, list[list[float]] | None]:
+    """Why a segmentation's JSON gives no mask, empty if it does; and its polygons, if it is made of them.
 
     Args:
         raw: as the columns keep it.
@@ -165,13 +218,9 @@ def outline_problem(raw: bytes, size: Size | None) -> tuple[str, str]:
     try:
         segmentation: Any = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
-        return "broken_polygon", f"its outline is not JSON: {error}"
+        return f"its outline is not JSON: {error}", None
     problem = wrong_segmentation(segmentation, size)
-    if problem:
-        return "broken_polygon", problem
-    if isinstance(segmentation, list) and sum(_area(polygon) for polygon in segmentation) < 1e-6:
-        return "empty_outline", f"its {len(segmentation)} polygons enclose nothing"
-    return "", ""
+    return problem, segmentation if isinstance(segmentation, list) and not problem else None
 
 
 def _area(polygon: Sequence[float]) -> float:

@@ -59,6 +59,7 @@ CODES: dict[str, Kind] = {
     "tiny_box": Kind("warning", "a box one pixel wide or high"),
     "empty_outline": Kind("warning", "an outline without area", "left out"),
     "duplicate_annotation": Kind("warning", "the same box of the same class twice", "one stays"),
+    "keypoint_outside": Kind("warning", "labelled keypoints outside their image: not trained on", "not labelled"),
     "label_without_image": Kind("warning", "a label or mask whose image is not there", "left out"),
     "class_without_examples": Kind("warning", "a class without an example in any split"),
     "class_not_in_train": Kind("warning", "a class with examples, but none to train on"),
@@ -73,6 +74,7 @@ CODES: dict[str, Kind] = {
     "palette": Kind("advice", "a palette of colours", "8-bit RGB"),
     "no_objects": Kind("advice", "an image without objects"),
     "unlisted_image": Kind("advice", "an image in the folder that the annotations do not name", "left out"),
+    "self_crossing": Kind("advice", "an outline that crosses itself: programs fill it in different ways"),
     "missing_outline": Kind("advice", "an object without an outline, while others have one"),
 }
 

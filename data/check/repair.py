@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rehead.data.check.boxes import points_outside
 from rehead.data.check.findings import CODES
 from rehead.data.check.images import Facts, Size
 from rehead.data.check.run import Checked
@@ -83,12 +84,11 @@ def repair(checked: Checked, out: Path) -> list[str]:
         What was done, what could not be, and the configuration that reads it, as lines.
 
     Raises:
-        DataError: for data of several sources, and colours without names.
+        DataError: for heads with several annotations, and colours without names.
         OutputError: for a folder that is not empty or cannot be written.
     """
     sources = checked.data.sources
-    if len({source.split for source in sources}) < len(sources):
-        raise DataError("--fix: several sources of annotations; check and repair each with a configuration of its own")
+    checked.data.refuse_several()
     if not sources:
         raise DataError("--fix: no split could be read, so there is nothing to repair")
     channels = 3 if checked.data.config is None else checked.data.config.model.backbone.in_channels
@@ -276,7 +276,10 @@ def _objects(
             areas.append(area)
             texts.append(_scaled(text, factor, old[row].size, size))
             if columns.keypoints is not None:
-                points.append(columns.keypoints[place] * np.array([*factor, 1], np.float32))
+                own = columns.keypoints[place] * np.array([*factor, 1], np.float32)
+                lost = points_outside(own, limit[:2])
+                work.done["keypoints outside their image, now not labelled"] += int(lost.sum())
+                points.append(np.where(lost[:, None], np.float32(0), own))
         starts.append(len(kept))
         work.done["annotations scaled to their image"] += factor != (1.0, 1.0)
     objects = columns.objects

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_outlines
+from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -44,6 +44,7 @@ def check_data(
     overrides: Mapping[str, Any] | None = None,
     *,
     workers: int | None = None,
+    to_repair: bool = False,
 ) -> Checked:
     """Reads everything and notes what is wrong with it.
 
@@ -51,6 +52,7 @@ def check_data(
         source: a folder whose format is recognised, a YAML file, or the name of a recipe.
         overrides: by dotted key; of a folder, those of `data`.
         workers: processes; one per core unless given.
+        to_repair: refuse what cannot be repaired as a whole before anything is read.
 
     Raises:
         ConfigError: for a wrong configuration.
@@ -58,6 +60,8 @@ def check_data(
     """
     findings = Findings()
     data = open_all(source, overrides or {}, findings)
+    if to_repair:
+        data.refuse_several()
     checked = Checked(data, findings)
     if not data.sources:
         return checked
@@ -72,6 +76,7 @@ def check_data(
         elif columns.boxes is not None:
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
+            report_keypoints(one.reader, sizes, findings)
             useless |= report_outlines(one.reader, sizes, one.tasks, findings)
             checked.useless[number] = useless
             _report_bare(one, findings)
@@ -109,29 +114,43 @@ def _look_at_images(checked: Checked, channels: int, workers: int | None) -> Non
         checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
     report_images(seen, [facts[job] for job in seen], [_splits(users[job.path]) for job in seen], findings)
-    _report_duplicates(checked, {job.path: facts[job].fingerprint for job in seen if facts[job].size}, users)
+    readable = [job for job in seen if facts[job].size]
+    report_duplicates([job.path for job in readable], [facts[job].fingerprint for job in readable], users, findings)
 
 
 def _splits(users: set[str]) -> str:
     return " and ".join(sorted(users))
 
 
-def _report_duplicates(checked: Checked, prints: dict[Path, int], users: Mapping[Path, set[str]]) -> None:
-    """Nearly the same image twice, and images that two splits name."""
-    paths = list(prints)
+def report_duplicates(
+    paths: Sequence[Path], prints: Sequence[int], users: Mapping[Path, set[str]], findings: Findings
+) -> None:
+    """Notes nearly the same image twice, and images that two splits name.
+
+    Args:
+        paths: of the images; one that is looked at in two ways occurs twice.
+        prints: their fingerprints.
+        users: the splits of every image.
+        findings: take the notes.
+    """
+    unique = dict(zip(paths, prints, strict=True))
+    paths = list(unique)
     for path in paths:
         if len(users[path]) > 1:
-            checked.findings("leak", path, f"is in {_splits(users[path])}")
-    for group in near_duplicates([prints[path] for path in paths]):
+            findings("leak", path, f"is in {_splits(users[path])}")
+    for group in near_duplicates(list(unique.values())):
         own = [paths[row] for row in group]
-        splits = set().union(*(users[path] for path in own))
+        # Of every combination of splits the first image: thousands may be alike.
+        first: dict[str, Path] = {}
+        for path in own:
+            first.setdefault(_splits(users[path]), path)
         for path in own[1:]:
-            elsewhere = [one for one in own if users[one] != users[path]]
-            if len(splits) > 1 and elsewhere:
-                said = f"({_splits(users[path])}) is nearly {elsewhere[0]} ({_splits(users[elsewhere[0]])})"
-                checked.findings("leak", path, said)
+            splits = _splits(users[path])
+            elsewhere = next((other for other in first if other != splits), None)
+            if elsewhere is not None:
+                findings("leak", path, f"({splits}) is nearly {first[elsewhere]} ({elsewhere})")
             else:
-                checked.findings("near_duplicate", path, f"is nearly {own[0]}")
+                findings("near_duplicate", path, f"is nearly {own[0]}")
 
 
 def _annotated_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, int] | None]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rehead.configs.heads import HEADS, MULTI_LABEL, task_of
 from rehead.configs.load import find, load_config, override
-from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
+from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Findings
 from rehead.data.pixels import SUFFIXES
@@ -61,6 +61,21 @@ class DataSet:
     drawn: list[str]
     config: Config | None
     format: str
+
+    def refuse_several(self) -> None:
+        """A repaired copy is of one source of annotations.
+
+        Raises:
+            DataError: where heads have several.
+        """
+        if len({source.split for source in self.sources}) == len(self.sources):
+            return
+        places = dict.fromkeys(f"{one.reader.annotations} ({', '.join(sorted(one.tasks))})" for one in self.sources)
+        raise DataError(
+            f"--fix: heads learn from several annotations: {'; '.join(places)}. Each copy would have images of its "
+            "own, and heads know an image of both by its path. Repair one after the other, each with a configuration "
+            "of the heads that learn from it"
+        )
 
 
 def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
@@ -162,7 +177,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
     say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
     # Any head of a task that the format is for: only data are looked at.
-    task = READERS.get(found.format).about["task"].split(", ")[0]
+    task = found.serves[0]
     head = next(entry.name for entry in HEADS if entry.about["task"] == task)
     options = load_config({"task": task, "model": {"head": head}, "data": raw}).data
     data_set = DataSet([], [], None, found.format)

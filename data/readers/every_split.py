@@ -8,7 +8,6 @@ from typing import Any
 
 from rehead.configs.heads import HEADS, task_of
 from rehead.configs.load import load_config, override
-from rehead.configs.readers import READERS
 from rehead.configs.schema import SourceOptions
 from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.base import Reader
@@ -52,7 +51,7 @@ def source_of(
     say(f"{root} has {found.saw}: {found.format}, {', '.join(found.splits)}")
     raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
     # Any head of a task that the format is for: only data are looked at.
-    task = READERS.get(found.format).about["task"].split(", ")[0]
+    task = found.serves[0]
     head = next(entry.name for entry in HEADS if entry.about["task"] == task)
     return load_config({"task": task, "model": {"head": head}, "data": raw}).data, task
 

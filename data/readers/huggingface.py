@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns, Texts, ids_of
 from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.store import cache_folder, stored
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.files import atomic_path
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
@@ -36,9 +37,10 @@ class HuggingFaceReader(ColumnReader):
         classes: names that select and order the classes; for class maps the names of values 0, 1, 2, ...
         ignore_index: values of class maps that do not count.
         values: the value or the colour of every name in class maps.
-        task: which of the columns is the annotation.
+        task: which of the columns is the annotation; unless given, boxes, else a class map, else a class.
 
     Raises:
+        ConfigError: where `datasets` is not installed.
         DataError: naming the data set, for one that cannot be loaded or lacks the columns.
     """
 
@@ -62,7 +64,8 @@ class HuggingFaceReader(ColumnReader):
             sources,
             lambda: _parse(table, image, annotation, split, folder, where),
         )
-        meant = MaskValues(classes, ignore_index, values, where) if task == "segmentation" else None
+        maps = columns.masks is not None
+        meant = MaskValues(classes, ignore_index, values, where) if maps else None
         super().__init__(columns, folder, where, classes, values=meant, mask_folder=folder)
 
 
@@ -70,7 +73,8 @@ def _loaded(split: HuggingFaceSplit, root: Path) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError("format huggingface needs the package datasets: pip install 'rehead[huggingface]'") from error
+        needed = "data.format: huggingface needs the package datasets: pip install 'rehead[huggingface]'"
+        raise ConfigError([needed]) from error
     folder = root / split.dataset
     try:
         if folder.is_dir() and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
@@ -99,18 +103,39 @@ def _columns(features: Any, split: HuggingFaceSplit, task: str, where: Path) -> 
     if not images:
         raise DataError(f"{where}: no column of images, but {listed(list(features))}")
     image = split.image or images[0]
-    fitting = {
-        "classification": [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)],
-        "segmentation": [name for name in images if name != image],
-    }.get(task, [name for name, kind in features.items() if "bbox" in _inside(kind)])
+    boxes = [name for name, kind in features.items() if "bbox" in _inside(kind)]
+    maps = [name for name in images if name != image]
+    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    fitting = {"classification": labels, "segmentation": maps, "": boxes or maps or labels}.get(task, boxes)
     if split.annotation is not None:
         fitting = [name for name in fitting if name == split.annotation]
     if len(fitting) != 1:
         found = f"{listed(fitting)}; say which by annotation" if fitting else "none"
+        wanted = task or "the annotation"
         raise DataError(
-            f"{where}: one column should be right for {task or 'boxes'}, found {found} (of {listed(list(features))})"
+            f"{where}: one column should be right for {wanted}, found {found} (of {listed(list(features))})"
         )
     return image, fitting[0]
+
+
+def columns_by_task(info: Path) -> dict[str, list[str]]:
+    """The columns of a data set by the task that could learn from them, read without `datasets`.
+
+    Args:
+        info: the `dataset_info.json` that `save_to_disk` writes beside the tables.
+    """
+    features = json.loads(info.read_bytes()).get("features") or {}
+    kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
+    boxes = [name for name in kinds if "bbox" in (features[name].get("feature") or features[name])]
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    found = {
+        "detection": boxes,
+        "multi_label_classification": boxes,
+        "segmentation": images[1:],
+        "classification": labels,
+    }
+    return {task: columns for task, columns in found.items() if columns and images}
 
 
 def _inside(kind: Any) -> dict[str, Any]:

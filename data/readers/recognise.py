@@ -19,6 +19,7 @@ from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import listed
 from rehead.data.readers.csv_boxes import table_of
+from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.errors import DataError
 
@@ -48,12 +49,19 @@ class Found:
         splits: by name, the options.
         saw: what it was recognised by, in words.
         more: other keys of the source, such as `values`.
+        tasks: that it serves; all that its format does unless given.
     """
 
     format: str
     splits: dict[str, dict[str, Any]]
     saw: str
     more: dict[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """The tasks that could learn from it."""
+        return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
 @dataclass
@@ -84,9 +92,10 @@ class Tree:
         """Folders with images, and their names."""
         return dict(self.ending(*SUFFIXES))
 
-    def holding(self, name: str) -> str | None:
-        """The first folder from which a relative path leads to a file."""
-        return next((folder for folder in self.files if (self.root / folder / name).is_file()), None)
+    def holding(self, name: str, split: str | None) -> str | None:
+        """The folder from which a relative path leads to a file; of several, the one that is called as the split."""
+        found = [folder for folder in self.files if (self.root / folder / name).is_file()]
+        return next((folder for folder in found if split_of(folder) == split), found[0] if found else None)
 
 
 def recognise(root: Path, tasks: Collection[str]) -> Found:
@@ -110,7 +119,7 @@ def recognise(root: Path, tasks: Collection[str]) -> Found:
 def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
     root = tree.root
     found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
-    fitting = [one for one in found if set(tasks) <= set(READERS.get(one.format).about["task"].split(", "))]
+    fitting = [one for one in found if set(tasks) <= set(one.serves)]
     if fitting:
         return fitting[0]
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
@@ -241,7 +250,7 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, di
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
             images = [match.group(1) for match in islice(found, LOOKED_AT)]
-        folders = (tree.holding(json.loads(image)) for image in images)
+        folders = (tree.holding(json.loads(image), split) for image in images)
         folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
         splits[split] = {"images": folder, "annotations": name}
     return splits
@@ -257,8 +266,9 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
             except DataError:
                 continue
             paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
-            folders = (tree.holding(path) for image in paths for path in (str(image), image.name))
-            files[(PurePosixPath(folder) / name).as_posix()] = next(filter(None, folders), ".")
+            file = (PurePosixPath(folder) / name).as_posix()
+            folders = (tree.holding(path, split_of(file)) for image in paths for path in (str(image), image.name))
+            files[file] = next(filter(None, folders), ".")
     splits: dict[str, dict[str, Any]] = {
         split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
     }
@@ -378,5 +388,37 @@ def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
     return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
 
 
-LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (_yolo, _coco, _voc, _via, _csv, _masks, _folders)
+def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
+    saved = [folder for folder, names in tree.files.items() if {"state.json", "dataset_info.json"} <= set(names)]
+    if not saved:
+        return None
+    splits = {}
+    for split, folder in _by_split(saved).items():
+        path = PurePosixPath(folder)
+        # Several splits lie in the folder of a DatasetDict; one that was saved alone has no name.
+        if "dataset_dict.json" in tree.files.get(path.parent.as_posix(), ()):
+            splits[split] = {"dataset": path.parent.as_posix(), "split": path.name}
+        else:
+            splits[split] = {"dataset": folder, "split": split}
+    columns = columns_by_task(tree.root / saved[0] / "dataset_info.json")
+    kinds = {"detection": "boxes", "segmentation": "class maps", "classification": "classes"}
+    if not columns:
+        raise DataError(
+            f"{tree.root / saved[0]}: a data set of Hugging Face without images, or with nothing to learn from"
+        )
+    held = [f"{kinds[task]} ({listed(names)})" for task, names in columns.items() if task in kinds]
+    saw = f"a data set of Hugging Face's datasets saved in {listed(saved)}, with {', '.join(held)}"
+    return Found("huggingface", splits, saw, tasks=tuple(columns))
+
+
+LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
+    _huggingface,
+    _yolo,
+    _coco,
+    _voc,
+    _via,
+    _csv,
+    _masks,
+    _folders,
+)
 """In the order of how sure they are."""

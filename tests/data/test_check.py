@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from checked_data import (
     SIZE,
+    STEMS,
     annotation,
     codes,
     content,
@@ -25,9 +28,11 @@ from checked_data import (
 )
 from PIL import Image
 
-from rehead.data.check.findings import CODES
+from rehead.data.check.crossings import Crossings
+from rehead.data.check.findings import CODES, Findings
 from rehead.data.check.images import FEW, Job, examine_all
-from rehead.data.check.run import check_data
+from rehead.data.check.repair import repair
+from rehead.data.check.run import check_data, report_duplicates
 
 FORMATS = ["coco", "voc", "yolo", "csv", "via", "masks", "instance_masks", "folders"]
 
@@ -111,7 +116,9 @@ OBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
         "broken_polygon",
         {"segmentation": {"size": [*SIZE], "counts": [1, 80]}},
     ),
+    "no polygon": ("empty_outline", {"segmentation": []}),
     "a line": ("empty_outline", {"segmentation": [[5, 4, 9, 4, 15, 4]]}),
+    "edges that cross": ("self_crossing", {"segmentation": [[5, 4, 25, 14, 25, 4, 5, 14]]}),
     "no outline": ("missing_outline", {"segmentation": None}),
 }
 
@@ -143,6 +150,19 @@ def test_every_broken_annotation_is_named_and_not_only_the_first(tmp_path: Path)
     assert found[4].message == "annotation 94: category_id 77, which categories does not list"
 
 
+def test_thousands_of_images_that_are_alike() -> None:
+    paths = [Path(f"{number}.jpg") for number in range(20_000)]
+    users = {path: {"val" if number == 7 else "train"} for number, path in enumerate(paths)}
+    found = Findings()
+    began = time.process_time()
+    report_duplicates(paths, [5] * len(paths), users, found)
+    assert time.process_time() - began < 5  # 0.1, and minutes if each is compared with each
+    assert Counter(one.code for one in found) == {"leak": len(paths) - 1}
+    said = {one.file: one.message for one in found}
+    assert said["7.jpg"] == "(val) is nearly 0.jpg (train)"
+    assert said["19999.jpg"] == "(train) is nearly 7.jpg (val)"
+
+
 def test_an_object_twice(tmp_path: Path) -> None:
     write_coco(tmp_path)
     whole = content("train")
@@ -153,6 +173,71 @@ def test_an_object_twice(tmp_path: Path) -> None:
     (found,) = check_data(tmp_path).findings
     assert found.code == "duplicate_annotation"
     assert found.message == "annotation 90: box 5 4 25 14 as of annotation 2"
+
+
+def test_where_an_outline_crosses_itself(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    whole = content("train")
+    # Nothing wrong: points twice, a bridge of no width to a second part, a corner on another edge.
+    whole["annotations"][0]["segmentation"] = [[5, 4, 5, 4, 15, 4, 15, 14, 20, 14, 25, 9, 20, 14, 15, 14, 5, 14, 5, 4]]
+    whole["annotations"][1]["segmentation"] = [[5, 4, 25, 4, 25, 14, 15, 4, 5, 14]]
+    whole["annotations"][2]["segmentation"] = [
+        [1, 1, 3, 1, 3, 3],
+        [5, 4, 25, 12, 25, 4, 5, 12],  # an hour-glass on its side
+    ]
+    whole["annotations"][3]["segmentation"] = [[0, 0, 10, 0, 10, 2, 2, -2, 4, 3, 0, 3]]
+    save(tmp_path, "train", whole)
+    found = check_data(tmp_path).findings
+    assert [(one.code, one.message) for one in found] == [
+        ("self_crossing", "annotation 4: edges of its outline of 4 points cross at 15.0 8.0"),
+        ("self_crossing", "annotation 5: edges of its outline of 6 points cross 2 times, first at 6.0 0.0"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crossings_are_those_of_a_comparison_edge_by_edge(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    polygons = [rng.integers(0, 9, (int(rng.integers(3, 9)), 2)).astype(float) for _ in range(200)]
+    seen = Crossings()
+    for row, polygon in enumerate(polygons):
+        seen.add(row, polygon.ravel().tolist())
+
+    def side(a: Any, b: Any, c: Any) -> float:
+        return float((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
+
+    expected = {}
+    for row, polygon in enumerate(polygons):
+        edges = list(zip(polygon, np.roll(polygon, -1, axis=0), strict=True))
+        pairs = sum(
+            side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+            for (a, b), (c, d) in combinations(edges, 2)
+        )
+        if pairs:
+            expected[row] = pairs
+    assert {one.row: one.pairs for one in seen.found()} == expected
+
+
+def test_keypoints_outside(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split in STEMS:
+        whole = content(split)
+        for category in whole["categories"]:
+            category["keypoints"] = ["nose", "tail", "paw"]
+        for one in whole["annotations"]:
+            one["keypoints"] = [0, 0, 2, 40, 30, 1, 99, 99, 0]  # at the edges, and far off but not labelled
+        if split == "train":
+            whole["annotations"][0]["keypoints"] = [5, 5, 2, 45, 30, 1, 9, -7, 2]
+        save(tmp_path, split, whole)
+    checked = check_data(tmp_path)
+    (found,) = checked.findings
+    assert found.code == "keypoint_outside"
+    assert found.message == "annotation 2: 2 of 3 labelled points outside 40x30: tail at 45 30 and 1 more"
+    repair(checked, tmp_path / "repaired")
+    (again,) = (tmp_path / "repaired").rglob("*train*.json")
+    first, second = json.loads(again.read_text())["annotations"][:2]
+    assert first["keypoints"] == [5, 5, 2, 0, 0, 0, 0, 0, 0]
+    assert second["keypoints"] == [0, 0, 2, 40, 30, 1, 99, 99, 0]
+    assert codes(tmp_path / "repaired") == {}
 
 
 def test_images_and_annotations_without_one_another(tmp_path: Path) -> None:

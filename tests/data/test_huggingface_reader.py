@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rehead.configs.load import load_config
 from rehead.configs.readers import HuggingFaceSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.readers import Reader, open_reader
-from rehead.errors import DataError
+from rehead.data.check.run import check_data
+from rehead.data.readers import Reader, open_data, open_reader
+from rehead.data.readers.every_split import open_every_split, source_of
+from rehead.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
 
@@ -104,3 +109,58 @@ def test_a_folder_that_is_no_data_set(saved: Path) -> None:
     (saved / "empty").mkdir()
     with pytest.raises(DataError, match="empty: cannot be loaded"):
         opened(saved, "detection", {"dataset": "empty"})
+
+
+def auto(root: Path, task: str, head: str, **data: Any) -> Any:
+    return load_config({"task": task, "model": {"head": head}, "data": {"format": "auto", "root": str(root), **data}})
+
+
+class TestAuto:
+    """`format: auto` on folders that `save_to_disk` wrote."""
+
+    def test_says_what_it_saw_and_reads_it(self, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        config = auto(saved / "data", "classification", "linear")
+        said = capsys.readouterr().err
+        assert "has a data set of Hugging Face's datasets saved in train, with" in said
+        assert "boxes (objects, faces), class maps (map), classes (label): huggingface, data.train=" in said
+        assert "a fifth of the training images is taken" in said
+        assert config.data.format == "huggingface"
+        assert config.data.train == HuggingFaceSplit(dataset=".", split="train")
+        assert open_data(config, "val").classes.names == ("cat", "dog")
+
+    def test_splits_under_their_own_names_wherever_they_lie(self, saved: Path) -> None:
+        shutil.copytree(saved / "data" / "train", saved / "data" / "validation")
+        (saved / "data" / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+        above = auto(saved, "classification", "linear").data
+        assert above.train == HuggingFaceSplit(dataset="data", split="train")
+        assert above.val == HuggingFaceSplit(dataset="data", split="validation")
+        (saved / "data" / "dataset_dict.json").unlink()  # each saved alone
+        alone = auto(saved / "data", "classification", "linear")
+        assert alone.data.val == HuggingFaceSplit(dataset="validation", split="val")
+        assert len(open_data(alone, "val")) == 3
+
+    def test_a_folder_is_what_its_columns_are_for(self, saved: Path) -> None:
+        table = datasets.load_from_disk(str(saved / "data"))["train"]
+        table.select_columns(["image", "label"]).save_to_disk(str(saved / "classes"))
+        table.select_columns(["image", "objects"]).save_to_disk(str(saved / "boxes"))
+        with pytest.raises(ConfigError, match=r"nothing for detection, .* with classes \(label\) \(huggingface\)"):
+            auto(saved / "classes", "detection", "fcos")
+        checked = check_data(saved / "boxes")
+        assert checked.counts == {"cat": {"train": 1}, "dog": {"train": 1}}
+        assert check_data(saved / "classes").counts == {"cat": {"train": 1}, "dog": {"train": 2}}
+        options, task = source_of(saved / "boxes")
+        assert task == "detection"
+        assert open_every_split(options, task)["train"].classes.names == ("cat", "dog")
+        table.select_columns(["label"]).save_to_disk(str(saved / "texts"))
+        with pytest.raises(DataError, match="texts: a data set of Hugging Face without images"):
+            check_data(saved / "texts")
+
+    def test_without_the_extra_it_says_what_to_install(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        config = auto(saved / "data", "classification", "linear")
+        assert config.data.format == "huggingface"
+        needed = r"needs the package datasets: pip install 'rehead\[huggingface\]'"
+        with pytest.raises(ConfigError, match=needed):
+            open_data(config, "train")
+        with pytest.raises(ConfigError, match=needed):
+            check_data(saved / "data")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
@@ -247,3 +251,21 @@ def test_what_crosses_to_another_process_arrives_whole_and_may_be_changed(boxes:
             assert target.boxes is not None
             target.boxes += 1
         images.pixels[:] = 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library is another")
+def test_memory_of_one_image_serves_the_next(tmp_path: Path) -> None:
+    """Decoding a photograph again takes no new pages from the kernel."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8)).save(tmp_path / "photograph.jpg", quality=50)
+    code = (
+        "import resource, sys, cv2; from pathlib import Path; from rehead.data.allocation import keep_freed_memory; "
+        "from rehead.data.pixels import read_image; keep_freed_memory()\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3): read_image(Path(sys.argv[1]), 3)\n"
+        "before = faults(); read_image(Path(sys.argv[1]), 3); print(faults() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "photograph.jpg"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1200 * 1600 * 3 / resource.getpagesize() / 4

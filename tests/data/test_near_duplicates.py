@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def test_many_hashes_and_many_equal_ones() -> None:
     hashes[90_000] = hashes[11] ^ np.uint64(0b1011)
     groups = near_duplicates(hashes)
     assert groups == [[7, *range(50_000, 60_000)], [11, 90_000]]
+
+
+def test_the_frames_of_a_camera_that_does_not_move() -> None:
+    """All are near to all: hundreds of millions of pairs, of which few say anything new."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 2, dtype=np.uint64)[np.arange(40_000) % 2]
+    for _ in range(3):
+        hashes ^= np.uint64(1) << rng.integers(0, 64, len(hashes)).astype(np.uint64)
+    began = time.process_time()
+    assert near_duplicates(hashes) == [list(range(0, 40_000, 2)), list(range(1, 40_000, 2))]
+    assert time.process_time() - began < 5  # 0.2, and a minute if every pair is looked at
 
 
 def test_none_and_one() -> None:

@@ -74,6 +74,18 @@ def test_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert open_data(config, "val").read(0).pixels.shape == (6, 8, 3)
 
 
+@pytest.mark.parametrize("form", ["coco", "csv"])
+def test_images_of_the_same_names_in_every_split(form: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        fill(tmp_path, f"images/{split}/1.jpg")
+        if form == "coco":
+            fill(tmp_path, f"{split}.json", text=coco("1.jpg"))
+        else:
+            fill(tmp_path, f"{split}.csv", text="filename,class,xmin,ymin,xmax,ymax\n1.jpg,cat,0,0,4,4\n")
+    found = splits(auto(tmp_path, "detection"))
+    assert {split: own["images"] for split, own in found.items()} == {"train": "images/train", "val": "images/val"}
+
+
 def test_roboflows_coco_and_what_is_written_out_wins(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         fill(tmp_path, f"{split}/1.jpg")

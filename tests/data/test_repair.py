@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from checked_data import SIZE, annotation, codes, content, noise, save, write_coco, write_format, write_masks
 from PIL import Image
 
@@ -191,6 +192,35 @@ def test_what_cannot_be_repaired_is_said(tmp_path: Path) -> None:
     said = repaired(root, tmp_path / "out", overrides)
     assert "not repaired, mask_values: 3 (values of a mask that are no class)" in said
     assert "images left out: 3" in said
+
+
+def test_heads_with_annotations_of_their_own_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_masks").mkdir()
+        for image in sorted((tmp_path / split).iterdir()):
+            Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / f"{split}_masks" / image.name)
+    coco = {split: {"images": split, "annotations": f"{split}.json"} for split in ("train", "val")}
+    maps = {split: {"images": split, "masks": f"{split}_masks"} for split in ("train", "val")}
+    root = {"root": str(tmp_path)}
+    masks = {"format": "masks", **root, **maps, "classes": ["sky", "road"]}
+    config = {
+        "task": "multitask",
+        "data": {"format": "coco", **root, **coco, "sources": {"scene": masks}},
+        "model": {"heads": {"boxes": {"name": "fcos"}, "scene": {"name": "unet"}}},
+    }
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(config))
+    checked = check_data(tmp_path / "both.yaml")
+    assert {source.reader.values is None for source in checked.data.sources} == {True, False}
+    several = r"train\.json \(detection\); .*train_masks \(segmentation\).*\. Repair one after the other"
+    with pytest.raises(DataError, match=several):
+        repair(checked, tmp_path / "out")
+    monkeypatch.setattr("rehead.data.check.run.examine_all", None)
+    with pytest.raises(DataError, match=several):
+        check_data(tmp_path / "both.yaml", to_repair=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

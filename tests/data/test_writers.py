@@ -9,33 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from converted import read, same, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rehead.configs.readers import READERS
-from rehead.configs.schema import SourceOptions
 from rehead.data.coco_format import ground_truth
 from rehead.data.instance_masks import code_of, decode, encode, to_json
-from rehead.data.readers import open_reader
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.writers import Written, write
+from rehead.data.writers import write
 from rehead.data.writers.content import lines
 from rehead.data.writers.outlines import joined, outlines
 from rehead.errors import DataError, OutputError
 from rehead.evaluation.coco import coco_figures
 
 NAMES = {4: "cat", 7: "Ünd <so> & {weiter}", 90: "zebra"}
-
-
-def read(options: dict[str, Any], split: str = "train") -> ColumnReader:
-    kind = READERS.get(options["format"]).options
-    splits = {key: kind.model_validate(own) for key, own in options.items() if key in ("train", "val", "test")}
-    task = "segmentation" if options["format"] == "masks" else ""
-    reader = open_reader(SourceOptions.model_validate({**options, **splits}), split, task=task)
-    assert isinstance(reader, ColumnReader)
-    return reader
 
 
 def coco(root: Path, pictures: list[dict[str, Any]], points: int = 0) -> ColumnReader:
@@ -114,42 +103,6 @@ def data_sets(draw: st.DrawFn, *kinds: str) -> list[dict[str, Any]]:
         size = draw(st.tuples(st.integers(2, 30), st.integers(2, 30)))
         found.append({"size": size, "things": draw(st.lists(things(size, kinds), max_size=3))})
     return found
-
-
-def there(reader: Reader, root: Path, *formats: str) -> tuple[ColumnReader, list[Written]]:
-    """A split written in one format after the other, each from what was read of the last one."""
-    written = []
-    for number, form in enumerate(formats):
-        written.append(write({"train": reader}, form, root / f"{number}_{form}"))
-        reader = read(written[-1].options)
-    assert isinstance(reader, ColumnReader)
-    return reader, written
-
-
-def same(one: ColumnReader, other: ColumnReader, *but: str, atol: float = 0.0) -> None:
-    """Whether two readers give the same images and objects, up to their order."""
-    assert len(one) == len(other)
-    by_stem = {sample.path.stem: index for index, sample in enumerate(other)}
-    for index, sample in enumerate(one):
-        place = by_stem[sample.path.stem]
-        twin = other[place]
-        assert sample.size == twin.size
-        assert "ids" in but or sample.image_id == twin.image_id
-        assert one.read(index).pixels.shape == other.read(place).pixels.shape
-        names = [
-            [reader.classes.names[label] for label in own.labels] for reader, own in ((one, sample), (other, twin))
-        ]  # type: ignore[union-attr]
-        assert names[0] == names[1]
-        for what in ("boxes", "areas", "iscrowd", "keypoints"):
-            first, second = getattr(sample, what), getattr(twin, what)
-            if what not in but and first is not None:
-                np.testing.assert_allclose(second, first, atol=atol, rtol=1e-6 if atol else 0, err_msg=what)
-        if "masks" not in but and one.columns.segmentations is not None and sample.size is not None:
-            masks = [
-                decode(reader.segmentations(at, sample.size), sample.size)
-                for reader, at in ((one, index), (other, place))
-            ]
-            np.testing.assert_array_equal(*masks)
 
 
 EVERYTHING = ("box", "crowd", "polygons", "codes", "uncompressed")
@@ -439,28 +392,3 @@ def test_the_twelve_figures_of_boxes_are_unchanged_by_other_formats(
         one["area"] = one["bbox"][2] * one["bbox"][3]
     expected = coco_figures(truth, results)
     assert coco_figures(got, moved) == pytest.approx(expected, abs=1e-3 if formats[0] == "yolo" else 1e-9)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["coco", "voc", "yolo", "masks"])
-def test_shared_photographs_in_every_format(form: str, tmp_path: Path, shared: Path) -> None:
-    own = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    readers = {"coco": read({"format": "coco", "root": str(shared / "data/coco"), "train": own})}
-    numbered = {"images": "images", "masks": "masks", "part": (0, 0.3)}
-    readers["penn"] = read({"format": "instance_masks", "root": str(shared / "data/pennfudan"), "train": numbered})
-    own = {"images": "images", "annotations": "annotations"}
-    readers["raccoon"] = read({"format": "voc", "root": str(shared / "data/raccoon"), "train": own})
-    for name, reader in readers.items():
-        if (name, form) == ("raccoon", "masks"):
-            continue
-        again, _ = there(reader, tmp_path / name, form)
-        if form == "coco":
-            same(reader, again, *(("masks",) if name == "raccoon" else ()))
-        elif form == "voc":
-            same(reader, again, "ids", "areas", "masks", atol=1e-5)
-        elif form == "yolo" and name == "raccoon":
-            same(reader, again, "ids", "areas", "boxes", "masks")
-        elif form == "yolo" and name == "penn":
-            same(reader, again, "ids", atol=1e-3)
-        else:
-            assert len(again) == len(reader)
