@@ -211,7 +211,9 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path: Path, capsys: pytes
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     job = ToyJob(evaluated=3)
     run(job, tmp_path, resume=True)
-    assert "this run ended at step 12, there is nothing left to do" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "this run ended at step 12, there is nothing left to do" in said
+    assert "going on" not in said
     assert job.evaluations == 3
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
