@@ -108,8 +108,9 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     model, folder, config = job.model, job.folder, job.config
     remove_partial(folder)
     if resumed is not None:
-        refuse_other_conditions(job, folder, resumed)
+        # By the names of keys, where keys are the reason: another batch size also makes other steps.
         _check_changes(folder, config)
+        refuse_other_conditions(job, folder, resumed)
     else:
         _clear(folder)
     write_text(folder / "config.yaml", to_yaml(config))
