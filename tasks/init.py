@@ -17,6 +17,9 @@ from rehead.types import Classes
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
 
+SHAPING = ("name", "width", "in_channels", "norm", "residual", "shortcut")
+"""Options of a backbone that decide which tensors it has, and of which shapes."""
+
 
 def start_from(model: Model, path: Path) -> None:
     """Copies the checkpoint's backbone, and each head whose kind, classes and tensors are the same.
@@ -31,13 +34,19 @@ def start_from(model: Model, path: Path) -> None:
     tensors = read_tensors(path)
     body = _inside(tensors, "backbone.")
     different = differing(model.backbone.state_dict(), body)
-    if different:
-        raise WeightsError(
-            f"model.init={path}: its backbone is '{metadata['config']['model']['backbone']['name']}', this model's is "
-            f"'{model.backbone.options.name}', and {len(different)} tensors differ in name or shape "
-            f"({', '.join(different[:4])}{', ...' if len(different) > 4 else ''}); use the same model.backbone options"
-        )
     saved, options = BackboneOptions.model_validate(metadata["config"]["model"]["backbone"]), model.backbone.options
+    if different:
+        own, theirs = options.model_dump(), saved.model_dump()
+        others = [
+            f"model.backbone.{name} is {theirs[name]} there and {own[name]} here"
+            for name in SHAPING
+            if own[name] != theirs[name] and (name != "norm" or "group" in (own[name], theirs[name]))
+        ]
+        raise WeightsError(
+            f"model.init={path}: {len(different)} tensors of its backbone differ in name or shape from this model's "
+            f"({', '.join(different[:4])}{', ...' if len(different) > 4 else ''}): "
+            f"{', '.join(others) or 'written by another version'}; use the same options"
+        )
     # Identities, zeros and nothing at all have the same tensors: none.
     if (saved.residual, saved.shortcut) != (options.residual, options.shortcut):
         raise WeightsError(

@@ -109,7 +109,7 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     model, folder, config = job.model, job.folder, job.config
     remove_partial(folder)
     if resumed is not None:
-        # The cause, which a key names, before what comes of it.
+        # By the names of keys, where keys are the reason: another batch size also makes other steps.
         _check_changes(folder, config)
         refuse_other_conditions(job, folder, resumed)
     else:

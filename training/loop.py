@@ -168,6 +168,7 @@ class Loop:
             if self._ended() and not self.state.due:
                 say(f"{self.folder}: this run ended at step {self.state.step}, there is nothing left to do")
                 return
+            say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
         with self.signals:
             try:
                 self._train(model)
@@ -431,7 +432,6 @@ class Loop:
         own = resumed["unlogged"][self.accelerator.process_index]
         self.sums = {name: value.to(self.accelerator.device) for name, value in own["sums"].items()}
         self.summed = dict(own["summed"])
-        say(f"going on with {self.folder} at step {self.state.step} of {self.total}")
 
     def _tensors(self) -> dict[str, Tensor]:
         """The model's tensors on the CPU, those of the first process."""

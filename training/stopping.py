@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+ONE = 1.0
+"""Seconds in which signals are one: whoever signals a group of processes is echoed by a launcher in it, as `uv run`."""
 
 
 class StopNow(BaseException):
@@ -17,14 +21,15 @@ class StopNow(BaseException):
 class StopSignals:
     """Notes SIGINT and SIGTERM instead of dying of them, so that a step is ended and saved.
 
-    The first signal is noted; with the second, the handlers from before are back, for whoever does not want
-    to wait. Outside the main thread, where Python allows no handlers, nothing is noted and nothing changes.
+    The first signal is noted; a second one goes to the handlers from before, for whoever does not want to wait.
+    Outside the main thread, where Python allows no handlers, nothing is noted and nothing changes.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._at_once = False
+        self._noted_at = 0.0
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -48,8 +53,12 @@ class StopSignals:
             self._at_once = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
+        if self.received is not None:
+            if time.monotonic() - self._noted_at > ONE:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self.received, self._noted_at = signal.Signals(number), time.monotonic()
         if self._at_once:
             raise StopNow
 
