@@ -20,7 +20,7 @@ NVLINK = 300e9 * 0.7  # bytes/s, one direction, and what of it a ring gets
 LATENCY = 20e-6  # s per hop of the ring
 DECODED = 200.0  # images/s and core: JPEG of 640 px to a resized uint8 image
 PREDICTED = 2.0  # times as fast as training
-FIGURES = 8.0  # s, by rank 0 alone: the twelve figures of 500,000 detections
+FIGURES = 2.5  # s, by rank 0 alone: the twelve figures of 500,000 detections
 DETECTION_BYTES, GATHERED = 100, 1e9  # of a pickled detection; bytes/s over gloo
 
 

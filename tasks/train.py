@@ -116,9 +116,10 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
         _clear(folder)
     write_text(folder / "config.yaml", to_yaml(config))
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = f"{learning / 1e6:.1f} M" if learning >= 100_000 else f"{learning:,}"
     say(
         f"{config.task}: {len(job.readers['train'])} training and {len(job.readers['val'])} validation images, "
-        f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {learning / 1e6:.1f} M parameters "
+        f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {parameters} parameters "
         f"learn on {device}; {_described_step(config)}; run folder {folder}"
     )
 
