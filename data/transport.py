@@ -115,7 +115,11 @@ class Transport:
             first = -(-end // ALIGNED) * ALIGNED
             end = first + buffer.raw().nbytes
             places.append((first, end))
-        piece, new = self._piece(worker, end)
+        try:
+            piece, new = self._piece(worker, end)
+        except RuntimeError:
+            # There is no room: Docker gives a container 64 MB unless told otherwise (--shm-size).
+            return Parcel(pickle.dumps(batch, protocol=5))
         memory = new if new is not None else self.sent[piece]
         for buffer, (first, last) in zip(buffers, places, strict=True):
             memory.numpy()[first:last] = np.frombuffer(buffer.raw(), np.uint8)

@@ -108,6 +108,20 @@ def test_small_arrays_take_no_shared_memory(ends: tuple[Transport, Transport]) -
     assert here.flags.sum() == 0
 
 
+def test_without_room_for_shared_memory_a_batch_goes_the_slow_way(
+    ends: tuple[Transport, Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = ends
+
+    def full(size: int) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr("rehead.data.transport._shared", full)
+    parcel = pickle.loads(pickle.dumps(there.packed(Numbered(6), 0)))
+    assert (parcel.opened().array == 6).all()
+    assert here.flags.sum() == 0
+
+
 def test_pytorch_pins_what_is_in_the_parcel(ends: tuple[Transport, Transport]) -> None:
     _, there = ends
     assert there.packed(Numbered(4), 0).pin_memory() == "pinned 4"
