@@ -97,7 +97,6 @@ class TestOverfit:
         assert figures["bbox"]["AP50"] > 0.9
         assert figures["segm"]["AP50"] > 0.8
 
-    @pytest.mark.matrix
     def test_keypoint_rcnn(self, tmp_path: Path) -> None:
         """The points are the corners and the middle of every box."""
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
@@ -122,10 +121,7 @@ class TestOverfit:
         [
             # Four convolutions without norms learn too, in about twice the steps.
             ({"name": "retinanet", "channels": 64, "convs": 2}, 150),
-            pytest.param(
-                *({"name": "retinanet", "channels": 64, "norm": "group", "box_loss": "giou", "p6_input": "C5"}, 120),
-                marks=pytest.mark.matrix,
-            ),
+            ({"name": "retinanet", "channels": 64, "norm": "group", "box_loss": "giou", "p6_input": "C5"}, 120),
             ({"name": "fcos", "channels": 64}, 120),
         ],
         ids=["retinanet", "retinanet with giou", "fcos"],
@@ -149,11 +145,9 @@ class TestOverfit:
         ("head", "output_stride", "reached"),
         [
             ({"name": "upernet", "channels": 64, "loss": {"cross_entropy": {}, "dice": {}}}, 32, 0.9),
-            pytest.param(
-                *({"name": "segformer", "channels": 64, "loss": {"lovasz": {}}}, 32, 0.9), marks=pytest.mark.matrix
-            ),
+            ({"name": "segformer", "channels": 64, "loss": {"lovasz": {}}}, 32, 0.9),
             # Scores of stride 8, blown up, cannot follow the edges of shapes of 20 pixels.
-            pytest.param(*({"name": "torchvision_fcn", "loss": {"focal": {}}}, 8, 0.8), marks=pytest.mark.matrix),
+            ({"name": "torchvision_fcn", "loss": {"focal": {}}}, 8, 0.8),
         ],
         ids=["upernet with dice", "segformer with lovasz", "torchvision_fcn with focal"],
     )
