@@ -34,8 +34,8 @@ class Budget:
     scenes: int = 96
     scenes_val: int = 96
     pretrain_steps: int = 450
-    detect_steps: int = 180
-    segment_steps: int = 280
+    detect_steps: int = 450
+    segment_steps: int = 600
 
 
 @dataclass(frozen=True)
