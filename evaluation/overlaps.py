@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.errors import DataError
 from rehead.evaluation.matching import THRESHOLDS, Bools, Floats, Ints
 
 SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
@@ -138,6 +139,8 @@ class KeypointOverlap(Overlap):
     def __init__(self, objects: Rows, detections: Rows, area: Floats) -> None:
         self.objects, self.area = objects, area
         points = next((len(row["keypoints"]) for row in (*objects, *detections)), 0)
+        for rows in (objects, detections):
+            _refuse_other_lengths(rows, "keypoints", points)
         self.detections = np.array([row["keypoints"] for row in detections], float).reshape(-1, points // 3 or 1, 3)
         self.sigmas = SIGMAS if points == 3 * len(SIGMAS) else np.full(points // 3, SIGMA)
 
@@ -173,7 +176,16 @@ class KeypointOverlap(Overlap):
         return np.asarray((x.max(1) - x.min(1)) * (y.max(1) - y.min(1)))
 
 
+def _refuse_other_lengths(rows: Rows, key: str, length: int) -> None:
+    """Numbers that are one short would be read as parts of the next object's."""
+    for row in rows:
+        if len(row.get(key) or ()) != length:
+            found = row.get(key)
+            raise DataError(f"image {row['image_id']!r}: {key} should be {length} numbers, found {found!r}")
+
+
 def _boxes(rows: Rows) -> Floats:
+    _refuse_other_lengths(rows, "bbox", 4)
     # From one flat list: NumPy takes twice as long over a list of lists.
     return np.fromiter(chain.from_iterable(row["bbox"] for row in rows), float).reshape(-1, 4)
 

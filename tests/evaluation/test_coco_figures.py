@@ -124,6 +124,23 @@ def test_the_official_example(shared: Path, kind: Any, ap: float) -> None:
     assert [round(value, 3) for value in figures.values()] == wanted
 
 
+@pytest.mark.parametrize("box", [[10.0, 10.0, 50.0], [10.0, 10.0, 50.0, 50.0, 1.0], [], None])
+def test_boxes_that_are_not_four_numbers_are_named(box: Any) -> None:
+    with pytest.raises(DataError, match=r"image 1: bbox should be 4 numbers, found "):
+        coco_figures(truth(BOX), [found(BOX), found(box)])
+    wrong = truth(BOX)
+    wrong["annotations"][0]["bbox"] = box
+    with pytest.raises(DataError, match=r"image 1: bbox should be 4 numbers, found "):
+        coco_figures(wrong, [found(BOX)])
+
+
+def test_keypoints_that_are_not_all_there_are_named() -> None:
+    points = {"keypoints": [20.0, 20.0, 2, 30.0, 30.0, 2], "num_keypoints": 2}
+    wrong = {"image_id": 1, "category_id": 5, "score": 0.5, "keypoints": [20.0, 20.0, 1]}
+    with pytest.raises(DataError, match=r"image 1: keypoints should be 6 numbers, found \[20.0, 20.0, 1\]"):
+        coco_figures(truth(BOX, **points), [wrong], "keypoints")
+
+
 def test_scoring_imports_no_torch() -> None:
     code = (
         "import sys, rehead.evaluation.coco as c, rehead.evaluation.segmentation, rehead.evaluation.classification;"
