@@ -1,4 +1,4 @@
-"""The parts of torchvision's detectors that were replaced: the same answers, and samples drawn with the same chances."""
+"""Parts of torchvision's detectors that were replaced: the same answers, and samples drawn with the same chances."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_encoded_boxes_are_torchvisions() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_suppression_on_another_device_is_that_of_the_cpu(count: int) -> None:
-    boxes, scores = boxes_of(3, count), torch.rand(count, generator=torch.Generator().manual_seed(4))
+    boxes, scores = boxes_of(3, count), torch.rand(count, generator=torch.Generator().manual_seed(4)).double()
     groups = torch.arange(count) % 3
     expected = batched_nms(boxes, scores, groups, 0.3)
     assert torch.equal(nms_by_group(boxes, scores, groups, 0.3), expected)
@@ -78,7 +78,7 @@ def test_suppression_on_another_device_is_that_of_the_cpu(count: int) -> None:
 
 
 def test_proposals_are_torchvisions() -> None:
-    """Boxes without a size, boxes outside of the image and scores below the threshold go; the best of each level stay."""
+    """Boxes without a size or outside of the image and low scores go; the best of each level stay."""
     arguments = {
         "fg_iou_thresh": 0.7,
         "bg_iou_thresh": 0.3,
