@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from rehead.data.allocation import keep_freed_memory
 from rehead.data.augment import Augment
 from rehead.data.batch import collate
+from rehead.data.packed_masks import PackedMasks
 from rehead.data.readers.base import Reader
 from rehead.data.resize import Resize
 from rehead.data.sample import Sample
@@ -288,7 +289,7 @@ def _to_tensor(value: Any) -> Any:
 
 
 def _pinned(value: Any) -> Any:
-    return value.pin_memory() if isinstance(value, Tensor) else value
+    return value.pin_memory() if isinstance(value, (Tensor, PackedMasks)) else value
 
 
 def _changed(truth: Truth, change: Callable[[Any], Any]) -> Truth:
