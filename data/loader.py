@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,6 +31,9 @@ from rehead.errors import DataError
 from rehead.types import ImageBatch, Target
 
 Truth = TypeVar("Truth", Target, Sample)
+
+MOST_WORKERS = 16
+"""Unless told otherwise. Each holds some batches ready, and 16 decode 3,000 photographs a second."""
 
 
 class Key(NamedTuple):
@@ -140,39 +145,90 @@ def _grouped(order: NDArray[np.int64], groups: NDArray[np.int64], together: int)
 class Loader(Generic[Truth]):
     """Batches in order, read ahead by worker processes; made by the two functions below.
 
-    Iterating yields `(ImageBatch, truths)` and raises `DataError`, with its message only, at the batch
-    whose image cannot be used.
+    Iterating is a pass over `batches`: it yields `(ImageBatch, truths)` and raises `DataError`, with its message
+    only, at the batch whose image cannot be used. The workers start with the first pass and wait for the next one, as
+    long as the loader is there; with a pass that is broken off they end.
+
+    Attributes:
+        batches: the keys of the next pass, such as those of another epoch.
     """
 
     def __init__(
         self, source: _Source[Truth], batches: Sequence[Sequence[Key]], workers: int, pin_memory: bool
     ) -> None:
+        self.batches = batches
         self._source: _Source[Truth] = source
-        self._loader: DataLoader[_Read[Truth] | Parcel] = DataLoader(
-            source,
+        self._workers = min(workers, cores())
+        self._pin_memory = pin_memory
+        self._waiting: _Workers[Truth] | None = None
+        self._passes: weakref.WeakSet[Generator[Any]] = weakref.WeakSet()
+        _loaders.add(self)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[ImageBatch, list[Truth]]]:
+        begun = self._pass()
+        self._passes.add(begun)
+        return begun
+
+    def close(self) -> None:
+        """Ends the workers, and breaks off a pass; another one starts new workers."""
+        self._waiting = None
+        for begun in list(self._passes):
+            begun.close()
+
+    def _pass(self) -> Generator[tuple[ImageBatch, list[Truth]]]:
+        if not self._workers:
+            keep_freed_memory()
+        # They are put back at the end: what was read ahead for a pass that is broken off goes with its workers.
+        workers, self._waiting = self._waiting or self._started(), None
+        workers.batches[:] = self.batches
+        try:
+            for came in workers.loader:
+                read = came.opened() if isinstance(came, Parcel) else came
+                if read.images is None:
+                    raise DataError(read.problem)
+                yield read.images, read.truths
+            self._waiting = workers
+        finally:
+            # Or the traceback of an error would keep them, for as long as somebody keeps that.
+            del workers
+
+    def _started(self) -> _Workers[Truth]:
+        batches: list[Sequence[Key]] = []
+        self._source.transport = Transport(self._workers)
+        loader = DataLoader(
+            self._source,
             batch_size=None,
             sampler=batches,
             collate_fn=_as_it_is,
-            num_workers=min(workers, _cores()),
-            pin_memory=pin_memory,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._pin_memory,
             worker_init_fn=_start_worker,
             # Its own, since a loader draws a number from the global generator whenever it starts.
             generator=torch.Generator(),
         )
+        return _Workers(loader, batches, self._source.transport)
 
-    def __len__(self) -> int:
-        return len(self._loader)
 
-    def __iter__(self) -> Iterator[tuple[ImageBatch, list[Truth]]]:
-        if not self._loader.num_workers:
-            keep_freed_memory()
-        # Workers start anew with every pass, and so does what they share with this process.
-        self._source.transport = Transport(self._loader.num_workers)
-        for came in self._loader:
-            read = came.opened() if isinstance(came, Parcel) else came
-            if read.images is None:
-                raise DataError(read.problem)
-            yield read.images, read.truths
+_loaders: weakref.WeakSet[Loader[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Python's exit would send SIGTERM to workers that are left, which they ignore, and wait for them for ever."""
+    for loader in list(_loaders):
+        loader.close()
+
+
+class _Workers(NamedTuple, Generic[Truth]):
+    """PyTorch's loader, the list that it begins again with every pass, and what it shares with its workers."""
+
+    loader: DataLoader[_Read[Truth] | Parcel]
+    batches: list[Sequence[Key]]
+    transport: Transport
 
 
 def make_loader(
@@ -352,7 +408,24 @@ class _Evaluation(_Source[Sample]):
         return _Read(collate(items, self.divisor)[0], truths)
 
 
-def _cores() -> int:
+def workers_for(chosen: int | Literal["auto"], device: torch.device) -> int:
+    """How many processes read images for one that trains or evaluates on a device.
+
+    Args:
+        chosen: `data.workers`. `auto` is 2 beside a CPU, which the model needs itself; beside a GPU it is the cores
+            that this process may use, divided by the processes on this machine, less one, and at most `MOST_WORKERS`.
+        device: of the model.
+
+    Returns:
+        A number of at least 1 for `auto`; the chosen one, if it is one.
+    """
+    if chosen != "auto":
+        return chosen
+    share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(share, 1), 2) if device.type == "cpu" else min(max(share - 1, 1), MOST_WORKERS)
+
+
+def cores() -> int:
     """Cores that this process may use: more workers than that would only wait for one another."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
