@@ -309,7 +309,7 @@ class _Read(Generic[Truth]):
     problem: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), "truths": [_changed(truth, _to_numpy) for truth in self.truths]}
+        state = {**vars(self), "truths": [_changed(truth, _ready_to_go) for truth in self.truths]}
         if self.images is not None:
             # As it lies in memory: channels last.
             pixels = self.images.pixels.permute(0, 2, 3, 1).numpy()
@@ -320,7 +320,7 @@ class _Read(Generic[Truth]):
         if "pixels" in state:
             pixels = torch.from_numpy(state.pop("pixels")).permute(0, 3, 1, 2)
             state["images"] = ImageBatch(pixels, state.pop("frames"))
-        vars(self).update(state, truths=[_changed(truth, _to_tensor) for truth in state["truths"]])
+        vars(self).update(state, truths=[_changed(truth, _arrived) for truth in state["truths"]])
 
     def pin_memory(self) -> _Read[Truth]:
         """Called by torch's pinning thread, which knows no other way into a class of ours."""
@@ -336,11 +336,22 @@ class _Array(NamedTuple):
     value: NDArray[Any]
 
 
-def _to_numpy(value: Any) -> Any:
+class _Bits(NamedTuple):
+    """The masks of a `Sample` on their way: eight pixels to a byte, packed along the rows."""
+
+    value: NDArray[np.uint8]
+    width: int
+
+
+def _ready_to_go(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype == np.uint8:
+        return _Bits(np.packbits(value, axis=2), value.shape[2])
     return _Array(value.numpy()) if isinstance(value, Tensor) else value
 
 
-def _to_tensor(value: Any) -> Any:
+def _arrived(value: Any) -> Any:
+    if isinstance(value, _Bits):
+        return np.unpackbits(value.value, axis=2, count=value.width)
     return torch.from_numpy(value.value) if isinstance(value, _Array) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def test_sixteen_images_of_coco_have_45_megabytes_of_masks_on_their_way() -> Non
     assert all(isinstance(vars(one)["masks"], PackedMasks) for one in (*targets, *arrived))
     assert torch.equal(arrived[3].masks, targets[3].masks)
     assert arrived[3].masks.shape == (20, 800, 1344)
+
+
+def test_what_an_evaluation_judges_against_crosses_as_bits_too() -> None:
+    here = Transport(1)
+    items = images(2, 5, 200, 300)
+    truths = [replace(sample, image=None) for sample, _ in items]
+    batch = collate(items)[0]
+    parcel = copy.copy(here).packed(_Read(batch, truths), 0)
+    crossing = sum(last - first for first, last in parcel.places)
+    assert crossing - batch.pixels.nbytes < 2 * 5 * 200 * 300 / 7
+    for arrived, truth in zip(parcel.opened().truths, truths, strict=True):
+        assert arrived.masks.dtype == np.uint8
+        np.testing.assert_array_equal(arrived.masks, truth.masks)
 
 
 def test_pixels_are_there_once_they_are_read_and_not_before() -> None:
