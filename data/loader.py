@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
+import threading
 import weakref
 from abc import abstractmethod
 from collections import Counter
@@ -450,6 +452,19 @@ def _start_worker(number: int) -> None:
     # needs its workers for that. They end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The workers are the parallelism; and OpenCV's threads do not survive a fork.
     cv2.setNumThreads(0)
     keep_freed_memory()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that trains is gone, killed maybe.
+
+    PyTorch's worker looks whether it has another parent process; but where a server forks it (Python 3.14's default),
+    that one lives as long as its workers do.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

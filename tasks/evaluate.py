@@ -127,8 +127,7 @@ def run_evaluation(
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     tasks = {key: TASKS[model.head(key).task] for key in model.heads}
     evaluators = {key: task.evaluator(reader.of(key), model.head(key).classes) for key, task in tasks.items()}
-    if loader is None:
-        loader = loader_for(model, reader, batch_size)
+    reading = loader_for(model, reader, batch_size) if loader is None else loader
 
     def on_device(read: tuple[ImageBatch, list[Sample]]) -> tuple[ImageBatch, list[Sample]]:
         return read[0].to(device, memory_format), read[1]
@@ -144,7 +143,7 @@ def run_evaluation(
             autocast(device, config.train.precision),
             Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
-            for batch, truths in copied_ahead(loader, on_device, device):
+            for batch, truths in copied_ahead(reading, on_device, device):
                 found: dict[str, list[Prediction]] = model(batch)
                 for row, truth in enumerate(truths):
                     local = {key: own[row].to(torch.device("cpu")) for key, own in found.items()}
@@ -158,11 +157,13 @@ def run_evaluation(
                 # The others are about as far.
                 bar.advance(steps=len(truths) * world())
             # Where parameters are sharded, every pass needs all processes.
-            for _ in range(passes(len(reader), batch_size) - len(loader) if is_sharded(model) else 0):
+            for _ in range(passes(len(reader), batch_size) - len(reading) if is_sharded(model) else 0):
                 model(batch_of(model, reader[0].path).to(device, memory_format))
         return from_first(_judged(evaluators))
     finally:
         model.train(was_training)
+        if loader is None:
+            reading.close()
 
 
 def passes(images: int, batch_size: int) -> int:

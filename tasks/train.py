@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def train(
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        fit(job, model.config.train, folder, accelerator, resumed)
+        with closing(job):
+            fit(job, model.config.train, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -267,6 +269,11 @@ class TrainingJob:
     def evaluation_loader(self) -> Loader[Sample]:
         """Its workers stay from one evaluation to the next."""
         return loader_for(self.model, self.readers["val"], self.config.train.images_per_pass)
+
+    def close(self) -> None:
+        """Ends the workers, whoever keeps this job: an error's traceback may do so to the end of the process."""
+        self.loader.close()
+        self.evaluation_loader.close()
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
