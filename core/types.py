@@ -78,13 +78,19 @@ class Frame:
         """Maps (N, 4) xyxy boxes from batch pixels to original pixels, clipped to the image."""
         y, x = self.scale
         height, width = self.original
-        boxes = boxes / boxes.new_tensor([x, y, x, y])
-        return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        # By plain numbers: a tensor of them would be a copy to the device, which waits for it.
+        boxes = boxes.clone()
+        boxes[:, 0::2] = (boxes[:, 0::2] / x).clamp(0, width)
+        boxes[:, 1::2] = (boxes[:, 1::2] / y).clamp(0, height)
+        return boxes
 
     def points_to_original(self, points: Tensor) -> Tensor:
         """Maps (..., 2) x, y from batch pixels to original pixels."""
         y, x = self.scale
-        return points / points.new_tensor([x, y])
+        points = points.clone()
+        points[..., 0] /= x
+        points[..., 1] /= y
+        return points
 
 
 @dataclass
@@ -104,19 +110,27 @@ class ImageBatch:
         return len(self.frames)
 
     def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> ImageBatch:
-        """Moves the pixels; without waiting where the memory is pinned."""
-        pixels = self.pixels.to(device, non_blocking=True)
+        """Moves the pixels; see `moved`."""
+        pixels = moved(self.pixels, device)
         if memory_format is not None:
             pixels = pixels.to(memory_format=memory_format)
         return ImageBatch(pixels, self.frames)
 
 
-def _moved(item: Moved, device: torch.device) -> Moved:
-    moved = copy(item)
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; towards a GPU without waiting where the memory is pinned, towards the CPU always waiting.
+
+    A copy to the CPU that does not wait returns memory whose numbers arrive some time later.
+    """
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def _all_moved(item: Moved, device: torch.device) -> Moved:
+    result = copy(item)
     for name, value in vars(item).items():
         if hasattr(value, "to"):
-            setattr(moved, name, value.to(device, non_blocking=True))
-    return moved
+            setattr(result, name, moved(value, device))
+    return result
 
 
 class CompactMasks(ABC):
@@ -178,7 +192,7 @@ class Target:
 
     def to(self, device: torch.device) -> Target:
         """Moves every tensor."""
-        return _moved(self, device)
+        return _all_moved(self, device)
 
 
 @dataclass
@@ -205,7 +219,7 @@ class Prediction:
 
     def to(self, device: torch.device) -> Prediction:
         """Moves every tensor."""
-        return _moved(self, device)
+        return _all_moved(self, device)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RPNHead
 
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.heads.base import Features, Head
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
+from rehead.heads.proposals import RegionProposals
 from rehead.heads.roi_align import RoIAlign
+from rehead.heads.roi_heads import RoIHeads
 from rehead.heads.sparse_gradient import skip_zeros
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
@@ -36,7 +37,7 @@ class FasterRCNN(Head):
         # One size per level: 8 x stride is FPN's 32..512 on strides 4..64.
         sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in self.neck.feature_specs.values()]
         anchors = anchor_generator(sizes, options.aspect_ratios, self.neck.feature_specs)
-        self.rpn = RegionProposalNetwork(
+        self.rpn = RegionProposals(
             anchors,
             ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0], options.rpn_convs),
             fg_iou_thresh=options.rpn_positive_iou,

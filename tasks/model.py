@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import rehead
 from rehead.backbones import Backbone, build_backbone
+from rehead.backbones.onednn import protect
 from rehead.backbones.pretraining import is_file
 from rehead.configs.base import HeadOptions
 from rehead.configs.heads import HEADS
@@ -54,6 +55,7 @@ class Model(nn.Module):
         names = list(backbone.feature_specs)
         read = {name for key in self.heads for name in self.head(key).reads}
         backbone.stop_behind(max(names.index(name) for name in read) + 1)
+        protect(self)
 
     def head(self, key: str) -> Head:
         """The head of a key."""
@@ -190,7 +192,8 @@ class Model(nn.Module):
             }
         )
         backbone = deepcopy(self.backbone)
-        return Model(backbone, {key: build_head(options, names, backbone.feature_specs)}, config, self.lineage)
+        built = build_head(options, names, backbone.feature_specs).to(backbone.mean.device)
+        return Model(backbone, {key: built}, config, self.lineage)
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint that `rehead.load` rebuilds the model from."""

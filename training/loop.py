@@ -247,18 +247,20 @@ class Loop:
             group["lr"] = options.optimizer.lr * factor
 
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.accelerator.device)
+        passes = []
         for number, (batch, targets) in enumerate(batches):
             seed_step(options.seed, self.state.step * options.accumulate + number, self.accelerator.process_index)
             # The gradients of a step travel between the processes once, with its last batch.
             with nullcontext() if number == len(batches) - 1 else self._gradients_stay(model):
                 losses = self._losses(model, batch, targets)
                 loss = torch.stack(list(losses.values())).sum()
-                self._agree_to_go_on(loss, losses, batch)
                 self.accelerator.backward(loss / len(batches))
-            total += loss.detach() / len(batches)
-            for name, value in {"loss": loss, **losses}.items():
-                value = value.detach().float()
+            passes.append(
+                {"loss": loss.detach().float(), **{name: one.detach().float() for name, one in losses.items()}}
+            )
+        self._agree_to_go_on(passes, [batch for batch, _ in batches])
+        for losses in passes:
+            for name, value in losses.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
                 # Not every batch has every loss: a head among several skips one that has nothing for it.
                 self.summed[name] = self.summed.get(name, 0) + 1
@@ -266,7 +268,7 @@ class Loop:
         if self.average is not None:
             self.average.update()
         self.state.step += 1
-        return total
+        return torch.stack([losses["loss"] for losses in passes]).mean()
 
     def _update(self, model: nn.Module) -> None:
         """One step of the optimizer; in fp16 the scaler leaves it out where a gradient is not finite."""
@@ -311,16 +313,22 @@ class Loop:
             ) from error
         return losses
 
-    def _agree_to_go_on(self, loss: Tensor, losses: Mapping[str, Tensor], batch: ImageBatch) -> None:
-        """Ends all processes where the loss of one is no number: an update with it would lose the weights.
+    def _agree_to_go_on(self, passes: Sequence[Mapping[str, Tensor]], batches: Sequence[ImageBatch]) -> None:
+        """Ends all processes where a loss of one is no number: an update with it would lose the weights.
 
         A signal to one is a signal to all, noted at the same step.
+
+        Args:
+            passes: the losses of every pass of this step, their sum as `loss`.
+            batches: what each pass saw.
         """
-        # One wait for the device; and where there are several processes, one message.
-        good = bool(torch.isfinite(loss))
-        bad, number = largest([not good, self.signals.received or 0])
-        if not good:
-            raise TrainingError(self._not_finite(losses, batch))
+        # The one wait for the device in a step, when all of its work but the update is queued; and where there are
+        # several processes, one message.
+        good = torch.isfinite(torch.stack([losses["loss"] for losses in passes])).tolist()
+        bad, number = largest([not all(good), self.signals.received or 0])
+        if not all(good):
+            first = good.index(False)
+            raise TrainingError(self._not_finite(passes[first], batches[first]))
         if bad:
             raise OtherProcessError(f"the loss of another process is not finite at step {self.state.step}")
         self.asked = number
@@ -469,7 +477,7 @@ class Loop:
             ) from error
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:
-        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items() if name != "loss")
         images = ", ".join(str(frame.image_id) for frame in batch.frames)
         return (
             f"the loss is not finite at step {self.state.step} ({values}). Images of this batch: {images}. "

@@ -51,6 +51,13 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     )
     if options.name == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=fused
     )
+    if options.momentum:
+        # The first step makes the momentum of memory that it then fills with the gradient; where the loss scaler
+        # skips that step, it is never filled, and the next one adds what was there to the weights. From zero, the
+        # first step gives the same numbers.
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
