@@ -5,7 +5,7 @@ Relative paths start from the current directory; those inside a split start from
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -151,7 +151,10 @@ class DataOptions(SourceOptions):
     )
     sampling: SamplingOptions = SamplingOptions()
     group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
-    workers: int = Field(2, ge=0, description="processes that read images")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="processes that read images; auto: 2 for a CPU, the cores less one for a GPU, 16 at most",
+    )
 
     @field_validator("augment")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from rehead.errors import ConfigError
 
@@ -132,6 +133,40 @@ def _all_moved(item: Moved, device: torch.device) -> Moved:
     return result
 
 
+class CompactMasks(ABC):
+    """Instance masks of one image in fewer bytes than one for every pixel."""
+
+    @abstractmethod
+    def to(self, device: torch.device, non_blocking: bool = False) -> CompactMasks:
+        """The same on a device."""
+
+    @abstractmethod
+    def pixels(self) -> Tensor:
+        """(N, H, W) bool, on the same device."""
+
+
+class Masks:
+    """The field `masks`: it may be given compact masks, which become pixels when it is read for the first time.
+
+    A hundred masks of a photograph of 12 megapixels are more than a gigabyte. They should not move, nor be there for
+    several images at a time.
+    """
+
+    @overload
+    def __get__(self, item: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, item: object, owner: type) -> Tensor | None: ...
+    def __get__(self, item: object | None, owner: type) -> Tensor | None:
+        """(N, H, W) bool; read from the class, the field's default."""
+        held = None if item is None else vars(item)["masks"]
+        if isinstance(held, CompactMasks):
+            held = vars(item)["masks"] = held.pixels()
+        return held
+
+    def __set__(self, item: object, masks: Tensor | CompactMasks | None) -> None:
+        vars(item)["masks"] = masks
+
+
 @dataclass
 class Target:
     """What is true of one image, in batch pixels. What a task lacks is None.
@@ -140,7 +175,7 @@ class Target:
         image_id: the image's id in the user's files.
         boxes: (N, 4) float32 xyxy; crowds are left out.
         labels: (N,) int64 in 0..K-1.
-        masks: (N, H, W) bool, of the padded batch size.
+        masks: (N, H, W) bool, of the padded batch size; from `collate` they come compact.
         keypoints: (N, P, 3) float32: x, y, and 1 where the point is labelled, seen or hidden, else 0.
         semantic: (H, W) class map of the padded batch size, of `map_type`; `ignore_of` where nothing counts.
         label: of the whole image: () int64, its class; or (K,) float32, soft: the classes' probabilities (of mixup
@@ -150,7 +185,7 @@ class Target:
     image_id: int | str
     boxes: Tensor | None = None
     labels: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Masks = Masks()
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
     label: Tensor | None = None
@@ -168,7 +203,7 @@ class Prediction:
         boxes: (N, 4) float32 xyxy, best first.
         scores: (N,) float32 in 0..1.
         labels: (N,) int64 in 0..K-1.
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool; from a head they come compact, and are pasted when they are read.
         keypoints: (N, P, 3) float32: x, y, and the point's own score, a logit.
         semantic: (H, W) class map, of `map_type`.
         probabilities: (K,) float32, of the whole image; they add up to 1 unless the head has `multi_label`.
@@ -177,7 +212,7 @@ class Prediction:
     boxes: Tensor | None = None
     scores: Tensor | None = None
     labels: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Masks = Masks()
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
     probabilities: Tensor | None = None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rehead.data.packed_masks import PackedMasks
 from rehead.data.sample import Sample
 from rehead.types import Frame, ImageBatch, Target, ignore_of
 
@@ -52,9 +53,7 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
         target.boxes = torch.tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4)
         target.labels = torch.tensor(sample.labels, dtype=torch.int64)
         if sample.masks is not None:
-            masks = torch.zeros((len(sample.masks), *size), dtype=torch.bool)
-            masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = torch.from_numpy(sample.masks > 0)
-            target.masks = masks
+            target.masks = PackedMasks.of(sample.masks, size)
         if sample.keypoints is not None:
             target.keypoints = torch.tensor(sample.keypoints, dtype=torch.float32)
             target.keypoints[:, :, 2] = (target.keypoints[:, :, 2] > 0).float()

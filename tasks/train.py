@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from functools import partial
+from contextlib import closing
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import refuse_broken
-from rehead.data.loader import make_loader
+from rehead.data.loader import Loader, make_loader, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
-from rehead.tasks.evaluate import run_evaluation
+from rehead.tasks.evaluate import loader_for, run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
@@ -34,7 +36,7 @@ from rehead.training.checkpoints import read_resume
 from rehead.training.distributed import joined, one_before_the_others, together, world
 from rehead.training.engine import build_accelerator, choose_device, seed_step
 from rehead.training.loop import Batch, fit, refuse_other_conditions
-from rehead.types import Classes
+from rehead.types import Classes, Target
 
 
 def train(
@@ -81,7 +83,8 @@ def train(
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        fit(job, model.config.train, folder, accelerator, resumed)
+        with closing(job):
+            fit(job, model.config.train, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -247,24 +250,40 @@ class TrainingJob:
             "steps in an epoch": self.steps_per_epoch,
         }
 
-    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
-        data, size = self.config.data, self.config.train.images_per_pass
-        loader: Iterable[Batch] = make_loader(
+    @cached_property
+    def loader(self) -> Loader[Target]:
+        """Its workers stay from one epoch to the next."""
+        device = next(self.model.parameters()).device
+        return make_loader(
             self.readers["train"],
             resize=self.resize,
             augment=self.augment,
-            batches=[
-                step[first : first + size]
-                for step in self.sampler.batches(epoch)[start:]
-                for first in range(0, len(step), size)
-            ],
+            batches=[],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),
-            workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
+            workers=workers_for(self.config.data.workers, device),
+            pin_memory=device.type == "cuda",
         )
-        return loader
+
+    @cached_property
+    def evaluation_loader(self) -> Loader[Sample]:
+        """Its workers stay from one evaluation to the next."""
+        return loader_for(self.model, self.readers["val"], self.config.train.images_per_pass)
+
+    def close(self) -> None:
+        """Ends the workers, whoever keeps this job: an error's traceback may do so to the end of the process."""
+        self.loader.close()
+        self.evaluation_loader.close()
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
+        size = self.config.train.images_per_pass
+        self.loader.batches = [
+            step[first : first + size]
+            for step in self.sampler.batches(epoch)[start:]
+            for first in range(0, len(step), size)
+        ]
+        return self.loader
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Each head's score, and every figure, as `key.figure`."""
@@ -274,6 +293,7 @@ class TrainingJob:
             batch_size=self.config.train.images_per_pass,
             pictures=self.config.train.pictures,
             folder=self.folder / "pictures",
+            loader=self.evaluation_loader,
         )
         named = flat(figures)
         scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]

@@ -29,6 +29,7 @@ from rehead.progress import Progress, say
 from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import find_metadata, on_cpu, save_model, save_resume, tensors_of
+from rehead.training.copying import copied_ahead
 from rehead.training.distributed import gathered, is_loss_of_a_process, largest, together, wait_for_all, world
 from rehead.training.engine import repeatable, seed_step
 from rehead.training.memory import says_what_to_lower
@@ -211,7 +212,7 @@ class Loop:
             while not self._ended():
                 epoch, start = divmod(self.state.step, steps_per_epoch)
                 model.train()
-                batches = iter(self.job.batches(epoch, start))
+                batches = copied_ahead(self.job.batches(epoch, start), self._on_device, self.accelerator.device)
                 while step := list(islice(batches, self.options.accumulate)):
                     with says_what_to_lower(len(step[0][1]), self.state.step, self._kept):
                         loss = self._step(model, step)
@@ -293,13 +294,16 @@ class Loop:
         yield
         sharding.set_synchronised(model, True)
 
+    def _on_device(self, batch: Batch) -> Batch:
+        """A batch where the model is; masks that are read there go with the result."""
+        device = self.accelerator.device
+        images, targets = batch
+        return images.to(device, self.memory_format), [target.to(device) for target in targets]
+
     def _losses(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
         """The losses of one batch by name."""
-        device = self.accelerator.device
         try:
-            losses: dict[str, Tensor] = model(
-                batch.to(device, self.memory_format), [target.to(device) for target in targets]
-            )
+            losses: dict[str, Tensor] = model(*self._on_device((batch, targets)))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
