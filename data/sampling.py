@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rehead.configs.schema import SamplingOptions
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
 from rehead.errors import ConfigError
 
 THRESHOLD = 0.001
@@ -27,10 +28,39 @@ def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | N
         of the images that have the class (Gupta et al., 1908.03195, section 4.3).
         `class_balanced`: what drawing a class first and then one of its images would give (Shen et al.,
         1512.05830, section 3.2), N in all. Images without objects are one more class.
+        0 for images that `skip_empty` leaves out.
 
     Raises:
-        ConfigError: where the annotations do not say which classes an image has.
+        ConfigError: where the annotations do not say which classes an image has, and where nothing is left.
     """
+    times = _repeats(options, reader)
+    if not options.skip_empty:
+        return times
+    kept = np.array([_teaches(reader[index], options.min_keypoints) for index in range(len(reader))], bool)
+    if not kept.any():
+        raise ConfigError(
+            ["data.sampling.skip_empty: none of the training images has an object to learn from; leave it out"]
+        )
+    return np.where(kept, 1.0 if times is None else times, 0.0)
+
+
+def _teaches(sample: Sample, min_keypoints: int) -> bool:
+    """Whether something in an image can be learned from: an object with an area that is no crowd, or no boxes at all.
+
+    Where objects have keypoints, that many must be labelled; and what else is annotated counts as well.
+    """
+    if sample.boxes is None or sample.label is not None or sample.mask_path is not None:
+        return True
+    of_use = (sample.boxes[:, 2:] > sample.boxes[:, :2]).all(axis=1)
+    if sample.iscrowd is not None:
+        of_use &= ~sample.iscrowd
+    if sample.keypoints is not None and np.count_nonzero(sample.keypoints[of_use, :, 2]) < min_keypoints:
+        return False
+    return bool(of_use.any())
+
+
+def _repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | None:
+    """The same before any image is skipped."""
     if options.name == "shuffled":
         return None
     images, classes = _classes(reader)

@@ -60,10 +60,11 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
 
     So the images of a step depend only on how many there are over all processes and passes.
     """
+    options = config.train.divided(world())
     return BatchSampler(
         len(reader),
-        config.train.images_per_pass * config.train.accumulate,
-        config.train.seed,
+        options.images_per_pass * options.accumulate,
+        options.seed,
         shuffle=True,
         rank=rank(),
         world=world(),
