@@ -15,12 +15,13 @@ THRESHOLD = 0.001
 """Gupta et al.'s, for LVIS with its 57,000 images and 1,230 classes."""
 
 
-def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | None:
+def repeats(options: SamplingOptions, reader: Reader, keypoints: bool = False) -> NDArray[np.float64] | None:
     """How often each image of a split is shown in an epoch, on average.
 
     Args:
         options: from the configuration.
         reader: the split; no image is opened.
+        keypoints: whether a head learns keypoints.
 
     Returns:
         (N,), or None where every image is shown once.
@@ -36,7 +37,8 @@ def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | N
     times = _repeats(options, reader)
     if not options.skip_empty:
         return times
-    kept = np.array([_teaches(reader[index], options.min_keypoints) for index in range(len(reader))], bool)
+    least = options.min_keypoints if keypoints else 0
+    kept = np.array([_teaches(reader[index], least) for index in range(len(reader))], bool)
     if not kept.any():
         raise ConfigError(
             ["data.sampling.skip_empty: none of the training images has an object to learn from; leave it out"]
@@ -47,7 +49,7 @@ def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | N
 def _teaches(sample: Sample, min_keypoints: int) -> bool:
     """Whether something in an image can be learned from: an object with an area that is no crowd, or no boxes at all.
 
-    Where objects have keypoints, that many must be labelled; and what else is annotated counts as well.
+    So many keypoints of such objects must be labelled; and what else is annotated counts as well.
     """
     if sample.boxes is None or sample.label is not None or sample.mask_path is not None:
         return True

@@ -68,7 +68,11 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
         shuffle=True,
         rank=rank(),
         world=world(),
-        repeats=repeats(config.data.sampling, reader),
+        repeats=repeats(
+            config.data.sampling,
+            reader,
+            keypoints=any(task_of(head) == "keypoint_detection" for head in config.model.heads.values()),
+        ),
         groups=orientations(reader) if config.data.group_by_aspect else None,
     )
 

@@ -91,9 +91,14 @@ class TestSkippingEmptyImages:
         samples = [self.some(False, keypoints=count) for count in (0, 1, 9, 10)]
         samples += [self.some(False, False, keypoints=5), self.some(True, keypoints=17)]
         for least, kept in ((1, [0, 1, 1, 1, 1, 0]), (10, [0, 0, 0, 1, 1, 0])):
-            times = repeats(SamplingOptions(skip_empty=True, min_keypoints=least), Annotations(samples))
+            options = SamplingOptions(skip_empty=True, min_keypoints=least)
+            times = repeats(options, Annotations(samples), keypoints=True)
             assert times is not None
             assert times.tolist() == kept
+            # To a head that learns boxes alone they do not matter.
+            times = repeats(options, Annotations(samples))
+            assert times is not None
+            assert times.tolist() == [1, 1, 1, 1, 1, 0]
 
     def test_an_epoch_shows_each_of_the_others_once_and_is_shorter(self) -> None:
         reader = Annotations([self.some(False) if index % 3 else self.some() for index in range(30)])
