@@ -326,7 +326,7 @@ def _misfits(config: Config) -> list[str]:
     )
     resize = config.data.resize
     if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
-        problems.append("data.group_by_aspect: data.resize makes all images the same size already; leave it out")
+        problems.append("data.group_by_aspect: data.resize makes all images the same size already; set it to false")
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
     if resize is not None and image_task(config) == "classification" and not (resize.crop or resize.height):

@@ -127,8 +127,8 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = f"{learning / 1e6:.1f} M" if learning >= 100_000 else f"{learning:,}"
     say(
-        f"{config.task}: {len(job.readers['train'])} training{_skipped(job.sampler)} and {len(job.readers['val'])} "
-        f"validation images, "
+        f"{config.task}: {len(job.readers['train'])} training images{_skipped(job.sampler)} and "
+        f"{len(job.readers['val'])} validation images, "
         f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {parameters} parameters "
         f"learn on {device}; {_described_step(job.options)}; run folder {folder}"
     )
@@ -147,7 +147,7 @@ def _described_step(options: TrainOptions) -> str:
 def _skipped(sampler: BatchSampler) -> str:
     """How many images training goes without."""
     number = 0 if sampler.repeats is None else int((sampler.repeats == 0).sum())
-    return f" (of which {number} are skipped, since nothing in them can be learned from)" if number else ""
+    return f" ({number} of them skipped: no object to learn from)" if number else ""
 
 
 def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:

@@ -184,6 +184,25 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
         )
 
 
+def test_images_without_objects_are_left_out_of_the_training_and_counted(
+    drawn: Path, tmp_path: Path, rehead_command
+) -> None:
+    """As the COCO recipes have it. The evaluation has them all."""
+    data = json.loads((drawn / "scenes/annotations/train.json").read_text())
+    empty = [image["id"] for image in data["images"][:3]]
+    data["annotations"] = [one for one in data["annotations"] if one["image_id"] not in empty]
+    (tmp_path / "some.json").write_text(json.dumps(data))
+    overrides = on_drawn_data("coco_retinanet_r50_fpn", drawn, tmp_path / "run")
+    overrides += [f"data.train.annotations={tmp_path}/some.json", f"data.val.annotations={tmp_path}/some.json"]
+    overrides += ["data.val.images=train", "train.epochs=1", "train.global_batch_size=3"]
+    outcome = rehead_command("train", "coco_retinanet_r50_fpn", *overrides)
+    assert outcome.code == 0, outcome
+    assert "12 training images (3 of them skipped: no object to learn from) and 12 validation images" in outcome.err
+    assert "3 images to a step, as train.global_batch_size says" in outcome.err
+    with (tmp_path / "run/metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)][-1] == "3"
+
+
 def test_a_folder_with_a_run_is_not_written_over_unless_asked(drawn: Path, tmp_path: Path, rehead_command) -> None:
     overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
     train = ["train", "imagenette_resnet18", *overrides, "train.max_steps=1"]

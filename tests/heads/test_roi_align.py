@@ -92,6 +92,16 @@ def test_aligned_features_and_gradients_are_torchvisions(size: int, way: str) ->
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+def test_other_devices_take_torchvisions_kernels(aligned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(RoIAlign, "_from_kernels", lambda *_: called.append("level by level"))
+    monkeypatch.setattr(MultiScaleRoIAlign, "forward", lambda *_: called.append("MultiScaleRoIAlign"))
+    levels = {name: value.to("meta") for name, value in features(torch.channels_last).items()}
+    RoIAlign(SPECS, 7, aligned)(levels, regions(), [IMAGE, IMAGE])
+    assert called == ["level by level" if aligned else "MultiScaleRoIAlign"]
+
+
 def test_aligned_reads_a_linear_map_where_it_is() -> None:
     """The mean of x over a region of a map that holds its pixels' own centres is the region's centre."""
     specs = {name: FeatureSpec(1, spec.stride) for name, spec in SPECS.items()}
