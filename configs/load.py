@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -65,6 +66,12 @@ def find(source: str | Path) -> Path:
         return known[inside]
     hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or f"; recipes: {', '.join(known)}"
     raise ConfigError([f"no such file or recipe{hint}"], str(source))
+
+
+def heading(source: str | Path) -> str:
+    """The comment at the top of a configuration, such as what a recipe aims at and where its settings are from."""
+    lines = find(source).read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

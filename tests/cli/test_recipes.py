@@ -298,6 +298,10 @@ def test_configs_prints_a_recipe_that_can_be_trained(tmp_path: Path, rehead_comm
     assert yaml.safe_load(outcome.out)["task"] == "segmentation"
     (tmp_path / "mine.yaml").write_text(outcome.out)
     assert load_config(tmp_path / "mine.yaml") == load_config("camvid_unet_r18")
+    # What it aims at, and what is different, is said with it.
+    outcome = rehead_command("configs", "detectron2/coco_retinanet_r50_fpn_1x")
+    assert outcome.out.startswith("# RetinaNet on COCO as Detectron2 trains it (1x), aiming at its box AP 37.4")
+    assert "Different here" in outcome.out
     listing = rehead_command("configs").out
     assert all(name in listing for name in recipes())
 
