@@ -71,8 +71,7 @@ class RoIAlign(MultiScaleRoIAlign):
         cells = levels[0].new_zeros(len(regions), levels[0].shape[1], self.size, self.size)
         for number, (features, stride) in enumerate(zip(levels, self.strides, strict=True)):
             mine = torch.where(of == number)[0]
-            pooled = roi_align(features, regions[mine], self.size, 1 / stride, SAMPLES, aligned=True)
-            cells = cells.index_put((mine,), pooled)
+            cells[mine] = roi_align(features, regions[mine], self.size, 1 / stride, SAMPLES, aligned=True)
         return cells
 
     def _from_rows(self, levels: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
