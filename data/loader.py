@@ -403,7 +403,7 @@ class _Training(_Source[Target]):
             shrink = None if self.augment is None else self.augment.shrink(*key)
             sample = self.reader.read(key.image, self.channels, shrink)
             items.append(self.resize(sample) if self.augment is None else self.augment(sample, *key, self.reader))
-        return _Read(*collate(items, self.divisor))
+        return _Read(*collate(items, self.divisor, None if self.augment is None else self.augment.canvas))
 
 
 class _Evaluation(_Source[Sample]):

@@ -47,9 +47,10 @@ class FasterRCNN(Head):
             pre_nms_top_n={"training": options.rpn_pre_nms_train, "testing": options.rpn_pre_nms_test},
             post_nms_top_n={"training": options.rpn_post_nms_train, "testing": options.rpn_post_nms_test},
             nms_thresh=options.rpn_nms,
+            beta=options.beta(options.rpn_box_loss or options.box_loss),
         )
         self.roi_heads = RoIHeads(
-            RoIAlign(self.neck.feature_specs, POOLED),
+            RoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned),
             _box_head(options),
             ExactPredictor(options.representation, len(classes) + 1),  # type: ignore[no-untyped-call]
             fg_iou_thresh=options.box_positive_iou,
@@ -61,6 +62,7 @@ class FasterRCNN(Head):
             score_thresh=options.score_threshold,
             nms_thresh=options.nms,
             detections_per_img=options.detections,
+            beta=options.beta(options.box_loss),
         )
 
     def learns_from(self, target: Target) -> bool:

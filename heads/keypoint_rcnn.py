@@ -29,7 +29,7 @@ class KeypointRCNN(FasterRCNN):
     def __init__(self, options: KeypointRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.keypoint_channels] * options.keypoint_convs
-        self.roi_heads.keypoint_roi_pool = KeypointRoIAlign(self.neck.feature_specs, POOLED)
+        self.roi_heads.keypoint_roi_pool = KeypointRoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned)
         self.roi_heads.keypoint_head = KeypointRCNNHeads(options.channels, widths)
         self.roi_heads.keypoint_predictor = ExactKeypointPredictor(  # type: ignore[no-untyped-call]
             options.keypoint_channels, number_of_points(options, classes)

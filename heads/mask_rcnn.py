@@ -26,7 +26,7 @@ class MaskRCNN(FasterRCNN):
     def __init__(self, options: MaskRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.mask_channels] * options.mask_convs
-        self.roi_heads.mask_roi_pool = RoIAlign(self.neck.feature_specs, POOLED)
+        self.roi_heads.mask_roi_pool = RoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned)
         self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1, NORM_LAYERS[options.norm])
         self.roi_heads.mask_predictor = ExactMaskPredictor(  # type: ignore[no-untyped-call]
             options.mask_channels, options.mask_channels, len(classes) + 1

@@ -1,10 +1,11 @@
-"""torchvision's region proposals (Ren et al., 1506.01497, section 3.1), with fewer waits for the device."""
+"""torchvision's region proposals (Ren et al., 1506.01497, section 3.1), with fewer waits and another loss if wanted."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import clip_boxes_to_image
@@ -13,10 +14,15 @@ from rehead.heads.matching import BoxCoder, Matcher, Sampler, nms_by_group, plac
 
 
 class RegionProposals(RegionProposalNetwork):
-    """Takes torchvision's arguments; the proposals and losses are torchvision's, the drawing of samples apart."""
+    """Proposals and losses are torchvision's, the drawing of samples apart.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    Takes torchvision's arguments, and `beta`: smooth L1 of the boxes is a parabola up to it and a straight line beyond
+    (Girshick, 1504.08083). torchvision has 1/9; 0 is L1, as in Detectron2.
+    """
+
+    def __init__(self, *arguments: Any, beta: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.beta = beta
         own, sampler = self.proposal_matcher, self.fg_bg_sampler
         self.box_coder = BoxCoder(self.box_coder.weights)
         self.proposal_matcher = Matcher(own.high_threshold, own.low_threshold, own.allow_low_quality_matches)
@@ -60,3 +66,21 @@ class RegionProposals(RegionProposalNetwork):
             kept_boxes.append(own[kept])
             kept_scores.append(own_scores[kept])
         return kept_boxes, kept_scores
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of objectness, a mean over the sampled anchors, and that of the boxes, divided by as many.
+
+        Args:
+            objectness: (A, 1) of the anchors of all images.
+            pred_bbox_deltas: (A, 4).
+            labels: (A_i,) per image, 1 for an object, 0 for background, -1 for neither.
+            regression_targets: (A_i, 4) deltas per image.
+        """
+        positive, negative = places([torch.cat(chosen) for chosen in self.fg_bg_sampler(labels)])
+        sampled = torch.cat([positive, negative])
+        wanted = torch.cat(regression_targets)[positive]
+        boxes = F.smooth_l1_loss(pred_bbox_deltas[positive], wanted, beta=self.beta, reduction="sum")
+        objects = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled])
+        return objects, boxes / sampled.numel()

@@ -1,9 +1,11 @@
-"""torchvision's heads on regions, with fewer waits for the device in training."""
+"""torchvision's heads on regions, with fewer waits for the device in training and another loss if wanted."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import roi_heads as parts
 
@@ -13,11 +15,15 @@ Shapes = list[tuple[int, int]]
 
 
 class RoIHeads(parts.RoIHeads):
-    """Takes torchvision's arguments; detections and losses are torchvision's, the drawing of samples apart."""
+    """Detections and losses are torchvision's, the drawing of samples apart.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+    Takes torchvision's arguments, and the `beta` of the boxes' smooth L1; see `RegionProposals`.
+    """
+
+    def __init__(self, *arguments: Any, beta: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
         own, sampler = self.proposal_matcher, self.fg_bg_sampler
+        self.beta = beta
         self.box_coder = BoxCoder(self.box_coder.weights)
         self.proposal_matcher = Matcher(own.high_threshold, own.low_threshold, own.allow_low_quality_matches)
         self.fg_bg_sampler = Sampler(sampler.batch_size_per_image, sampler.positive_fraction)
@@ -49,7 +55,7 @@ class RoIHeads(parts.RoIHeads):
         boxes, matched, labels, distances = self.select_training_samples(proposals, targets)
         regions = self.box_head(self.box_roi_pool(features, boxes, image_shapes))
         scores, deltas = self.box_predictor(regions)
-        classifier, box_reg = parts.fastrcnn_loss(scores, deltas, labels, distances)
+        classifier, box_reg = box_losses(scores, deltas, labels, distances, self.beta)
         losses = {"loss_classifier": classifier, "loss_box_reg": box_reg}
         if self.mask_predictor is not None or self.keypoint_predictor is not None:
             assert targets is not None
@@ -78,3 +84,25 @@ class RoIHeads(parts.RoIHeads):
             points = [target["keypoints"] for target in targets]
             losses["loss_keypoint"] = parts.keypointrcnn_loss(logits, boxes, points, matched)
         return losses
+
+
+def box_losses(
+    logits: Tensor, deltas: Tensor, labels: list[Tensor], wanted: list[Tensor], beta: float
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the classes, and the loss of the boxes of those proposals that are objects.
+
+    The boxes' loss is summed over objects and coordinates and divided by the number of all sampled proposals, as in
+    torchvision and in Detectron2.
+
+    Args:
+        logits: (R, K + 1) of the sampled proposals of all images; column 0 is the background.
+        deltas: (R, 4 (K + 1)).
+        labels: (R_i,) int64 per image, 0 for background.
+        wanted: (R_i, 4) deltas per image.
+        beta: of smooth L1; 0 is L1.
+    """
+    of = torch.cat(labels)
+    objects = (of > 0).nonzero()[:, 0]
+    own = deltas.reshape(len(deltas), -1, 4)[objects, of[objects]]
+    boxes = F.smooth_l1_loss(own, torch.cat(wanted)[objects], beta=beta, reduction="sum")
+    return F.cross_entropy(logits, of), boxes / of.numel()

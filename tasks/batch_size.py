@@ -91,7 +91,7 @@ def worst_case(reader: Reader, augment: Augment, channels: int, divisor: int) ->
     looked_at = range(min(LOOKED_AT, len(reader)))
     items = [augment(reader.read(index, channels), *Key(0, index), reader) for index in looked_at]
     fullest = max(items, key=lambda item: 0 if item[0].boxes is None else len(item[0].boxes))
-    images, targets = collate([fullest, *items], divisor)
+    images, targets = collate([fullest, *items], divisor, augment.canvas)
     return ImageBatch(images.pixels[:1], images.frames[:1]), targets[0]
 
 

@@ -36,7 +36,7 @@ from rehead.training.distributed import (
     together,
     world,
 )
-from rehead.training.engine import autocast, choose_device
+from rehead.training.engine import choose_device, evaluating_in
 from rehead.training.sharding import is_sharded
 from rehead.types import Classes, ImageBatch, Prediction
 
@@ -140,7 +140,7 @@ def run_evaluation(
     try:
         with (
             torch.inference_mode(),
-            autocast(device, config.train.precision),
+            evaluating_in(config.train.evaluate_precision, model, device),
             Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
             for batch, truths in copied_ahead(reading, on_device, device):

@@ -60,14 +60,19 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
 
     So the images of a step depend only on how many there are over all processes and passes.
     """
+    options = config.train.divided(world())
     return BatchSampler(
         len(reader),
-        config.train.images_per_pass * config.train.accumulate,
-        config.train.seed,
+        options.images_per_pass * options.accumulate,
+        options.seed,
         shuffle=True,
         rank=rank(),
         world=world(),
-        repeats=repeats(config.data.sampling, reader),
+        repeats=repeats(
+            config.data.sampling,
+            reader,
+            keypoints=any(task_of(head) == "keypoint_detection" for head in config.model.heads.values()),
+        ),
         groups=orientations(reader) if config.data.group_by_aspect else None,
     )
 

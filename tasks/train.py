@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
-from rehead.configs.schema import Config
+from rehead.configs.schema import Config, TrainOptions
 from rehead.data.check.before_training import refuse_broken
-from rehead.data.loader import Loader, make_loader, workers_for
+from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
@@ -33,8 +33,14 @@ from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
-from rehead.training.distributed import joined, one_before_the_others, together, world
-from rehead.training.engine import build_accelerator, choose_device, seed_step
+from rehead.training.distributed import joined, one_before_the_others, started, together, world
+from rehead.training.engine import (
+    EVALUATE_PRECISION,
+    build_accelerator,
+    choose_device,
+    resolve_precision,
+    seed_step,
+)
 from rehead.training.loop import Batch, fit, refuse_other_conditions
 from rehead.types import Classes, Target
 
@@ -68,8 +74,11 @@ def train(
     with joined():
         with together():
             config = load_config(source, overrides)
+            if config.train.batch_size != "auto":
+                config.train.divided(started())  # before anything is read
             folder = Path(config.out)
             device = choose_device(config.device)
+            resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
@@ -84,7 +93,7 @@ def train(
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
         with closing(job):
-            fit(job, model.config.train, folder, accelerator, resumed)
+            fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -121,20 +130,27 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = f"{learning / 1e6:.1f} M" if learning >= 100_000 else f"{learning:,}"
     say(
-        f"{config.task}: {len(job.readers['train'])} training and {len(job.readers['val'])} validation images, "
+        f"{config.task}: {len(job.readers['train'])} training images{_skipped(job.sampler)} and "
+        f"{len(job.readers['val'])} validation images, "
         f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {parameters} parameters "
-        f"learn on {device}; {_described_step(config)}; run folder {folder}"
+        f"learn on {device}; {_described_step(job.options)}; run folder {folder}"
     )
 
 
-def _described_step(config: Config) -> str:
+def _described_step(options: TrainOptions) -> str:
     """How many images a step has, and how it comes to that many."""
-    options = config.train
     parts = [f"{options.images_per_pass} to a pass"]
     parts += [f"{options.accumulate} passes"] if options.accumulate > 1 else []
     parts += [f"{world()} processes"] if world() > 1 else []
     images = options.images_per_pass * options.accumulate * world()
-    return f"{images} images to a step" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+    asked = ", as train.global_batch_size says" if options.global_batch_size is not None else ""
+    return f"{images} images to a step{asked}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+
+
+def _skipped(sampler: BatchSampler) -> str:
+    """How many images training goes without."""
+    number = 0 if sampler.repeats is None else int((sampler.repeats == 0).sum())
+    return f" ({number} of them skipped: no object to learn from)" if number else ""
 
 
 def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:
@@ -239,6 +255,7 @@ class TrainingJob:
         self.folder = folder
         config = model.config
         self.config: Config = config
+        self.options = config.train.divided(world())
         self.resize = resize_for(model)
         self.augment = augment_for(config, self.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
@@ -268,7 +285,7 @@ class TrainingJob:
     @cached_property
     def evaluation_loader(self) -> Loader[Sample]:
         """Its workers stay from one evaluation to the next."""
-        return loader_for(self.model, self.readers["val"], self.config.train.images_per_pass)
+        return loader_for(self.model, self.readers["val"], self.options.images_per_pass)
 
     def close(self) -> None:
         """Ends the workers, whoever keeps this job: an error's traceback may do so to the end of the process."""
@@ -277,7 +294,7 @@ class TrainingJob:
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
-        size = self.config.train.images_per_pass
+        size = self.options.images_per_pass
         self.loader.batches = [
             step[first : first + size]
             for step in self.sampler.batches(epoch)[start:]
@@ -290,7 +307,7 @@ class TrainingJob:
         figures = run_evaluation(
             self.model,
             self.readers["val"],
-            batch_size=self.config.train.images_per_pass,
+            batch_size=self.options.images_per_pass,
             pictures=self.config.train.pictures,
             folder=self.folder / "pictures",
             loader=self.evaluation_loader,

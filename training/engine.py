@@ -11,6 +11,7 @@ import torch.utils.deterministic as determinism
 from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+from torch import nn
 
 from rehead.configs.schema import TrainOptions
 from rehead.errors import ConfigError
@@ -44,24 +45,47 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device, key: str = "train.precision") -> str:
     """What `auto` means: bf16 on a GPU that has it, else fp32, since bf16 is the slower one on most CPUs.
+
+    Args:
+        precision: as configured.
+        device: that computes.
+        key: where it was configured.
 
     Raises:
         ConfigError: for fp16 on a CPU, which has no use for loss scaling.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise ConfigError(["train.precision: fp16 needs a GPU; on a CPU use fp32 or bf16"])
+        raise ConfigError([f"{key}: fp16 needs a GPU; on a CPU use fp32 or bf16"])
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for inference; does nothing in fp32."""
-    precision = resolve_precision(precision, device)
+def autocast(device: torch.device, precision: str, key: str = "train.precision") -> torch.autocast:
+    """Mixed precision; does nothing in fp32. The arguments are those of `resolve_precision`."""
+    precision = resolve_precision(precision, device, key)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+EVALUATE_PRECISION = "train.evaluate_precision"
+
+
+@contextmanager
+def evaluating_in(precision: str, model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, a model computes in this precision, even one that is being trained in another.
+
+    Accelerate gives a model that it prepares for mixed precision a `forward` of its own, which knows the training's.
+    """
+    prepared = vars(model).pop("forward", None)
+    try:
+        with autocast(device, precision, EVALUATE_PRECISION):
+            yield
+    finally:
+        if prepared is not None:
+            model.forward = prepared
 
 
 def build_accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -214,7 +214,8 @@ class Loop:
                 model.train()
                 batches = copied_ahead(self.job.batches(epoch, start), self._on_device, self.accelerator.device)
                 while step := list(islice(batches, self.options.accumulate)):
-                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept):
+                    stated = self.options.global_batch_size is not None
+                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept, stated=stated):
                         loss = self._step(model, step)
                     at_end = self.state.step == self.total
                     if self.state.step % self.options.log_every == 0 or at_end:

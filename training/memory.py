@@ -71,13 +71,14 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str]) -> Iterator[None]:
+def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str], *, stated: bool = False) -> Iterator[None]:
     """Turns running out of memory into an error that says what to do.
 
     Args:
         batch_size: of a pass, for the message.
         step: for the message.
         kept: which checkpoint there is.
+        stated: whether `train.global_batch_size` says how many images a step has.
 
     Raises:
         TrainingError: in place of torch's error.
@@ -88,9 +89,8 @@ def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str]) -> I
         if not is_out_of_memory(error):
             raise
         half = max(1, batch_size // 2)
-        smaller = (
-            f"train.batch_size={half} train.accumulate=2 (twice as many passes to a step), " if batch_size > 1 else ""
-        )
+        passes = "" if stated else " train.accumulate=2"
+        smaller = f"train.batch_size={half}{passes} (twice as many passes to a step), " if batch_size > 1 else ""
         raise TrainingError(
             f"out of memory at step {step} with {batch_size} image{'s' if batch_size > 1 else ''} in a pass. Try, the "
             f"cheapest first: {smaller}train.precision=bf16 on a GPU, train.activation_checkpointing=true (less memory "

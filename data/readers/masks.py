@@ -45,7 +45,8 @@ class MasksReader(ColumnReader):
         folder = existing(root, split.images, "images", folder=True)
         mask_folder = existing(root, split.masks, "masks", folder=True)
         meant = MaskValues(classes, ignore_index, values, mask_folder)
-        pairs = matched(folder, mask_folder, partial=split.partial, report=report)
+        endings = (split.image_ending, split.mask_ending)
+        pairs = matched(folder, mask_folder, partial=split.partial, report=report, endings=endings)
         columns = Columns(
             classes=None,
             names=Texts.of(image for image, _ in pairs),
@@ -56,7 +57,12 @@ class MasksReader(ColumnReader):
 
 
 def matched(
-    folder: Path, mask_folder: Path, *, partial: bool = False, report: Report = refuse
+    folder: Path,
+    mask_folder: Path,
+    *,
+    partial: bool = False,
+    report: Report = refuse,
+    endings: tuple[str, str] = ("", ""),
 ) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
@@ -67,14 +73,21 @@ def matched(
         mask_folder: of the masks.
         partial: leave out images without a mask, as long as one has one.
         report: what is done about images without a mask, and two files of one name.
+        endings: of the names of images and of masks, where they differ in that. An image may lack its; what lacks
+            the other is no mask.
 
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
     """
-    images = files_by_stem(folder, SUFFIXES, report)
+    of_image, of_mask = endings
+    images = {stem.removesuffix(of_image): name for stem, name in files_by_stem(folder, SUFFIXES, report).items()}
     if not images:
         raise DataError(f"{folder}: no images")
-    by_stem = files_by_stem(mask_folder, SUFFIXES, report)
+    by_stem = {
+        stem.removesuffix(of_mask): name
+        for stem, name in files_by_stem(mask_folder, SUFFIXES, report).items()
+        if stem.endswith(of_mask)
+    }
     masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if unmatched and not (partial and len(unmatched) < len(images)):
@@ -83,6 +96,10 @@ def matched(
                 "missing_mask",
                 folder / name,
                 f"no mask in {mask_folder}, as for {len(unmatched)} of {len(images)} images; a mask has its image's "
-                "name (or that and _mask), with any image suffix",
+                f"name (or that and _mask){_described(endings)}, with any image suffix",
             )
     return [(name, masks[stem]) for stem, name in images.items() if stem in masks]
+
+
+def _described(endings: tuple[str, str]) -> str:
+    return f", {endings[1] or 'nothing'} in place of {endings[0] or 'nothing'} at its end" if any(endings) else ""

@@ -89,7 +89,7 @@ def test_proposals_are_torchvisions() -> None:
         "nms_thresh": 0.6,
         "score_thresh": 0.4,
     }
-    ours = RegionProposals(None, RPNHead(4, 1), **arguments)
+    ours = RegionProposals(None, RPNHead(4, 1), beta=1 / 9, **arguments)
     theirs = RegionProposalNetwork(None, RPNHead(4, 1), **arguments)
     proposals = torch.stack([boxes_of(seed, 90, 80.0) for seed in range(3)])
     proposals[0, :20, 2:] = proposals[0, :20, :2]

@@ -39,7 +39,7 @@ def settings(drawn: Path, out: Path) -> list[str]:
         "train.schedule={name: cosine, warmup_steps: 2}",
         "train.ema={decay: 0.9}",
         f"train.epochs={EPOCHS}",
-        "train.batch_size=4",
+        "train.global_batch_size=4",
         "train.log_every=2",
         "train.checkpoint_every=2",
         "train.pictures=2",

@@ -114,4 +114,7 @@ def test_out_of_memory_says_what_to_lower() -> None:
     ):
         assert words in said
     assert "More lines" not in said
+    # The passes of a stated number of images follow from the size of one.
+    with pytest.raises(TrainingError, match=r"train\.batch_size=4 \(twice"), says_what_to_lower(8, 5, str, stated=True):
+        raise MemoryError
     assert is_out_of_memory(MemoryError())
