@@ -261,7 +261,9 @@ class TrainOptions(Options):
     early_stopping: int | None = Field(
         None, ge=1, description="evaluations without a better score after which training ends"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPU, fp32 on CPU")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU"
+    )
     activation_checkpointing: bool = Field(
         False, description="recompute inside the backbone's blocks: less memory, more time"
     )
@@ -269,7 +271,9 @@ class TrainOptions(Options):
         "none", description="fsdp2: each process holds a part of the parameters, for large backbones"
     )
     channels_last: bool = True
-    deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
+    deterministic: bool | None = Field(
+        None, description="deterministic algorithms; on for CPU unless given; on a GPU as far as torch has them"
+    )
     evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; besides after evaluations and epochs")
     log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")

@@ -1,6 +1,7 @@
-"""What a run stands on: versions, processor, memory, GPUs, caches and the hub. Nothing here fails for want of a package.
+"""What a run stands on: versions, processor, memory, GPUs, caches, the hub.
 
-Packages are imported by name, one by one, so that a broken one is a fact like any other and not a traceback.
+Nothing here fails for want of a package. Packages are imported by name, one by one, so that a broken one is a fact
+like any other and not a traceback.
 """
 
 from __future__ import annotations
@@ -255,8 +256,8 @@ def _cuda(torch: Any) -> Cuda:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         try:
-            for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-                gpus.append(_gpu(torch, index))
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            gpus = [_gpu(torch, index) for index in range(count)]
             said = str(heard[0].message).splitlines()[0] if heard else None
         except RuntimeError as error:
             said = first_line(error)
@@ -269,14 +270,8 @@ def _gpu(torch: Any, index: int) -> Gpu:
     capability = torch.cuda.get_device_capability(index)
     with torch.cuda.device(index):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Gpu(
-        torch.cuda.get_device_name(index),
-        free,
-        total,
-        capability,
-        bf16,
-        runs_on(capability, torch.cuda.get_arch_list()),
-    )
+    built_for = runs_on(capability, torch.cuda.get_arch_list())
+    return Gpu(torch.cuda.get_device_name(index), free, total, capability, bf16, built_for)
 
 
 def runs_on(capability: tuple[int, int], architectures: list[str]) -> bool:

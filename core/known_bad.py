@@ -40,8 +40,8 @@ def _packages(here: Environment) -> Iterator[Finding]:
     torch, wanted = here.version("torch"), here.torch_of_torchvision
     if torch and wanted and not _fits(torch, wanted):
         yield Finding(
-            f"torchvision {here.version('torchvision')} was built for torch{wanted}, but torch is {torch}: its operators "
-            "do not load (operator torchvision::nms does not exist)",
+            f"torchvision {here.version('torchvision')} was built for torch{wanted}, but torch is {torch}: its "
+            "operators do not load (operator torchvision::nms does not exist)",
             f"install the two together: pip install 'torch{wanted}' torchvision=={here.version('torchvision')}",
         )
     rivals = {rival.split()[0] for rival in here.rivals}
@@ -82,7 +82,7 @@ def _gpus(here: Environment) -> Iterator[Finding]:
     if cuda.built and not cuda.gpus and cuda.hardware:
         driver = f"its driver is {cuda.driver}" if cuda.driver else "its driver does not answer (nvidia-smi)"
         yield Finding(
-            f"torch was built for CUDA {cuda.built} and there is an NVIDIA GPU, but torch cannot use it: {driver}{said}",
+            f"torch was built for CUDA {cuda.built} but cannot use the NVIDIA GPU that is here: {driver}{said}",
             f"install a driver for CUDA {cuda.built}, or a torch for the CUDA that nvidia-smi shows; in a container, "
             "start it with --gpus all; and see that CUDA_VISIBLE_DEVICES is not empty",
         )
@@ -118,8 +118,8 @@ def _processor(here: Environment) -> Iterator[Finding]:
     isa = (here.processor.onednn_max_isa or "").upper()
     if here.processor.capability == "AVX2" or isa in WITHOUT_AVX512:
         yield Finding(
-            "oneDNN computes without AVX-512 here, where its weight gradient of 1x1 convolutions of stride 2, with 2 to 7 "
-            "input channels, channels last, is wrong (https://github.com/uxlfoundation/oneDNN/issues/6035)",
+            "oneDNN computes without AVX-512 here, where its weight gradient of 1x1 convolutions of stride 2, with 2 "
+            "to 7 input channels, channels last, is wrong (https://github.com/uxlfoundation/oneDNN/issues/6035)",
             "nothing: rehead computes that gradient another way; code of your own should avoid such convolutions",
             harmful=False,
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
 from rehead.errors import ConfigError
+from rehead.progress import say
 from rehead.tasks.model import Model
 from rehead.training.distributed import world
 from rehead.training.memory import checkpoint_activations
@@ -14,8 +16,10 @@ from rehead.training.memory import checkpoint_activations
 def prepare(model: Model, device: torch.device) -> None:
     """Recomputation of activations, and norms over all processes.
 
-    With `norm: sync` the heads' batch norms follow the backbone's. One process needs no synchronised norms, on a
-    CPU either: torch's are ordinary ones there.
+    With `norm: sync` the batch norms of a head follow the backbone's where it is the only one. Of several heads each
+    sits out where no image of its process is for it, and the other processes would wait for its statistics for ever:
+    their norms take those of their own process. The backbone sees every image of every process. One process needs no
+    synchronised norms, on a CPU either: torch's are ordinary ones there.
 
     Raises:
         ConfigError: for synchronised norms of several processes on CPUs, which torch does not have, and for a
@@ -30,6 +34,9 @@ def prepare(model: Model, device: torch.device) -> None:
                     "use norm=train, frozen or group"
                 ]
             )
-        nn.SyncBatchNorm.convert_sync_batchnorm(model.heads)  # type: ignore[no-untyped-call]
+        if len(model.heads) == 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model.heads)  # type: ignore[no-untyped-call]
+        elif world() > 1 and any(isinstance(module, AnyBatchNorm) for module in model.heads.modules()):
+            say("model.backbone.norm: sync is the backbone's; of several heads each keeps statistics per process")
     if config.train.activation_checkpointing:
         checkpoint_activations(model.backbone)

@@ -26,13 +26,13 @@ from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
 from rehead.tasks.evaluate import run_evaluation
-from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
+from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
 from rehead.training.distributed import joined, one_before_the_others, together, world
-from rehead.training.engine import build_accelerator, choose_device, seed_step
+from rehead.training.engine import build_accelerator, choose_device, seed_step, tuned_convolutions
 from rehead.training.loop import Batch, fit, refuse_other_conditions
 from rehead.types import Classes
 
@@ -72,16 +72,17 @@ def train(
             if not resume and not overwrite:
                 _refuse_another_run(folder)
         model, readers = one_before_the_others(partial(_open, config, resumed))
-        accelerator = build_accelerator(device, config.train.precision)
+        accelerator = build_accelerator(device, config.train)
         with together():
             prepare(model, accelerator.device)
             if model.config.train.batch_size == "auto":
                 model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
-            job = TrainingJob(model, readers, folder)
+            job = TrainingJob(model, readers, folder, accelerator.device)
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        fit(job, model.config.train, folder, accelerator, resumed)
+        with tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
+            fit(job, model.config.train, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -230,12 +231,14 @@ def _sum_of_ids(reader: Reader) -> int:
 class TrainingJob:
     """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
 
-    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path) -> None:
+    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path, device: torch.device) -> None:
         self.model: Model = model
         self.readers = readers
         self.folder = folder
         config = model.config
         self.config: Config = config
+        # Where the batches go: the model is there already, or comes with the loop.
+        self.device = device
         self.resize = resize_for(model)
         self.augment = augment_for(config, self.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
@@ -262,7 +265,7 @@ class TrainingJob:
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),
             workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.device.type == "cuda",
         )
         return loader
 

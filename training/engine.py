@@ -45,7 +45,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What `auto` means: bf16 on a GPU that has it, else fp32, since bf16 is the slower one on most CPUs.
+    """What `auto` means: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere.
+
+    Before Ampere (V100, T4, RTX 20) CUDA only emulates bf16: slower than fp32, and cuDNN lacks convolutions for it.
+    fp16 has tensor cores there from Volta on; what is older computes it slowly, and takes fp32. On most CPUs bf16 is
+    slower.
 
     Raises:
         ConfigError: for fp16 on a CPU, which has no use for loss scaling.
@@ -54,7 +58,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         raise ConfigError(["train.precision: fp16 needs a GPU; on a CPU use fp32 or bf16"])
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cuda":
+        return "fp32"
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -64,9 +73,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def build_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """An Accelerator for one device and precision."""
-    precision = resolve_precision(precision, device)
+def build_accelerator(device: torch.device, options: TrainOptions) -> Accelerator:
+    """An Accelerator for one device and the precision of a training; comes before anything is computed on a GPU."""
+    precision = resolve_precision(options.precision, device)
+    if options.sharding == "fsdp2" and precision == "fp16":
+        # `auto` on an older GPU: the loss of sharded parameters cannot be scaled.
+        precision = "fp32"
+    if device.type == "cuda" and options.deterministic:
+        # cuBLAS reads it once, when its handle is made; of a user's own the other value that it knows is as good.
+        # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     # The state is a singleton, and a second run in the same process may want another device or precision.
@@ -98,15 +114,20 @@ def repeatable(options: TrainOptions, device: torch.device) -> Iterator[None]:
     """Sets torch's global switches for training, and puts them back.
 
     On a CPU, deterministic algorithms are on unless the options say otherwise: with several threads,
-    the backward of indexing adds in an order that differs from run to run. Denormal gradients, which
-    make a convolution's backward many times slower, are flushed to zero.
+    the backward of indexing adds in an order that differs from run to run. On a GPU a few operations have no
+    deterministic form (the loss of class maps, NLLLoss in 2d, and adaptive pooling): torch warns of each and goes on,
+    where it would otherwise raise. Denormal gradients, which make a convolution's backward many times slower, are
+    flushed to zero.
     """
     deterministic = options.deterministic if options.deterministic is not None else device.type == "cpu"
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = determinism.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
-        torch.use_deterministic_algorithms(deterministic or before)
+        # Who was strict before, outside of this training, stays so.
+        torch.use_deterministic_algorithms(
+            deterministic or before, warn_only=warn_only if before else device.type == "cuda"
+        )
         # Filling fresh memory finds reads of it; nothing here reads any, and it costs time at every step.
         determinism.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.set_flush_denormal(True)
@@ -115,3 +136,18 @@ def repeatable(options: TrainOptions, device: torch.device) -> Iterator[None]:
         torch.set_flush_denormal(False)
         determinism.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def tuned_convolutions(fixed_size: bool, options: TrainOptions, device: torch.device) -> Iterator[None]:
+    """Inside, cuDNN tries its algorithms on the first batch and keeps the fastest.
+
+    Only where every batch has one size: it tries them anew for each other one. Not where the training is to be
+    deterministic: which is the fastest differs from run to run.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = fixed_size and device.type == "cuda" and not options.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

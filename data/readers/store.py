@@ -11,6 +11,7 @@ import json
 import logging
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
