@@ -59,7 +59,7 @@ def ours(model: Model, batch: Batch, options: TrainOptions, device: torch.device
     # One step more, after which the loop leaves the batches of the last one.
     job = Fixed(model, batch, options.max_steps + 1)
     with tempfile.TemporaryDirectory() as folder:
-        fit(job, options, Path(folder), build_accelerator(device, options))
+        fit(job, options, Path(folder), build_accelerator(device, options.precision))
     return job.seconds / (options.max_steps - 1)
 
 

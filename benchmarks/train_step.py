@@ -134,7 +134,7 @@ def main() -> None:
     for _ in range(given.rounds):
         job = Fixed(model, batch, given.steps + 2)
         with tempfile.TemporaryDirectory() as folder:
-            fit(job, options, Path(folder), build_accelerator(device, options))
+            fit(job, options, Path(folder), build_accelerator(device, options.precision))
         seconds["rehead"].append(job.seconds / given.steps)
         seconds["torchvision"].append(theirs(other, batch, given.steps, device)[0])
     rehead, torchvision = (statistics.median(times) for times in seconds.values())

@@ -267,6 +267,9 @@ class TrainOptions(Options):
     activation_checkpointing: bool = Field(
         False, description="recompute inside the backbone's blocks: less memory, more time"
     )
+    compile: Literal["none", "backbone"] = Field(
+        "none", description="backbone: torch.compile for its training steps; seconds to minutes at the start"
+    )
     sharding: Literal["none", "fsdp2"] = Field(
         "none", description="fsdp2: each process holds a part of the parameters, for large backbones"
     )
@@ -292,6 +295,8 @@ class TrainOptions(Options):
             raise ValueError("sharding: fsdp2 keeps no whole weights to average; leave out ema, or use sharding: none")
         if self.sharding == "fsdp2" and self.precision == "fp16":
             raise ValueError("sharding: fsdp2 goes with precision: bf16 or fp32, not with fp16, which scales the loss")
+        if self.compile == "backbone" and (self.sharding == "fsdp2" or self.activation_checkpointing):
+            raise ValueError("compile: backbone goes neither with sharding: fsdp2 nor with activation_checkpointing")
         return self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
 from rehead.training.distributed import joined, one_before_the_others, together, world
-from rehead.training.engine import build_accelerator, choose_device, seed_step, tuned_convolutions
+from rehead.training.engine import build_accelerator, choose_device, seed_step, tuned_convolutions, uncompiled
 from rehead.training.loop import Batch, fit, refuse_other_conditions
 from rehead.types import Classes
 
@@ -72,7 +73,12 @@ def train(
             if not resume and not overwrite:
                 _refuse_another_run(folder)
         model, readers = one_before_the_others(partial(_open, config, resumed))
-        accelerator = build_accelerator(device, config.train)
+        accelerator = build_accelerator(
+            device,
+            config.train.precision,
+            sharded=config.train.sharding == "fsdp2",
+            deterministic=config.train.deterministic is True,
+        )
         with together():
             prepare(model, accelerator.device)
             if model.config.train.batch_size == "auto":
@@ -175,6 +181,7 @@ MAY_CHANGE = (
     "train.pictures",
     "train.clip_norm",
     "train.activation_checkpointing",
+    "train.compile",
     "train.early_stopping",
     "train.optimizer.lr",
 )
@@ -271,13 +278,15 @@ class TrainingJob:
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Each head's score, and every figure, as `key.figure`."""
-        figures = run_evaluation(
-            self.model,
-            self.readers["val"],
-            batch_size=self.config.train.images_per_pass,
-            pictures=self.config.train.pictures,
-            folder=self.folder / "pictures",
-        )
+        # As `rehead evaluate` does it: the same figures.
+        with uncompiled() if self.config.train.compile != "none" else nullcontext():
+            figures = run_evaluation(
+                self.model,
+                self.readers["val"],
+                batch_size=self.config.train.images_per_pass,
+                pictures=self.config.train.pictures,
+                folder=self.folder / "pictures",
+            )
         named = flat(figures)
         scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]
         return {name: named[name] for name in scores}, named

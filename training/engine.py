@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.utils.deterministic as determinism
 from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+from torch import nn
 
 from rehead.configs.schema import TrainOptions
 from rehead.errors import ConfigError
@@ -73,13 +74,21 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def build_accelerator(device: torch.device, options: TrainOptions) -> Accelerator:
-    """An Accelerator for one device and the precision of a training; comes before anything is computed on a GPU."""
-    precision = resolve_precision(options.precision, device)
-    if options.sharding == "fsdp2" and precision == "fp16":
-        # `auto` on an older GPU: the loss of sharded parameters cannot be scaled.
+def build_accelerator(
+    device: torch.device, precision: str, *, sharded: bool = False, deterministic: bool = False
+) -> Accelerator:
+    """An Accelerator for one device and precision; comes before anything is computed on a GPU.
+
+    Args:
+        device: of this process.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        sharded: whether parameters will be: their loss cannot be scaled, so `auto` is never fp16.
+        deterministic: whether the training asks for deterministic algorithms.
+    """
+    precision = resolve_precision(precision, device)
+    if sharded and precision == "fp16":
         precision = "fp32"
-    if device.type == "cuda" and options.deterministic:
+    if device.type == "cuda" and deterministic:
         # cuBLAS reads it once, when its handle is made; of a user's own the other value that it knows is as good.
         # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -151,3 +160,39 @@ def tuned_convolutions(fixed_size: bool, options: TrainOptions, device: torch.de
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+COMPILER = "inductor"
+"""The backend of torch.compile."""
+
+
+def compile_for_training(network: nn.Module, device: torch.device, *, fixed_size: bool) -> None:
+    """Compiles a network's calls; its parameters, their names and its copies stay those of an ordinary module.
+
+    Sizes are symbols unless all batches have one: else each new size of a detection batch would be compiled anew.
+
+    Args:
+        network: changed in place.
+        device: it computes on.
+        fixed_size: whether every batch of the training has one size.
+
+    Raises:
+        ConfigError: where nothing can be compiled, such as without a C++ compiler.
+    """
+    try:
+        torch.compile(torch.sin, backend=COMPILER)(torch.ones(2, device=device))
+    except Exception as error:  # each compiler fails in its own way: torch's, Triton's, the system's
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            [
+                f"train.compile: torch cannot compile for {device.type} here ({reason[:200]}); it needs a C++ compiler "
+                "(such as gcc) and on a GPU Triton; or leave train.compile out"
+            ]
+        ) from error
+    network.compile(backend=COMPILER, dynamic=not fixed_size)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, what was compiled runs as it is written: for other sizes and modes than those of training."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -55,8 +55,8 @@ def test_auto_does_not_scale_the_loss_of_sharded_parameters(monkeypatch: pytest.
     monkeypatch.setattr(
         "rehead.training.engine.Accelerator", lambda mixed_precision, **_: asked.append(mixed_precision)
     )
-    for sharding in ("none", "fsdp2"):
-        build_accelerator(CUDA, TrainOptions(sharding=sharding))
+    for sharded in (False, True):
+        build_accelerator(CUDA, "auto", sharded=sharded)
     assert asked == ["fp16", "no"]
 
 
@@ -78,13 +78,13 @@ def test_cublas_is_told_before_anything_is_computed_on_a_gpu(monkeypatch: pytest
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr("rehead.training.engine.Accelerator", lambda **_: None)
-    build_accelerator(CUDA, TrainOptions(precision="fp32"))
-    build_accelerator(CPU, TrainOptions(precision="fp32", deterministic=True))
+    build_accelerator(CUDA, "fp32")
+    build_accelerator(CPU, "fp32", deterministic=True)
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    build_accelerator(CUDA, TrainOptions(precision="fp32", deterministic=True))
+    build_accelerator(CUDA, "fp32", deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    build_accelerator(CUDA, TrainOptions(precision="fp32", deterministic=True))
+    build_accelerator(CUDA, "fp32", deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
