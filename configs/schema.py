@@ -286,16 +286,23 @@ class TrainOptions(Options):
     early_stopping: int | None = Field(
         None, ge=1, description="evaluations without a better score after which training ends"
     )
-    precision: Precision = Field("auto", description="of training; auto: bf16 on GPU, fp32 on CPU")
+    precision: Precision = Field(
+        "auto", description="of training; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU"
+    )
     evaluate_precision: Precision = Field("fp32", description="of evaluation; bf16 moves boxes by half a per cent")
     activation_checkpointing: bool = Field(
         False, description="recompute inside the backbone's blocks: less memory, more time"
+    )
+    compile: Literal["none", "backbone"] = Field(
+        "none", description="backbone: torch.compile for its training steps; seconds to minutes at the start"
     )
     sharding: Literal["none", "fsdp2"] = Field(
         "none", description="fsdp2: each process holds a part of the parameters, for large backbones"
     )
     channels_last: bool = True
-    deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
+    deterministic: bool | None = Field(
+        None, description="deterministic algorithms; on for CPU unless given; on a GPU as far as torch has them"
+    )
     evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; besides after evaluations and epochs")
     log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")
@@ -319,6 +326,8 @@ class TrainOptions(Options):
             raise ValueError("sharding: fsdp2 keeps no whole weights to average; leave out ema, or use sharding: none")
         if self.sharding == "fsdp2" and self.precision == "fp16":
             raise ValueError("sharding: fsdp2 goes with precision: bf16 or fp32, not with fp16, which scales the loss")
+        if self.compile == "backbone" and (self.sharding == "fsdp2" or self.activation_checkpointing):
+            raise ValueError("compile: backbone goes neither with sharding: fsdp2 nor with activation_checkpointing")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate.accelerator import Accelerator
@@ -18,7 +19,7 @@ from rehead.tasks.images import augment_for, divisor_for, resize_for
 from rehead.tasks.model import Model
 from rehead.training.checkpoints import tensors_of
 from rehead.training.distributed import started
-from rehead.training.engine import autocast, seed_step
+from rehead.training.engine import autocast, seed_step, uncompiled
 from rehead.training.memory import largest_batch
 from rehead.training.schedule import build_optimizer
 from rehead.types import ImageBatch, Target
@@ -73,7 +74,9 @@ def batch_that_fits(model: Model, reader: Reader, accelerator: Accelerator) -> i
         torch.cuda.synchronize()
 
     try:
-        found = largest_batch(attempt)
+        # Compiled it takes no more, and each size would be compiled anew.
+        with uncompiled() if config.train.compile != "none" else nullcontext():
+            found = largest_batch(attempt)
     finally:
         model.zero_grad(set_to_none=True)
         model.load_state_dict(before)

@@ -37,6 +37,7 @@ from rehead.training.distributed import (
     world,
 )
 from rehead.training.engine import choose_device, evaluating_in
+from rehead.training.memory import says_what_to_lower_in_evaluation
 from rehead.training.sharding import is_sharded
 from rehead.types import Classes, ImageBatch, Prediction
 
@@ -136,6 +137,13 @@ def run_evaluation(
     model.eval()
     if not is_sharded(model):
         model.to(memory_format=memory_format)
+    detections = [f"model.heads.{key}.detections" for key in tasks if hasattr(model.head(key).options, "detections")]
+    kept = (
+        f"What was trained is saved: rehead evaluate {folder.parent}/last.safetensors takes these keys, and so does a "
+        f"new run with model.init={folder.parent}/last.safetensors."
+        if folder is not None
+        else ""
+    )
     drawn = 0
     try:
         with (
@@ -144,9 +152,11 @@ def run_evaluation(
             Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
             for batch, truths in copied_ahead(reading, on_device, device):
-                found: dict[str, list[Prediction]] = model(batch)
+                with says_what_to_lower_in_evaluation(len(truths), detections, kept):
+                    found: dict[str, list[Prediction]] = model(batch)
+                    on_cpu = {key: [one.to(torch.device("cpu")) for one in own] for key, own in found.items()}
                 for row, truth in enumerate(truths):
-                    local = {key: own[row].to(torch.device("cpu")) for key, own in found.items()}
+                    local = {key: own[row] for key, own in on_cpu.items()}
                     judged = [key for key in tasks if tasks[key].judges(truth)]
                     for key in judged:
                         evaluators[key].update(truth, local[key])

@@ -174,7 +174,7 @@ class Model(nn.Module):
     def swap_head(
         self, head: str | HeadOptions | Mapping[str, Any], classes: Classes | Sequence[str], key: str = "main"
     ) -> Model:
-        """A new model with the same backbone, bit for bit, and a new head with random weights.
+        """A new model with the same backbone, bit for bit, and a new head with random weights, on its device.
 
         Args:
             head: a name, a mapping with `name` and options, or checked options.
@@ -192,8 +192,8 @@ class Model(nn.Module):
             }
         )
         backbone = deepcopy(self.backbone)
-        built = build_head(options, names, backbone.feature_specs).to(backbone.mean.device)
-        return Model(backbone, {key: built}, config, self.lineage)
+        swapped = Model(backbone, {key: build_head(options, names, backbone.feature_specs)}, config, self.lineage)
+        return swapped.to(next(backbone.parameters()).device)
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint that `rehead.load` rebuilds the model from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
 from rehead.tasks.evaluate import loader_for, run_evaluation
-from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
+from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
@@ -40,6 +40,8 @@ from rehead.training.engine import (
     choose_device,
     resolve_precision,
     seed_step,
+    tuned_convolutions,
+    uncompiled,
 )
 from rehead.training.loop import Batch, fit, refuse_other_conditions
 from rehead.types import Classes, Target
@@ -83,16 +85,21 @@ def train(
             if not resume and not overwrite:
                 _refuse_another_run(folder)
         model, readers = one_before_the_others(partial(_open, config, resumed))
-        accelerator = build_accelerator(device, config.train.precision)
+        accelerator = build_accelerator(
+            device,
+            config.train.precision,
+            sharded=config.train.sharding == "fsdp2",
+            deterministic=config.train.deterministic is True,
+        )
         with together():
             prepare(model, accelerator.device)
             if model.config.train.batch_size == "auto":
                 model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
-            job = TrainingJob(model, readers, folder)
+            job = TrainingJob(model, readers, folder, accelerator.device)
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        with closing(job):
+        with closing(job), tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
             fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
@@ -193,6 +200,7 @@ MAY_CHANGE = (
     "train.pictures",
     "train.clip_norm",
     "train.activation_checkpointing",
+    "train.compile",
     "train.early_stopping",
     "train.optimizer.lr",
 )
@@ -249,13 +257,15 @@ def _sum_of_ids(reader: Reader) -> int:
 class TrainingJob:
     """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
 
-    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path) -> None:
+    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path, device: torch.device) -> None:
         self.model: Model = model
         self.readers = readers
         self.folder = folder
         config = model.config
         self.config: Config = config
         self.options = config.train.divided(world())
+        # Where the batches go: the model is there already, or comes with the loop.
+        self.device = device
         self.resize = resize_for(model)
         self.augment = augment_for(config, self.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
@@ -270,7 +280,6 @@ class TrainingJob:
     @cached_property
     def loader(self) -> Loader[Target]:
         """Its workers stay from one epoch to the next."""
-        device = next(self.model.parameters()).device
         return make_loader(
             self.readers["train"],
             resize=self.resize,
@@ -278,8 +287,8 @@ class TrainingJob:
             batches=[],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),
-            workers=workers_for(self.config.data.workers, device),
-            pin_memory=device.type == "cuda",
+            workers=workers_for(self.config.data.workers, self.device),
+            pin_memory=self.device.type == "cuda",
         )
 
     @cached_property
@@ -304,14 +313,16 @@ class TrainingJob:
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Each head's score, and every figure, as `key.figure`."""
-        figures = run_evaluation(
-            self.model,
-            self.readers["val"],
-            batch_size=self.options.images_per_pass,
-            pictures=self.config.train.pictures,
-            folder=self.folder / "pictures",
-            loader=self.evaluation_loader,
-        )
+        # As `rehead evaluate` does it: the same figures.
+        with uncompiled() if self.config.train.compile != "none" else nullcontext():
+            figures = run_evaluation(
+                self.model,
+                self.readers["val"],
+                batch_size=self.options.images_per_pass,
+                pictures=self.config.train.pictures,
+                folder=self.folder / "pictures",
+                loader=self.evaluation_loader,
+            )
         named = flat(figures)
         scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]
         return {name: named[name] for name in scores}, named
