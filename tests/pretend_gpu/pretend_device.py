@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -58,7 +59,7 @@ class Device:
         """Counts a wait, at whose end all copies have arrived."""
         self.waits[_place()] += 1
         for into, numbers in self.late:
-            with torch.inference_mode():
+            with torch.no_grad():
                 into.copy_(numbers)
         self.late.clear()
 
@@ -279,15 +280,32 @@ def _module_moved(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     return _module_to(self, *args, **kwargs)
 
 
+class _Stream:
+    """Does all at once, so nothing on it has to be waited for."""
+
+    def __init__(self, device: Any = None) -> None:
+        del device
+
+    def wait_stream(self, other: _Stream) -> None:
+        del other
+
+
 @contextmanager
 def pretend_gpu() -> Iterator[Device]:
-    """Inside, `cuda` is the pretend device; yields what happens on it."""
+    """Inside, there is one GPU, the pretend device; yields what happens on it."""
     global _now
     before, _now = _now, Device()
-    nn.Module.to = _module_moved  # type: ignore[method-assign, assignment]
-    try:
-        with _Mode():
-            yield _now
-    finally:
-        nn.Module.to = _module_to  # type: ignore[method-assign]
-        _now = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "to", _module_moved)
+        # What is made in inference mode cannot be wrapped.
+        patch.setattr(torch, "inference_mode", torch.no_grad)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        patch.setattr(torch.cuda, "stream", nullcontext)
+        patch.setattr(torch.cuda, "synchronize", lambda *_: _now.wait())
+        try:
+            with _Mode():
+                yield _now
+        finally:
+            _now = before
