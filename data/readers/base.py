@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -208,36 +207,6 @@ def files_by_stem(folder: Path, suffixes: Collection[str], report: Report = refu
             continue
         found[stem] = name
     return found
-
-
-def file_finder(folder: Path) -> Callable[[str], str | None]:
-    """Finds images under the names that annotations give them.
-
-    Args:
-        folder: of the images.
-
-    Returns:
-        From a name to the relative name of the file, or None: the same path; the same without suffix; or, for
-        paths of another machine, the only file of that name.
-    """
-    names = image_names(folder)
-    there = set(names)
-    others: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        path = PurePosixPath(name)
-        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
-            others[key].add(name)
-
-    def find(name: str) -> str | None:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if str(path) in there:
-            return str(path)
-        for key in (str(path), path.name):
-            if len(others.get(key, ())) == 1:
-                return next(iter(others[key]))
-        return None
-
-    return find
 
 
 def named_classes(names: Iterable[str]) -> Classes:
