@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rehead.data.instance_masks import RLE, decode
+import numpy as np
+
+from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
@@ -107,6 +109,8 @@ class Reader(ABC):
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with what its annotation holds per pixel: instance masks if asked for, here.
 
+        Objects whose outline is so small that no pixel is inside are left out then.
+
         Args:
             index: of the image.
             sample: with its pixels; the masks must have the size of the whole image.
@@ -117,7 +121,10 @@ class Reader(ABC):
         if not self.masks:
             return sample
         size = sample.full_size
-        return replace(sample, masks=decode(self.segmentations(index, size), size))
+        codes = self.segmentations(index, size)
+        # Outlines between the middles of pixels, of which COCO has a few: no mask to learn.
+        there = np.array([pixels_of(code) > 0 for code in codes], bool)
+        return replace(sample.select(there), masks=decode([codes[row] for row in np.flatnonzero(there)], size))
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
         """The objects' masks, in the order of the boxes.
