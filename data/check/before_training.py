@@ -11,6 +11,7 @@ import numpy as np
 
 from rehead.configs.heads import MULTI_LABEL
 from rehead.data.check.boxes import image_of
+from rehead.data.check.changes import FILE
 from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
@@ -63,6 +64,27 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
     if learn and MULTI_LABEL in tasks and not classes:
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
+
+
+def say_if_repaired(reader: Reader, where: str) -> None:
+    """Says of data that are a repaired copy how they differ from what they were: figures are of the copy.
+
+    Args:
+        reader: of a split.
+        where: its key in the configuration, for the message.
+    """
+    for own in _columns_of(reader):
+        # The images of a copy lie at most two folders below it.
+        inside = own.folder.absolute()
+        file = next((path for one in (inside, *inside.parents[:2]) if (path := one / FILE).is_file()), None)
+        if file is None:
+            continue
+        try:
+            left = msgspec.json.decode(file.read_bytes())["left_out"]
+            said = f"{int(left['images'])} images and {int(left['objects'])} objects of the original are not in it"
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+            continue  # not ours
+        logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
 
 
 def _look(path: Path, problems: dict[str, list[Path]]) -> None:

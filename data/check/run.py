@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
+from rehead.data.check.boxes import Reasons, report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -28,14 +27,19 @@ class Checked:
         data: the splits.
         findings: everything that was found.
         facts: of every image, by source, in the order of its reader.
-        useless: (N,) by source, the objects that a repair leaves out; absent for sources without boxes.
+        useless: (N,) by source, why a repair leaves objects out: the code of a finding; empty for those that stay.
+            Absent for sources without boxes.
+        shapeless: the same of their outlines, where the boxes stay.
+        read: how many of the findings are from reading the annotations: the first ones.
         counts: of examples, by class and split.
     """
 
     data: DataSet
     findings: Findings
     facts: list[list[Facts]] = field(default_factory=list)
-    useless: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    useless: dict[int, Reasons] = field(default_factory=dict)
+    shapeless: dict[int, Reasons] = field(default_factory=dict)
+    read: int = 0
     counts: Counts = field(default_factory=dict)
 
 
@@ -62,7 +66,7 @@ def check_data(
     data = open_all(source, overrides or {}, findings)
     if to_repair:
         data.refuse_several()
-    checked = Checked(data, findings)
+    checked = Checked(data, findings, read=len(findings))
     if not data.sources:
         return checked
     channels = 3 if data.config is None else data.config.model.backbone.in_channels
@@ -77,7 +81,8 @@ def check_data(
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
             report_keypoints(one.reader, sizes, findings)
-            checked.useless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
+            checked.useless[number] = useless
+            checked.shapeless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
             _report_bare(one, findings)
     _count_classes(checked)
     return checked

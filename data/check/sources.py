@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import load_config, override
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
-from rehead.data.check.findings import Findings
+from rehead.data.check.findings import Finding, Findings
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import reason
@@ -37,6 +37,7 @@ class Source:
         reader: of all that could be read of it.
         tasks: of the heads that learn from it; empty where a folder is checked without a configuration.
         named: whether the values of class maps have names: else any value is right.
+        unread: what was wrong when it was read.
     """
 
     split: str
@@ -45,6 +46,7 @@ class Source:
     reader: ColumnReader
     tasks: frozenset[str]
     named: bool = True
+    unread: Sequence[Finding] = ()
 
 
 @dataclass
@@ -133,6 +135,7 @@ def _open(
             data_set.drawn.append(split)
             continue
         task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        so_far = len(findings)
         try:
             reader = open_whole(options, split, names, where, task, findings)
         except DataError as error:
@@ -143,7 +146,8 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            opened.append(Source(split, own, Path(options.root).expanduser(), reader, frozenset(tasks), named))
+            root = Path(options.root).expanduser()
+            opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")
     _compare_lists(opened, findings)

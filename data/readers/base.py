@@ -46,6 +46,28 @@ class UnusableError(ValueError):
         super().__init__(message)
 
 
+class UnknownClassError(UnusableError):
+    """An object whose class has a number that no name belongs to."""
+
+    def __init__(self, number: int, message: str) -> None:
+        self.number = number
+        super().__init__("unknown_category", message)
+
+
+NO_NAME = "(no name)"
+"""How what a class without a name is called ends."""
+
+
+def with_unnamed(classes: Classes, numbers: Iterable[int]) -> Classes:
+    """The same classes, and behind them those of some ids that have no name, called by their id.
+
+    Only what is checked or repaired has such classes: in training they are errors.
+    """
+    new = [number for number in sorted(set(numbers)) if number not in classes.ids]
+    names = [f"class {number} {NO_NAME}" for number in new]
+    return replace(classes, names=(*classes.names, *names), ids=(*classes.ids, *new))
+
+
 def code_for(error: ValueError) -> str:
     """The code of what is wrong with an annotation."""
     return error.code if isinstance(error, UnusableError) else "broken_annotation"

@@ -117,6 +117,21 @@ class ColumnReader(Reader):
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
 
+    def unnamed(self) -> dict[str, NDArray[np.intp]]:
+        """The objects of classes that have an id and no name, by what they are called.
+
+        Nothing where only some of the other classes were asked for. None is among the reader's classes, so `asked`
+        leaves them out.
+        """
+        columns = self.columns
+        if columns.classes is None or columns.labels is None:
+            return {}
+        named = len(columns.classes) - columns.unnamed
+        if set(columns.classes.names[:named]) > set(self.classes.names):
+            return {}
+        names = list(enumerate(columns.classes.names))[named:]
+        return {name: np.flatnonzero(columns.labels == label) for label, name in names}
+
     def asked(self) -> NDArray[np.bool_]:
         """(N,) which objects of the columns are of the chosen classes."""
         assert self.columns.labels is not None
@@ -184,7 +199,8 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
     if wanted is None:
         if known is None:
             raise DataError(f"{annotations}: names no class; list the classes in data.classes")
-        return known
+        count = len(known) - columns.unnamed
+        return replace(known, names=known.names[:count], ids=known.ids[:count]) if columns.unnamed else known
     if known is None:
         return Classes(tuple(wanted))
     if not columns.listed:

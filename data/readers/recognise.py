@@ -221,7 +221,8 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
     for folder, names in tree.ending(".json"):
         for name in names:
             path = tree.root / folder / name
-            if path.stat().st_size:
+            # What a repair did speaks of images and annotations too.
+            if name != "repair.json" and path.stat().st_size:
                 with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                     if all(content.find(word) >= 0 for word in words):
                         found.append((PurePosixPath(folder) / name).as_posix())

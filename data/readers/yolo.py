@@ -17,6 +17,7 @@ from rehead.configs.readers import YoloSplit
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import (
     Report,
+    UnknownClassError,
     UnusableError,
     checked_classes,
     code_for,
@@ -27,6 +28,7 @@ from rehead.data.readers.base import (
     reason,
     refuse,
     watched,
+    with_unnamed,
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
@@ -138,14 +140,21 @@ def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSpl
         return [_usual_label_file(folder / name) for name in images]
     # A list's paths start from the root, and those of label files from their folder: as much of the path's end as
     # there is.
-    found = [_nested(root / split.labels, PurePosixPath(name).with_suffix(".txt")) for name in images]
+    labels = root / split.labels
+    found = [_nested(labels, PurePosixPath(name).with_suffix(".txt")) for name in images]
+    lost: set[Path] = set()
     users: dict[Path, list[str]] = defaultdict(list)
     for path, name in zip(found, images, strict=True):
         users[path].append(name)
     for path, names in users.items():
         if len(set(names)) > 1:
             report("contested_file", path, f"would be the labels of {len(names)} images, {listed(names)}")
-    return found
+            lost.add(path)
+    # Nobody's, where reading goes on.
+    return [
+        path if path not in lost else (labels / name).with_suffix(".txt")
+        for path, name in zip(found, images, strict=True)
+    ]
 
 
 def _nested(labels: Path, name: PurePosixPath) -> Path:
@@ -172,6 +181,7 @@ def parse(
         DataError: as `YoloReader`.
     """
     builder = Builder(folder, report)
+    known = classes
     for name, path in watched(list(zip(images, labels, strict=True))):
         try:
             size = image_size(folder / name)
@@ -184,11 +194,17 @@ def parse(
             continue
         for number, line in enumerate(contents(path).decode(errors="replace").splitlines(), start=1):
             if line.strip():
+                what = f"{path.name} line {number}"
                 try:
-                    _add(builder, line, size, classes, f"{path.name} line {number}")
+                    try:
+                        _add(builder, line, size, classes, what)
+                    except UnknownClassError as error:
+                        report(code_for(error), path, f"line {number}: {error}")
+                        known = with_unnamed(known, [error.number])
+                        _add(builder, line, size, known, what)
                 except ValueError as error:
                     report(code_for(error), path, f"line {number}: {error}")
-    return builder.columns(classes)
+    return builder.columns(known, len(known) - len(classes))
 
 
 def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, name: str) -> None:
@@ -199,7 +215,10 @@ def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, n
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} is not a class number and coordinates") from None
     if numbers[0] not in classes.label_of:
-        raise UnusableError("unknown_category", f"class {words[0]}, but the classes are {listed(list(classes.ids))}")
+        said = f"class {words[0]}, but the classes are {listed(list(classes.ids))}"
+        if numbers[0].is_integer() and numbers[0] >= 0:
+            raise UnknownClassError(int(numbers[0]), said)
+        raise UnusableError("unknown_category", said)
     label = classes.label_of[int(numbers[0])]
     values = np.array(numbers[1:], np.float64)
     height, width = size
