@@ -23,6 +23,7 @@ TOTALS = {
     "unlabelled": "keypoints outside their image, now not labelled",
     "scaled": "annotations scaled to their image",
     "masks": "masks scaled to their image",
+    "background": "images without a label file, which stay images without objects",
     "named": "objects of classes without a name, kept under their number",
 }
 """What is done, in the order in which it is said."""

@@ -61,6 +61,9 @@ CODES: dict[str, Kind] = {
     "empty_outline": Kind("warning", "an outline without area", "left out, with its box where masks are learned"),
     "duplicate_annotation": Kind("warning", "the same box of the same class twice", "one stays"),
     "keypoint_outside": Kind("warning", "labelled keypoints outside their image: not trained on", "not labelled"),
+    "missing_label_file": Kind(
+        "warning", "an image without a label file, which is not an empty one", "stays an image without objects"
+    ),
     "label_without_image": Kind("warning", "a label or mask whose image is not there", "left out"),
     "class_without_examples": Kind("warning", "a class without an example in any split"),
     "class_not_in_train": Kind("warning", "a class with examples, but none to train on"),

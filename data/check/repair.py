@@ -167,6 +167,8 @@ def _repaired(checked: Checked, number: int, work: _Work) -> Reader:
                 continue
             mask = _mask(old, row, fact, source.split, work)
             ids.add(image_id)
+            if old.unlabelled is not None and old.unlabelled[row]:
+                work.done("background", "missing_label_file", source.split, sample.path, "no label file")
             rows.append(row)
             path, name = _image(sample, old.columns.names[row], fact, source.split, work)
             paths.append(path)

@@ -167,7 +167,10 @@ def _report_bare(source: Source, findings: Findings) -> None:
     assert columns.starts is not None
     asked = np.concatenate([[0], np.cumsum(source.reader.asked())])
     bare = np.flatnonzero(asked[columns.starts[1:]] == asked[columns.starts[:-1]])
+    unlabelled = source.reader.unlabelled
     for row in bare.tolist():
+        if unlabelled is not None and unlabelled[row]:
+            continue  # which is a finding of its own
         findings("no_objects", source.reader.folder / columns.names[row], f"no object ({source.split})")
 
 

@@ -174,7 +174,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
         raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
     given: dict[str, Any] = override({}, overrides).get("data") or {}
     asked = given.get("format")
-    found = recognise(root, {"segmentation"} if asked == "masks" else ())
+    found = recognise(root, {"segmentation"} if asked == "masks" else (), asked)
     if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
         found = recognise(root, {"segmentation"})
     if asked not in (None, found.format):

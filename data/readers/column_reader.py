@@ -42,9 +42,14 @@ class ColumnReader(Reader):
         values: what the values of class maps mean, for formats that have them.
         mask_folder: that the names of the class maps start from.
 
+    Attributes:
+        unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
+
     Raises:
         DataError: naming the classes that are not there.
     """
+
+    unlabelled: NDArray[np.bool_] | None = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from rehead.data.readers.store import stored
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
 
+logger = logging.getLogger("rehead")
+
 
 class YoloReader(ColumnReader):
     """A text file per image, a line per object: the class's number, then a box or a polygon.
@@ -46,7 +49,7 @@ class YoloReader(ColumnReader):
 
     Args:
         split: `images`, a folder or a text file of paths; `labels`, the folder of the label files; `names`, the
-            YAML file that names the classes.
+            YAML file that names the classes; `missing_labels`, what is done about images without a label file.
         root: what their paths are relative to.
         classes: names that select and order the classes of the YAML file; where there is no such file, the names of
             classes 0, 1, 2, ...
@@ -70,7 +73,7 @@ class YoloReader(ColumnReader):
         if split.labels is not None:
             existing(root, split.labels, "labels", folder=True)
         folder = root if is_list else source
-        images = _listed(source, root) if is_list else image_names(source)
+        images = listed_images(source, root) if is_list else image_names(source)
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
@@ -81,13 +84,27 @@ class YoloReader(ColumnReader):
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
+        lacking = [not path.is_file() for path in labels]
+        count = sum(lacking)
+        if split.missing_labels == "error" or report is not refuse:
+            for name, path, lacks in zip(images, labels, lacking, strict=True):
+                if lacks:
+                    said = f"no label file {path}, as for {count} of {len(images)} images"
+                    report("missing_label_file", folder / name, f"{said}; an empty one says that there is no object")
+        if split.missing_labels == "skip" and count:
+            logger.warning("%s: %d of %d images have no label file and are left out", source, count, len(images))
+            images = [name for name, lacks in zip(images, lacking, strict=True) if not lacks]
+            labels = [path for path, lacks in zip(labels, lacking, strict=True) if not lacks]
+            lacking = [False] * len(images)
         columns = stored(
-            f"yolo {source.absolute()} {split.labels} {known}",
+            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels}",
             [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
             lambda: parse(folder, images, labels, known, report),
             report,
         )
         super().__init__(columns, folder, source, classes)
+        without = {name for name, lacks in zip(images, lacking, strict=True) if lacks}
+        self.unlabelled = np.array([columns.names[row] in without for row in range(len(columns))], bool)
 
 
 def class_names(path: Path) -> Classes:
@@ -117,7 +134,7 @@ def class_names(path: Path) -> Classes:
         raise DataError(f"{path}: kpt_shape {shape!r} with flip_idx {content.get('flip_idx')!r}: {error}") from error
 
 
-def _listed(path: Path, root: Path) -> list[str]:
+def listed_images(path: Path, root: Path) -> list[str]:
     """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
     found = []
     for line in os.fsdecode(contents(path)).splitlines():
@@ -130,14 +147,14 @@ def _listed(path: Path, root: Path) -> list[str]:
 def _beside(folder: Path, images: Sequence[str], root: Path, split: YoloSplit) -> list[Path]:
     """The label files of a folder's images."""
     if split.labels is None:
-        return [_usual_label_file(folder / name) for name in images]
+        return [label_file(folder / name) for name in images]
     return [(root / split.labels / name).with_suffix(".txt") for name in images]
 
 
 def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSplit, report: Report) -> list[Path]:
     """Those of listed images."""
     if split.labels is None:
-        return [_usual_label_file(folder / name) for name in images]
+        return [label_file(folder / name) for name in images]
     # A list's paths start from the root, and those of label files from their folder: as much of the path's end as
     # there is.
     labels = root / split.labels
@@ -162,7 +179,8 @@ def _nested(labels: Path, name: PurePosixPath) -> Path:
     return next((path for path in ends if path.is_file()), labels / name.name)
 
 
-def _usual_label_file(image: Path) -> Path:
+def label_file(image: Path) -> Path:
+    """Where YOLO looks for the labels of an image."""
     # The last folder called images, as YOLO has it; else beside the image.
     parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):

@@ -65,6 +65,9 @@ def write(
     notes: Notes = Notes()
     with atomic_folder(folder) as temporary:
         options = WRITERS[form](content, temporary, notes)
+        for reader, rows in content.splits.values():
+            unlabelled = 0 if reader.unlabelled is None else int(reader.unlabelled[list(rows)].sum())
+            notes["{} images without a label file are written as images without objects"] += unlabelled
         for name, text in (more or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
     return Written({"format": form, "root": str(folder), **options}, notes)
