@@ -32,7 +32,7 @@ AS_READ: dict[str, str] = {
     **dict.fromkeys(("unknown_image", "negative_box", "broken_keypoints"), "objects"),
     **dict.fromkeys(("missing_image", "unreadable_image", "missing_mask", "unreadable_mask"), "images"),
     **dict.fromkeys(("missing_annotation", "contested_file"), "images"),
-    **dict.fromkeys(("empty_folder", "unlisted_image", "label_without_image"), "files"),
+    **dict.fromkeys(("empty_folder", "unlisted_image", "label_without_image", "passed_over"), "files"),
 }
 """What readers leave out when they go on, by code."""
 

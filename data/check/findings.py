@@ -64,6 +64,7 @@ CODES: dict[str, Kind] = {
     "missing_label_file": Kind(
         "warning", "an image without a label file, which is not an empty one", "stays an image without objects"
     ),
+    "passed_over": Kind("warning", "a file among the images or masks that is not read", "left out"),
     "label_without_image": Kind("warning", "a label or mask whose image is not there", "left out"),
     "class_without_examples": Kind("warning", "a class without an example in any split"),
     "class_not_in_train": Kind("warning", "a class with examples, but none to train on"),

@@ -103,7 +103,7 @@ def repair(checked: Checked, out: Path) -> list[str]:
             work.done.add(source.unread, source.split)
             readers[source.split] = _repaired(checked, number, work)
         elsewhere = {id(one) for source in sources for one in source.unread}
-        files = ("unlisted_image", "label_without_image")
+        files = ("unlisted_image", "label_without_image", "passed_over")
         rest = checked.findings[: checked.read]
         rest += [one for one in checked.findings[checked.read :] if one.code in files]
         work.done.add([one for one in rest if id(one) not in elsewhere], "")

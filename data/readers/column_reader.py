@@ -108,9 +108,19 @@ class ColumnReader(Reader):
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
             sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()
-            sample.areas = None if columns.areas is None else columns.areas[rows].copy()
+            if columns.areas is not None:
+                sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
+                areas = columns.areas[rows]
+                sample.areas = np.where(np.isnan(areas), sides[:, 0] * sides[:, 1], areas)
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
         return sample
+
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """Which objects have an outline and no area in the file."""
+        areas = self.columns.areas
+        rows = self.rows_of(range(len(self))[index])
+        found: NDArray[np.bool_] = np.isnan(areas[rows]) if areas is not None else np.zeros(0, bool)
+        return found
 
     def rows_of(self, index: int) -> slice | NDArray[np.int64]:
         """Where in the columns the image's objects of the chosen classes are."""

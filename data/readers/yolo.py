@@ -33,6 +33,7 @@ from rehead.data.readers.base import (
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
@@ -74,6 +75,8 @@ class YoloReader(ColumnReader):
             existing(root, split.labels, "labels", folder=True)
         folder = root if is_list else source
         images = listed_images(source, root) if is_list else image_names(source)
+        if report is refuse and not is_list:
+            say_passed_over(source, passed_over(source))
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
