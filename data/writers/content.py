@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader, checked_classes, named_classes
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.part import PartReader
+from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.types import Classes
@@ -71,6 +73,7 @@ class Picture:
         size: (height, width) of the annotation or, where it has none, of the image as people see it.
         things: its objects.
         semantic: its class map in 0..K-1 and what does not count, where that is what is annotated.
+        values: (H, W) what the file of the class map holds, where that are numbers and not colours.
         unsized: whether the annotation does not say the size.
     """
 
@@ -80,6 +83,7 @@ class Picture:
     size: tuple[int, int]
     things: list[Thing]
     semantic: NDArray[Any] | None = None
+    values: NDArray[Any] | None = None
     unsized: bool = False
 
     @property
@@ -154,6 +158,7 @@ class Content:
             size,
             [] if semantic is not None else _things(reader, row, label_of),
             semantic,
+            _values_of(reader, sample),
             unsized=sample.size is None,
         )
 
@@ -177,6 +182,12 @@ class Content:
             raise OutputError(
                 f"{picture.path}: cannot be linked to {folder} ({error.strerror}); use --images copy"
             ) from error
+
+
+def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
+    if reader.values is None or reader.values.colours or sample.mask_path is None:
+        return None
+    return read_mask(sample.mask_path)
 
 
 def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
