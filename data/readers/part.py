@@ -75,6 +75,18 @@ class PartReader(Reader):
         return self.whole.unmeasured(int(self.rows[index]))
 
 
+def unused_classes(reader: Reader) -> frozenset[str]:
+    """The classes that no object and no image of a reader is an example of, where annotations list them."""
+    whole = reader.whole if isinstance(reader, PartReader) else reader
+    if not isinstance(whole, ColumnReader) or whole.columns.classes is None:
+        return frozenset()
+    columns = whole.columns
+    labels = columns.labels if columns.image_labels is None else columns.image_labels
+    there = set() if labels is None else set(np.unique(labels).tolist())
+    known = whole.columns.classes.names
+    return frozenset(known) - {known[label] for label in there if label >= 0}
+
+
 def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:
     """The rows of one split of a reader.
 
