@@ -47,6 +47,7 @@ class ColumnReader(Reader):
         optional: those of `classes` that the file need not list; see `open_reader`.
 
     Attributes:
+        first_pixel: what the files call the first column and row, which messages do too.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
     Raises:
@@ -54,6 +55,7 @@ class ColumnReader(Reader):
     """
 
     unlabelled: NDArray[np.bool_] | None = None
+    first_pixel: int = 0
 
     def __init__(
         self,

@@ -76,15 +76,12 @@ class PartReader(Reader):
 
 
 def unused_classes(reader: Reader) -> frozenset[str]:
-    """The classes that no object and no image of a reader is an example of, where annotations list them."""
+    """The classes that annotations of objects list, and that no object is an example of."""
     whole = reader.whole if isinstance(reader, PartReader) else reader
-    if not isinstance(whole, ColumnReader) or whole.columns.classes is None:
+    if not isinstance(whole, ColumnReader) or whole.columns.classes is None or whole.columns.labels is None:
         return frozenset()
-    columns = whole.columns
-    labels = columns.labels if columns.image_labels is None else columns.image_labels
-    there = set() if labels is None else set(np.unique(labels).tolist())
     known = whole.columns.classes.names
-    return frozenset(known) - {known[label] for label in there if label >= 0}
+    return frozenset(known) - {known[label] for label in np.unique(whole.columns.labels).tolist()}
 
 
 def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:

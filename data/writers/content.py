@@ -122,7 +122,7 @@ class Content:
         readers = [reader for reader, _ in self.splits.values()]
         self.source = readers[0].annotations
         self.maps = readers[0].values is not None
-        self.classes = _all_classes(readers)
+        self.classes = _all_classes({name: reader for name, (reader, _) in self.splits.items()})
         self._label = {name: label for label, name in enumerate(self.classes.names)}
 
     def pictures(self, split: str, *, stems: bool = False, taken: set[str] | None = None) -> Iterator[Picture]:
@@ -190,7 +190,13 @@ def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
     return read_mask(sample.mask_path)
 
 
-def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
+def _all_classes(splits: Mapping[str, ColumnReader]) -> Classes:
+    """Those of all splits.
+
+    Raises:
+        DataError: naming the splits that give a class two ids, or two classes one.
+    """
+    readers = list(splits.values())
     first = readers[0].classes
     if all(reader.classes == first for reader in readers):
         return first
@@ -198,10 +204,18 @@ def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
     if not readers[0].columns.listed:
         return named_classes(names)
     id_of: dict[str, int] = {}
-    for reader in readers:
+    seen: dict[str | int, str] = {}
+    name_of: dict[int, str] = {}
+    for split, reader in splits.items():
+        where = reader.annotations
         for name, number in zip(reader.classes.names, reader.classes.ids, strict=True):
             if id_of.setdefault(name, number) != number:
-                raise DataError(f"{reader.annotations}: class '{name}' has id {number}, but {id_of[name]} elsewhere")
+                raise DataError(f"{where}: class '{name}' has id {number} in {split}, {id_of[name]} in {seen[name]}")
+            if name_of.setdefault(number, name) != name:
+                other = f"'{name_of[number]}' in {seen[number]}"
+                raise DataError(f"{where}: id {number} is class '{name}' in {split}, {other}; give each its own")
+            seen.setdefault(name, split)
+            seen.setdefault(number, split)
         if reader.classes.keypoints != first.keypoints:
             raise DataError(f"{reader.annotations}: its keypoints are not those of {readers[0].annotations}")
     plain = checked_classes(names, [id_of[name] for name in names], readers[0].annotations)

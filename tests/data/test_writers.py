@@ -320,6 +320,28 @@ def test_values_are_written_as_they_came_in_and_in_no_more_bits(
         assert (image.mode == "P") == (3000 not in written.options["values"].values())
 
 
+@pytest.mark.parametrize(
+    ("categories", "said"),
+    [
+        ([{"id": 7, "name": "cat"}], r"val\.json: class 'cat' has id 7 in val, 1 in train"),
+        ([{"id": 1, "name": "dog"}], r"val\.json: id 1 is class 'dog' in val, 'cat' in train"),
+    ],
+)
+def test_ids_that_mean_other_classes_in_another_split_are_said_by_split(
+    categories: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 9, "width": 9}
+    parts: dict[str, Any] = {}
+    for split, own in (("train", [{"id": 1, "name": "cat"}]), ("val", categories)):
+        whole = {"images": [image], "annotations": [], "categories": own}
+        (tmp_path / f"{split}.json").write_text(json.dumps(whole))
+        parts[split] = {"images": ".", "annotations": f"{split}.json"}
+    options = {"format": "coco", "root": str(tmp_path), **parts}
+    with pytest.raises(DataError, match=said):
+        write({split: read(options, split) for split in parts}, "coco", tmp_path / "copy")
+
+
 def test_splits_and_names_that_would_meet(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     parts: dict[str, Any] = {}
