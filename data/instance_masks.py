@@ -37,19 +37,23 @@ def decode(codes: Sequence[RLE], size: tuple[int, int]) -> NDArray[np.uint8]:
     return decoded
 
 
-def code_of(segmentation: Any, size: tuple[int, int]) -> RLE:
+def code_of(segmentation: Any, size: tuple[int, int], *, sound: bool = False) -> RLE:
     """The code of a COCO `segmentation`: polygons, or a run-length code, compressed or not.
 
     Args:
         segmentation: as read from JSON.
         size: (height, width) of the image.
+        sound: whether it has been looked at before, with the size that the annotation says.
 
     Raises:
         ValueError: saying what is wrong with it, or that it is no outline at all.
     """
     from pycocotools import mask
 
-    problem = wrong_segmentation(segmentation, size) or no_outline(segmentation, size)
+    if sound:
+        problem = "" if isinstance(segmentation, list) else wrong_size(segmentation["size"], size)
+    else:
+        problem = wrong_segmentation(segmentation, size) or no_outline(segmentation, size)
     if problem:
         raise ValueError(problem)
     if isinstance(segmentation, list):

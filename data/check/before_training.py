@@ -180,6 +180,7 @@ def _refuse_outlines(reader: Reader, where: str) -> None:
                 f"be used, the first is annotation {id_at(columns.objects, row)} of "
                 f"{own.folder / columns.names[int(images[row])]}: {problem}; `rehead data check` lists them all"
             )
+        own.sound = columns.sizes is not None and bool((columns.sizes > 0).all())
         if tiny:
             logger.warning(
                 "%s: %s: %d of %d objects have an outline in which no pixel is; they are not trained on",

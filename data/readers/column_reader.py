@@ -47,6 +47,7 @@ class ColumnReader(Reader):
         optional: those of `classes` that the file need not list; see `open_reader`.
 
     Attributes:
+        sound: whether all outlines of the chosen classes were looked at, so that reading need not.
         first_pixel: what the files call the first column and row, which messages do too.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
@@ -56,6 +57,7 @@ class ColumnReader(Reader):
 
     unlabelled: NDArray[np.bool_] | None = None
     first_pixel: int = 0
+    sound: bool = False
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class ColumnReader(Reader):
             try:
                 if not text:
                     raise ValueError(NO_SEGMENTATION)
-                found.append(code_of(msgspec.json.decode(text), size))
+                found.append(code_of(msgspec.json.decode(text), size, sound=self.sound))
             except ValueError as error:
                 assert columns.objects is not None
                 name = id_at(columns.objects, row)

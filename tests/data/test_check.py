@@ -155,6 +155,25 @@ def test_objects(name: str, tmp_path: Path) -> None:
     assert "90" in found[-1].message
 
 
+@pytest.mark.parametrize("outline", [[], [[]], None, [[50, 4, 60, 4, 60, 9]]])
+def test_boxes_without_outlines_are_normal(outline: Any, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split in STEMS:
+        whole = content(split)
+        for one in whole["annotations"]:
+            one["segmentation"] = outline
+        save(tmp_path, split, whole)
+    assert codes(tmp_path) == {}
+    splits = {split: {"images": split, "annotations": f"{split}.json"} for split in STEMS}
+    config = {"data": {"format": "coco", "root": str(tmp_path), **splits}}
+    for task, head, found in (
+        ("detection", "fcos", {}),
+        ("instance_segmentation", "mask_rcnn", {"no_segmentation": 10}),
+    ):
+        (tmp_path / "config.yaml").write_text(json.dumps({"task": task, "model": {"head": head}, **config}))
+        assert codes(tmp_path / "config.yaml") == found
+
+
 def test_a_size_that_one_of_two_splits_says_is_said_of_that_one(tmp_path: Path) -> None:
     write_coco(tmp_path)
     whole = content("train")

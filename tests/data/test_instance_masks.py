@@ -288,6 +288,15 @@ class TestRunLengthCodes:
             coco_figures(truth, results, "segm")
 
 
+def test_outlines_are_looked_at_once_before_training_and_not_at_every_reading(
+    coco: CocoReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = coco.read(0).masks
+    refuse_broken(coco, "data.train", {"instance_segmentation"}, learn=True)
+    monkeypatch.setattr("rehead.data.instance_masks.wrong_segmentation", None)
+    np.testing.assert_array_equal(coco.read(0).masks, before)
+
+
 class TestNoOutline:
     """What Roboflow and others write beside a box: no mask, rather than one without a pixel."""
 
