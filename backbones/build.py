@@ -6,6 +6,7 @@ import logging
 
 from rehead.backbones.base import Backbone
 from rehead.backbones.hub import fetch
+from rehead.backbones.onednn import protect
 from rehead.backbones.pretraining import is_file, resolve
 from rehead.backbones.weights import load, read
 from rehead.configs.backbones import BACKBONES
@@ -32,6 +33,7 @@ def construct(options: BackboneOptions) -> Backbone:
     if options.norm_eps is not None:
         backbone.set_norm_eps(options.norm_eps)
     backbone.check_freeze(options.freeze)
+    protect(backbone)
     return backbone
 
 

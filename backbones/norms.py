@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+
+from rehead.backbones.onednn import convolve
 
 NormKind = Literal["batch", "group"]
 
@@ -46,5 +47,4 @@ def conv_norm(pixels: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     weight = conv.weight * scale.reshape(-1, 1, 1, 1)
-    # The forward of nn.Conv2d on its own attributes; `padding` is a tuple, never a word, in our networks.
-    return F.conv2d(pixels, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return convolve(pixels, weight, shift, conv)

@@ -14,6 +14,7 @@ from rehead.cli.backbones import backbones
 from rehead.cli.configs import configs
 from rehead.cli.data import data
 from rehead.cli.demo import demo
+from rehead.cli.doctor import doctor
 from rehead.cli.evaluate import evaluate
 from rehead.cli.export_weights import export_weights
 from rehead.cli.heads import heads
@@ -46,6 +47,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     backbones,
     heads,
     configs,
+    doctor,
 )
 for command in COMMANDS:
     # `import` is a word of Python, so its function has a stroke behind it.

@@ -7,19 +7,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rehead.configs.load import load_config, recipes, to_yaml
+from rehead.configs.load import heading, load_config, recipes, to_yaml
 from rehead.progress import results
 
 
 def configs(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe, fully resolved, as YAML.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe, fully resolved, as YAML, with what it says of itself.")
+    ] = None,
 ) -> None:
     """List the shipped recipes, or print one.
 
     Example: rehead configs coco_faster_rcnn_r50_fpn > mine.yaml
     """
     if name is not None:
-        print(to_yaml(load_config(name)), end="")
+        print(heading(name) + to_yaml(load_config(name)), end="")
         return
     table = Table()
     # Names are what this listing is for: they are never cut.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from rehead.configs.base import Options
 from rehead.configs.transforms import COMPOSITIONS, REFUSED, transforms, wrong_arguments
@@ -21,6 +21,7 @@ def _rises(values: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[float, float], AfterValidator(_rises)]
 """From where to where a number is drawn, all alike."""
+Pixels = Annotated[int, Field(ge=1)]
 
 
 class StepOptions(Options):
@@ -59,13 +60,27 @@ class LargeScaleJitterOptions(OwnOptions):
 
     name: str = "large_scale_jitter"
     scale: Range = Field((0.1, 2.0), description="times the size that data.resize gives")
+    canvas: tuple[Pixels, Pixels] | None = Field(
+        None,
+        description="height and width that every batch has: what is larger is cut to it, what is smaller padded; "
+        "unless given, images are cut to the size that data.resize gives and padded to the largest in their batch",
+    )
 
 
 class MultiScaleOptions(OwnOptions):
     """Somewhat larger or smaller, in place of the resize; nothing is cut."""
 
     name: str = "multi_scale"
-    scale: Range = Field((0.75, 1.25), description="times the size that data.resize gives")
+    scale: Range | None = Field(None, description="times the size that data.resize gives; [0.75, 1.25] unless given")
+    shorter: list[Pixels] | None = Field(
+        None, min_length=1, description="in place of scale: lengths of the shorter side, of which one is drawn"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> MultiScaleOptions:
+        if self.scale is not None and self.shorter is not None:
+            raise ValueError("give either scale or shorter")
+        return self
 
 
 class MosaicOptions(OwnOptions):

@@ -13,6 +13,10 @@ GROUPS = 32
 
 NeckName = Literal["fpn", "pafpn", "simple_pyramid"]
 Norm = Literal["batch"]
+BoxLoss = Literal["smooth_l1", "l1"]
+
+TORCHVISION_BETA = 1 / 9
+"""Where smooth L1 becomes a straight line in torchvision's Faster R-CNN, in both stages."""
 
 
 class PyramidOptions(HeadOptions):
@@ -27,10 +31,11 @@ class RCNNOptions(PyramidOptions):
     """What the heads that look at proposals share.
 
     `rpn_convs: 2`, `box_convs: 4` and `norm: batch` make them torchvision's second version
-    (`fasterrcnn_resnet50_fpn_v2`, `maskrcnn_resnet50_fpn_v2`; Li et al., 2111.11429).
+    (`fasterrcnn_resnet50_fpn_v2`, `maskrcnn_resnet50_fpn_v2`; Li et al., 2111.11429). `roi_aligned: true` and
+    `box_loss: l1` are Detectron2's.
     """
 
-    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios")
+    fitted: ClassVar[tuple[str, ...]] = ("anchor_sizes", "aspect_ratios", "roi_aligned")
 
     channels: int = Field(256, ge=1, description="of every pyramid level")
     norm: Norm | None = Field(None, description="in the pyramid and after each convolution per RoI")
@@ -39,6 +44,14 @@ class RCNNOptions(PyramidOptions):
     representation: int = Field(1024, ge=1, description="width of the fully connected layers per RoI")
     anchor_sizes: list[list[float]] | None = Field(None, description="pixels, per level; 8 x stride unless given")
     aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], description="height / width")
+    roi_aligned: bool = Field(
+        False, description="RoIs moved by half a pixel of their map, to where pixels' centres are, and never widened"
+    )
+    box_loss: BoxLoss = Field("smooth_l1", description="of the boxes per RoI")
+    rpn_box_loss: BoxLoss | None = Field(None, description="of the proposals' boxes; box_loss's unless given")
+    box_beta: float | None = Field(
+        None, gt=0, description="difference from which on smooth_l1 is a straight line; 1/9 unless given"
+    )
     rpn_pre_nms_train: int = Field(2000, ge=1)
     rpn_pre_nms_test: int = Field(1000, ge=1)
     rpn_post_nms_train: int = Field(2000, ge=1)
@@ -54,6 +67,16 @@ class RCNNOptions(PyramidOptions):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms: float = Field(0.5, gt=0, le=1)
     detections: int = Field(100, ge=1, description="per image at most")
+
+    @model_validator(mode="after")
+    def _beta_has_a_use(self) -> RCNNOptions:
+        if self.box_beta is not None and "smooth_l1" not in (self.box_loss, self.rpn_box_loss):
+            raise ValueError("box_beta belongs to smooth_l1, and both stages have l1; leave it out")
+        return self
+
+    def beta(self, loss: BoxLoss) -> float:
+        """The loss of boxes as a number: where smooth L1 becomes a straight line; 0 for L1."""
+        return 0.0 if loss == "l1" else self.box_beta or TORCHVISION_BETA
 
 
 class FasterRCNNOptions(RCNNOptions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -65,6 +66,12 @@ def find(source: str | Path) -> Path:
         return known[inside]
     hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or f"; recipes: {', '.join(known)}"
     raise ConfigError([f"no such file or recipe{hint}"], str(source))
+
+
+def heading(source: str | Path) -> str:
+    """The comment at the top of a configuration, such as what a recipe aims at and where its settings are from."""
+    lines = find(source).read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -331,7 +338,7 @@ def _misfits(config: Config) -> list[str]:
     )
     resize = config.data.resize
     if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
-        problems.append("data.group_by_aspect: data.resize makes all images the same size already; leave it out")
+        problems.append("data.group_by_aspect: data.resize makes all images the same size already; set it to false")
     if resize is not None and config.task != "classification" and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
     if resize is not None and image_task(config) == "classification" and not (resize.crop or resize.height):

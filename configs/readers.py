@@ -92,6 +92,10 @@ class MasksSplit(SplitOptions):
     images: str = Field(description="folder of the images")
     masks: str = Field(description="folder of the masks")
     partial: bool = Field(False, description="leave out images without a mask, instead of refusing them")
+    image_ending: str = Field("", description="of images' names, in place of which masks have theirs: _leftImg8bit")
+    mask_ending: str = Field(
+        "", description="of masks' names before the suffix; files without it are no masks: _gtFine_labelIds"
+    )
 
 
 class InstanceMasksSplit(SplitOptions):

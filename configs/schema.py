@@ -5,7 +5,7 @@ Relative paths start from the current directory; those inside a split start from
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -18,6 +18,7 @@ TaskName = Literal[
     "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
 ]
 Split = Literal["train", "val", "test"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class ResizeOptions(Options):
@@ -109,6 +110,12 @@ class SamplingOptions(Options):
         le=1,
         description="repeat_factor: classes in a smaller share of the images are repeated; 0.001 unless given",
     )
+    skip_empty: bool = Field(False, description="train without the images that have no object to learn from")
+    min_keypoints: int = Field(
+        1,
+        ge=1,
+        description="skip_empty: where objects have keypoints, an image with fewer labelled ones is skipped too",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +126,8 @@ class SamplingOptions(Options):
     def _fits(self) -> SamplingOptions:
         if self.threshold is not None and self.name != "repeat_factor":
             raise ValueError(f"threshold belongs to repeat_factor, not to {self.name}")
+        if self.min_keypoints > 1 and not self.skip_empty:
+            raise ValueError("min_keypoints belongs to skip_empty: true")
         return self
 
 
@@ -151,7 +160,10 @@ class DataOptions(SourceOptions):
     )
     sampling: SamplingOptions = SamplingOptions()
     group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
-    workers: int = Field(2, ge=0, description="processes that read images")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="processes that read images; auto: 2 for a CPU, the cores less one for a GPU, 16 at most",
+    )
 
     @field_validator("augment")
     @classmethod
@@ -218,11 +230,14 @@ class OptimizerOptions(Options):
 
 
 class ScheduleOptions(Options):
-    """How the learning rate moves: a warm-up, then cosine to 0, steps, or constant."""
+    """How the learning rate moves: a warm-up, then cosine to 0, a polynomial, steps, or constant."""
 
-    name: Literal["cosine", "multistep", "constant"] = "cosine"
+    name: Literal["cosine", "poly", "multistep", "constant"] = "cosine"
     milestones: list[int] = Field([], description="epochs at which multistep multiplies by gamma")
+    milestones_in: Literal["epochs", "steps"] = Field("epochs", description="what milestones count")
     gamma: float = Field(0.1, gt=0)
+    power: float = Field(0.9, gt=0, description="of poly; 1 is a straight line")
+    end_factor: float = Field(0.0, ge=0, lt=1, description="of the learning rate at the end of poly")
     warmup_steps: int = Field(0, ge=0)
     warmup_factor: float = Field(0.001, ge=0, le=1, description="of the learning rate at step 0")
     warmup: Literal["linear", "constant"] = Field("linear", description="rising, or at warmup_factor to its end")
@@ -231,8 +246,10 @@ class ScheduleOptions(Options):
     def _fits(self) -> ScheduleOptions:
         if self.name == "multistep" and not self.milestones:
             raise ValueError("multistep needs milestones, the epochs at which the rate drops")
-        if self.name != "multistep" and self.milestones:
-            raise ValueError(f"milestones belong to multistep, not to {self.name}")
+        for keys, name in ((("milestones", "milestones_in"), "multistep"), (("power", "end_factor"), "poly")):
+            changed = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+            if self.name != name and changed:
+                raise ValueError(f"{changed[0]} belongs to {name}, not to {self.name}")
         if self.milestones != sorted(self.milestones):
             raise ValueError(f"milestones must rise: {self.milestones}")
         return self
@@ -249,10 +266,18 @@ class TrainOptions(Options):
 
     epochs: int = Field(12, ge=1)
     max_steps: int | None = Field(None, ge=1)
+    global_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="images of one step over all processes, however many there are; each takes its share, in passes of "
+        "at most batch_size",
+    )
     batch_size: int | Literal["auto"] = Field(
         16, description="images in a pass of the network, per process; auto finds what fits on a GPU"
     )
-    accumulate: int = Field(1, ge=1, description="passes whose gradients make one step")
+    accumulate: int = Field(
+        1, ge=1, description="passes whose gradients make one step; follows from global_batch_size where that is given"
+    )
     seed: int = Field(0, ge=0)
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
@@ -261,15 +286,23 @@ class TrainOptions(Options):
     early_stopping: int | None = Field(
         None, ge=1, description="evaluations without a better score after which training ends"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPU, fp32 on CPU")
+    precision: Precision = Field(
+        "auto", description="of training; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU"
+    )
+    evaluate_precision: Precision = Field("fp32", description="of evaluation; bf16 moves boxes by half a per cent")
     activation_checkpointing: bool = Field(
         False, description="recompute inside the backbone's blocks: less memory, more time"
+    )
+    compile: Literal["none", "backbone"] = Field(
+        "none", description="backbone: torch.compile for its training steps; seconds to minutes at the start"
     )
     sharding: Literal["none", "fsdp2"] = Field(
         "none", description="fsdp2: each process holds a part of the parameters, for large backbones"
     )
     channels_last: bool = True
-    deterministic: bool | None = Field(None, description="deterministic algorithms; on for CPU unless given")
+    deterministic: bool | None = Field(
+        None, description="deterministic algorithms; on for CPU unless given; on a GPU as far as torch has them"
+    )
     evaluate_every: int = Field(1, ge=1, description="epochs; the end is always evaluated")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; besides after evaluations and epochs")
     log_every: int = Field(20, ge=1, description="steps between rows in the metrics files")
@@ -284,10 +317,17 @@ class TrainOptions(Options):
 
     @model_validator(mode="after")
     def _fits(self) -> TrainOptions:
+        if self.global_batch_size is not None and self.accumulate > 1:
+            raise ValueError(
+                f"accumulate={self.accumulate}: how many passes make a step follows from global_batch_size and "
+                "batch_size; leave it out"
+            )
         if self.sharding == "fsdp2" and self.ema is not None:
             raise ValueError("sharding: fsdp2 keeps no whole weights to average; leave out ema, or use sharding: none")
         if self.sharding == "fsdp2" and self.precision == "fp16":
             raise ValueError("sharding: fsdp2 goes with precision: bf16 or fp32, not with fp16, which scales the loss")
+        if self.compile == "backbone" and (self.sharding == "fsdp2" or self.activation_checkpointing):
+            raise ValueError("compile: backbone goes neither with sharding: fsdp2 nor with activation_checkpointing")
         return self
 
     @property
@@ -300,6 +340,32 @@ class TrainOptions(Options):
         if self.batch_size == "auto":
             raise ConfigError(["train.batch_size: auto is for training on a GPU; give a number"])
         return self.batch_size
+
+    def divided(self, processes: int) -> TrainOptions:
+        """These options with the passes by which so many processes come to `global_batch_size`, where it is given.
+
+        Each process takes an equal share, in as few equal passes of at most `batch_size` images as there can be.
+
+        Raises:
+            ConfigError: where the processes cannot share it equally.
+        """
+        images = self.global_batch_size
+        if images is None:
+            return self
+        if images % processes:
+            fitting = [number for number in range(1, images + 1) if images % number == 0]
+            raise ConfigError(
+                [
+                    f"train.global_batch_size: {images} images cannot be shared equally by {processes} processes; "
+                    f"start {', '.join(map(str, fitting))} processes, or give another number, such as "
+                    f"train.global_batch_size={max(1, round(images / processes)) * processes}, with the learning "
+                    "rate in proportion"
+                ]
+            )
+        share = images // processes
+        most = min(self.images_per_pass, share)
+        size = next(number for number in range(most, 0, -1) if share % number == 0)
+        return self.model_copy(update={"batch_size": size, "accumulate": share // size})
 
 
 class Config(Options):

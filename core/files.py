@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,17 @@ from rehead.errors import OutputError
 
 PARTIAL = ".partial-"
 """How the names of files begin that are not whole yet."""
+
+
+def cache_folder() -> Path:
+    """`$REHEAD_CACHE`, or `rehead` in the user's cache folder."""
+    if given := os.environ.get("REHEAD_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/rehead"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "rehead" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rehead"
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from rehead.errors import ConfigError
 
@@ -77,13 +78,19 @@ class Frame:
         """Maps (N, 4) xyxy boxes from batch pixels to original pixels, clipped to the image."""
         y, x = self.scale
         height, width = self.original
-        boxes = boxes / boxes.new_tensor([x, y, x, y])
-        return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        # By plain numbers: a tensor of them would be a copy to the device, which waits for it.
+        boxes = boxes.clone()
+        boxes[:, 0::2] = (boxes[:, 0::2] / x).clamp(0, width)
+        boxes[:, 1::2] = (boxes[:, 1::2] / y).clamp(0, height)
+        return boxes
 
     def points_to_original(self, points: Tensor) -> Tensor:
         """Maps (..., 2) x, y from batch pixels to original pixels."""
         y, x = self.scale
-        return points / points.new_tensor([x, y])
+        points = points.clone()
+        points[..., 0] /= x
+        points[..., 1] /= y
+        return points
 
 
 @dataclass
@@ -103,19 +110,61 @@ class ImageBatch:
         return len(self.frames)
 
     def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> ImageBatch:
-        """Moves the pixels; without waiting where the memory is pinned."""
-        pixels = self.pixels.to(device, non_blocking=True)
+        """Moves the pixels; see `moved`."""
+        pixels = moved(self.pixels, device)
         if memory_format is not None:
             pixels = pixels.to(memory_format=memory_format)
         return ImageBatch(pixels, self.frames)
 
 
-def _moved(item: Moved, device: torch.device) -> Moved:
-    moved = copy(item)
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; towards a GPU without waiting where the memory is pinned, towards the CPU always waiting.
+
+    A copy to the CPU that does not wait returns memory whose numbers arrive some time later.
+    """
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def _all_moved(item: Moved, device: torch.device) -> Moved:
+    result = copy(item)
     for name, value in vars(item).items():
         if hasattr(value, "to"):
-            setattr(moved, name, value.to(device, non_blocking=True))
-    return moved
+            setattr(result, name, moved(value, device))
+    return result
+
+
+class CompactMasks(ABC):
+    """Instance masks of one image in fewer bytes than one for every pixel."""
+
+    @abstractmethod
+    def to(self, device: torch.device, non_blocking: bool = False) -> CompactMasks:
+        """The same on a device."""
+
+    @abstractmethod
+    def pixels(self) -> Tensor:
+        """(N, H, W) bool, on the same device."""
+
+
+class Masks:
+    """The field `masks`: it may be given compact masks, which become pixels when it is read for the first time.
+
+    A hundred masks of a photograph of 12 megapixels are more than a gigabyte. They should not move, nor be there for
+    several images at a time.
+    """
+
+    @overload
+    def __get__(self, item: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, item: object, owner: type) -> Tensor | None: ...
+    def __get__(self, item: object | None, owner: type) -> Tensor | None:
+        """(N, H, W) bool; read from the class, the field's default."""
+        held = None if item is None else vars(item)["masks"]
+        if isinstance(held, CompactMasks):
+            held = vars(item)["masks"] = held.pixels()
+        return held
+
+    def __set__(self, item: object, masks: Tensor | CompactMasks | None) -> None:
+        vars(item)["masks"] = masks
 
 
 @dataclass
@@ -126,7 +175,7 @@ class Target:
         image_id: the image's id in the user's files.
         boxes: (N, 4) float32 xyxy; crowds are left out.
         labels: (N,) int64 in 0..K-1.
-        masks: (N, H, W) bool, of the padded batch size.
+        masks: (N, H, W) bool, of the padded batch size; from `collate` they come compact.
         keypoints: (N, P, 3) float32: x, y, and 1 where the point is labelled, seen or hidden, else 0.
         semantic: (H, W) class map of the padded batch size, of `map_type`; `ignore_of` where nothing counts.
         label: of the whole image: () int64, its class; or (K,) float32, soft: the classes' probabilities (of mixup
@@ -136,14 +185,14 @@ class Target:
     image_id: int | str
     boxes: Tensor | None = None
     labels: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Masks = Masks()
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
     label: Tensor | None = None
 
     def to(self, device: torch.device) -> Target:
         """Moves every tensor."""
-        return _moved(self, device)
+        return _all_moved(self, device)
 
 
 @dataclass
@@ -154,7 +203,7 @@ class Prediction:
         boxes: (N, 4) float32 xyxy, best first.
         scores: (N,) float32 in 0..1.
         labels: (N,) int64 in 0..K-1.
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool; from a head they come compact, and are pasted when they are read.
         keypoints: (N, P, 3) float32: x, y, and the point's own score, a logit.
         semantic: (H, W) class map, of `map_type`.
         probabilities: (K,) float32, of the whole image; they add up to 1 unless the head has `multi_label`.
@@ -163,14 +212,14 @@ class Prediction:
     boxes: Tensor | None = None
     scores: Tensor | None = None
     labels: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Masks = Masks()
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
     probabilities: Tensor | None = None
 
     def to(self, device: torch.device) -> Prediction:
         """Moves every tensor."""
-        return _moved(self, device)
+        return _all_moved(self, device)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ class Augment:
     makes it and in whatever order: steps draw independently of one another, and those before a new one go on
     drawing what they drew.
 
+    Attributes:
+        canvas: the least (height, width) of a batch, where a step wants its images padded to it.
+
     Args:
         steps: the name of a preset, or a list of steps.
         setting: of the training.
@@ -71,7 +74,9 @@ class Augment:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-        self._resizes = not any(isinstance(step, Sizing) for step in self.steps)
+        sizing = [step for step in self.steps if isinstance(step, Sizing)]
+        self._resizes = not sizing
+        self.canvas: tuple[int, int] | None = sizing[0].canvas if sizing else None
 
     def __call__(
         self, sample: Sample, epoch: int, index: int, copy: int = 0, reader: Reader | None = None

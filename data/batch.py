@@ -12,23 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rehead.data.packed_masks import PackedMasks
 from rehead.data.sample import Sample
 from rehead.types import Frame, ImageBatch, Target, ignore_of
 
 
-def collate(items: Sequence[tuple[Sample, Frame]], divisor: int = 1) -> tuple[ImageBatch, list[Target]]:
+def collate(
+    items: Sequence[tuple[Sample, Frame]], divisor: int = 1, canvas: tuple[int, int] | None = None
+) -> tuple[ImageBatch, list[Target]]:
     """Pads images at the right and the bottom to a common size.
 
     Args:
         items: samples with their pixels, and their frames; at least one.
         divisor: height and width of the batch are multiples of it, such as the largest stride.
+        canvas: the (height, width) that the batch has at least.
 
     Returns:
         The batch, (B, C, H, W) uint8 (float32 if an image is), zero where padded, channels last in memory;
         and a target per image: boxes cut to the image without crowds and empty ones, masks padded with
         False and the semantic map with what does not count to (H, W).
     """
-    sizes = [sample.pixels.shape[:2] for sample, _ in items]
+    sizes = [*(sample.pixels.shape[:2] for sample, _ in items), canvas or (0, 0)]
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
     dtype = np.result_type(*(sample.pixels.dtype for sample, _ in items))
     # Channels last in memory: every row is one copy here, and convolutions want it so.
@@ -52,9 +56,7 @@ def _target(sample: Sample, size: tuple[int, int]) -> Target:
         target.boxes = torch.tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4)
         target.labels = torch.tensor(sample.labels, dtype=torch.int64)
         if sample.masks is not None:
-            masks = torch.zeros((len(sample.masks), *size), dtype=torch.bool)
-            masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = torch.from_numpy(sample.masks > 0)
-            target.masks = masks
+            target.masks = PackedMasks.of(sample.masks, size)
         if sample.keypoints is not None:
             target.keypoints = torch.tensor(sample.keypoints, dtype=torch.float32)
             target.keypoints[:, :, 2] = (target.keypoints[:, :, 2] > 0).float()

@@ -8,18 +8,20 @@ from numpy.typing import NDArray
 from rehead.configs.schema import SamplingOptions
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader
+from rehead.data.sample import Sample
 from rehead.errors import ConfigError
 
 THRESHOLD = 0.001
 """Gupta et al.'s, for LVIS with its 57,000 images and 1,230 classes."""
 
 
-def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | None:
+def repeats(options: SamplingOptions, reader: Reader, keypoints: bool = False) -> NDArray[np.float64] | None:
     """How often each image of a split is shown in an epoch, on average.
 
     Args:
         options: from the configuration.
         reader: the split; no image is opened.
+        keypoints: whether a head learns keypoints.
 
     Returns:
         (N,), or None where every image is shown once.
@@ -27,10 +29,40 @@ def repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | N
         of the images that have the class (Gupta et al., 1908.03195, section 4.3).
         `class_balanced`: what drawing a class first and then one of its images would give (Shen et al.,
         1512.05830, section 3.2), N in all. Images without objects are one more class.
+        0 for images that `skip_empty` leaves out.
 
     Raises:
-        ConfigError: where the annotations do not say which classes an image has.
+        ConfigError: where the annotations do not say which classes an image has, and where nothing is left.
     """
+    times = _repeats(options, reader)
+    if not options.skip_empty:
+        return times
+    least = options.min_keypoints if keypoints else 0
+    kept = np.array([_teaches(reader[index], least) for index in range(len(reader))], bool)
+    if not kept.any():
+        raise ConfigError(
+            ["data.sampling.skip_empty: none of the training images has an object to learn from; leave it out"]
+        )
+    return np.where(kept, 1.0 if times is None else times, 0.0)
+
+
+def _teaches(sample: Sample, min_keypoints: int) -> bool:
+    """Whether something in an image can be learned from: an object with an area that is no crowd, or no boxes at all.
+
+    So many keypoints of such objects must be labelled; and what else is annotated counts as well.
+    """
+    if sample.boxes is None or sample.label is not None or sample.mask_path is not None:
+        return True
+    of_use = (sample.boxes[:, 2:] > sample.boxes[:, :2]).all(axis=1)
+    if sample.iscrowd is not None:
+        of_use &= ~sample.iscrowd
+    if sample.keypoints is not None and np.count_nonzero(sample.keypoints[of_use, :, 2]) < min_keypoints:
+        return False
+    return bool(of_use.any())
+
+
+def _repeats(options: SamplingOptions, reader: Reader) -> NDArray[np.float64] | None:
+    """The same before any image is skipped."""
     if options.name == "shuffled":
         return None
     images, classes = _classes(reader)

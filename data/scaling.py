@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from rehead.configs.augment import LargeScaleJitterOptions, MultiScaleOptions, ResizedCropOptions
+from rehead.data.resize import Resize
 from rehead.data.sample import Sample
 from rehead.data.steps import Rng, Setting, Step, cut, resized
 from rehead.errors import ConfigError
@@ -17,7 +18,13 @@ Window = tuple[int, int, int, int]
 
 
 class Sizing(Step):
-    """A step that takes the image at its original size, in place of the resize."""
+    """A step that takes the image at its original size, in place of the resize.
+
+    Attributes:
+        canvas: the least (height, width) of a batch of its images, where they are to be padded to it.
+    """
+
+    canvas: Size | None = None
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -81,38 +88,65 @@ class ResizedCrop(Sizing):
 
 
 class LargeScaleJitter(Sizing):
-    """The image at a random multiple of its size; of one that is larger, a random part of that size.
+    """The image at a random multiple of its size; of one that is larger than the canvas, a random part of that size.
 
-    What is smaller is not padded here: the batch does it, where another of its images is larger.
+    Without a canvas, that is the size which the image would be resized to. What is smaller is not padded here: the
+    batch does it, to the canvas or to the largest of its images, and the model knows that nothing is there.
     """
 
     def __init__(self, options: LargeScaleJitterOptions, setting: Setting) -> None:
         super().__init__(setting)
         self.p = options.p
         self.options = options
+        self.canvas = options.canvas
 
     def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
-        """A part where the image is enlarged, else all of it."""
-        height, width = original
+        """All of the image, but along an axis that would be longer than the canvas."""
         size = self.setting.resize.size_for(original)
-        scale = rng.uniform(*self.options.scale)
-        if scale <= 1:
-            return (0, 0, height, width), _times(size, scale)
-        h, w = max(1, round(height / scale)), max(1, round(width / scale))
-        return (int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w), size
+        scaled = _times(size, rng.uniform(*self.options.scale))
+        starts, lengths, ends = [], [], []
+        for whole, long, most in zip(original, scaled, self.canvas or size, strict=True):
+            lengths.append(whole if long <= most else max(1, round(whole * most / long)))
+            starts.append(int(rng.integers(whole - lengths[-1] + 1)) if long > most else 0)
+            ends.append(min(long, most))
+        return (starts[0], starts[1], lengths[0], lengths[1]), (ends[0], ends[1])
 
 
 class MultiScale(Sizing):
-    """The whole image at a random multiple of its size."""
+    """The whole image at a random multiple of its size, or with a shorter side of a length drawn from a list.
+
+    Raises:
+        ConfigError: for a list of lengths where images are not resized by their shorter side.
+    """
 
     def __init__(self, options: MultiScaleOptions, setting: Setting) -> None:
         super().__init__(setting)
         self.p = options.p
-        self.options = options
+        self.scale = options.scale or (0.75, 1.25)
+        self.resizes: list[Resize] = []
+        if options.shorter is None:
+            return
+        usual = setting.resize.options
+        if usual.shorter is None or usual.crop is not None:
+            raise ConfigError(
+                ["data.augment: multi_scale with shorter goes with data.resize={shorter: ..., longer: ...}"]
+            )
+        if usual.longer is not None and usual.longer < max(options.shorter):
+            raise ConfigError(
+                [
+                    f"data.augment: multi_scale: shorter {max(options.shorter)} is more than data.resize.longer "
+                    f"{usual.longer}"
+                ]
+            )
+        self.resizes = [Resize(usual.model_copy(update={"shorter": shorter})) for shorter in options.shorter]
 
     def plan(self, original: Size, rng: Rng) -> tuple[Window, Size]:
         """All of it."""
-        return (0, 0, *original), _times(self.setting.resize.size_for(original), rng.uniform(*self.options.scale))
+        if self.resizes:
+            size = self.resizes[int(rng.integers(len(self.resizes)))].size_for(original)
+        else:
+            size = _times(self.setting.resize.size_for(original), rng.uniform(*self.scale))
+        return (0, 0, *original), size
 
 
 def _times(size: Size, scale: float) -> Size:

@@ -69,7 +69,7 @@ class Parcel:
 
 @dataclass
 class Transport:
-    """The memory of one pass through a loader: made where batches arrive, and copied into every worker.
+    """The memory of a loader's workers: made where batches arrive, and copied into every worker.
 
     Attributes:
         workers: how many.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +60,16 @@ class ClassificationHead(Head):
         """
         logits = self.logits(features, frames)
         rows = [row for row, target in enumerate(targets) if target.label is not None]
-        count = normaliser(torch.tensor(len(rows), device=logits.device))
+        count = normaliser(torch.full((), len(rows), device=logits.device))
         if not rows:
             return {"loss_classifier": logits.sum() * 0}
         wanted = distributions([targets[row] for row in rows], len(self.classes))
+        own = logits if len(rows) == len(targets) else torch.stack([logits[row] for row in rows])
         if not self.multi_label:
-            total = F.cross_entropy(logits[rows], wanted, label_smoothing=self.label_smoothing, reduction="sum")
+            total = F.cross_entropy(own, wanted, label_smoothing=self.label_smoothing, reduction="sum")
         else:
             wanted = wanted.lerp(torch.full_like(wanted, 0.5), self.label_smoothing)
-            total = F.binary_cross_entropy_with_logits(logits[rows], wanted, reduction="sum") / len(self.classes)
+            total = F.binary_cross_entropy_with_logits(own, wanted, reduction="sum") / len(self.classes)
         return {"loss_classifier": total / count}
 
     def sit_out(self, device: torch.device) -> None:
@@ -128,16 +129,20 @@ def distributions(targets: Sequence[Target], num_classes: int) -> Tensor:
     Raises:
         BuildError: for a soft label of another length; names the image.
     """
+    hard = [target.label for target in targets if target.label is not None and target.label.ndim == 0]
+    of_hard: Iterator[Tensor] = iter(())
+    if hard:
+        # All at once, and not by torch's `one_hot`, which looks at the labels first: that waits for the device.
+        zeros = torch.zeros(len(hard), num_classes, device=hard[0].device)
+        of_hard = iter(zeros.scatter_(1, torch.stack(hard)[:, None], 1.0))
     rows = []
     for target in targets:
         label = target.label
         assert label is not None
-        if label.ndim == 0:
-            label = F.one_hot(label, num_classes)
-        elif label.shape != (num_classes,):
+        if label.ndim != 0 and label.shape != (num_classes,):
             raise BuildError(
                 f"image {target.image_id!r}: its label has shape {tuple(label.shape)} where the head tells apart "
                 f"{num_classes} classes; a soft label is one value per class"
             )
-        rows.append(label.float())
+        rows.append(next(of_hard) if label.ndim == 0 else label.float())
     return torch.stack(rows)

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from rehead.errors import BuildError
 from rehead.heads.base import Features
+from rehead.heads.matching import places
 from rehead.heads.necks import Neck
 from rehead.types import FeatureSpec, Frame, Prediction, Target
 
@@ -64,9 +65,12 @@ def truth(
             if more is None:
                 raise BuildError(f"image {frame.image_id!r} has boxes but no {also} to learn from; {NEEDED[also]}")
             one[also] = more.byte() if also == "masks" else more
-        some = (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
-        found.append({name: value[some] for name, value in one.items()})
-    return found
+        found.append(one)
+    some = [(one["boxes"][:, 2:] > one["boxes"][:, :2]).all(dim=1) for one in found]
+    # One wait for the device, for all images: there is hardly ever a box to leave out.
+    if torch.cat(some).all():
+        return found
+    return [{name: value[index] for name, value in one.items()} for one, index in zip(found, places(some), strict=True)]
 
 
 def predictions(

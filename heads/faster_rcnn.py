@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RPNHead
 
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.heads.base import Features, Head
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
+from rehead.heads.proposals import RegionProposals
 from rehead.heads.roi_align import RoIAlign
+from rehead.heads.roi_heads import RoIHeads
 from rehead.heads.sparse_gradient import skip_zeros
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
@@ -36,7 +37,7 @@ class FasterRCNN(Head):
         # One size per level: 8 x stride is FPN's 32..512 on strides 4..64.
         sizes = options.anchor_sizes or [[8.0 * spec.stride] for spec in self.neck.feature_specs.values()]
         anchors = anchor_generator(sizes, options.aspect_ratios, self.neck.feature_specs)
-        self.rpn = RegionProposalNetwork(
+        self.rpn = RegionProposals(
             anchors,
             ExactRPNHead(options.channels, anchors.num_anchors_per_location()[0], options.rpn_convs),
             fg_iou_thresh=options.rpn_positive_iou,
@@ -46,9 +47,10 @@ class FasterRCNN(Head):
             pre_nms_top_n={"training": options.rpn_pre_nms_train, "testing": options.rpn_pre_nms_test},
             post_nms_top_n={"training": options.rpn_post_nms_train, "testing": options.rpn_post_nms_test},
             nms_thresh=options.rpn_nms,
+            beta=options.beta(options.rpn_box_loss or options.box_loss),
         )
         self.roi_heads = RoIHeads(
-            RoIAlign(self.neck.feature_specs, POOLED),
+            RoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned),
             _box_head(options),
             ExactPredictor(options.representation, len(classes) + 1),  # type: ignore[no-untyped-call]
             fg_iou_thresh=options.box_positive_iou,
@@ -60,6 +62,7 @@ class FasterRCNN(Head):
             score_thresh=options.score_threshold,
             nms_thresh=options.nms,
             detections_per_img=options.detections,
+            beta=options.beta(options.box_loss),
         )
 
     def learns_from(self, target: Target) -> bool:

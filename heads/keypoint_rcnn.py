@@ -29,7 +29,7 @@ class KeypointRCNN(FasterRCNN):
     def __init__(self, options: KeypointRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.keypoint_channels] * options.keypoint_convs
-        self.roi_heads.keypoint_roi_pool = RoIAlign(self.neck.feature_specs, POOLED)
+        self.roi_heads.keypoint_roi_pool = KeypointRoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned)
         self.roi_heads.keypoint_head = KeypointRCNNHeads(options.channels, widths)
         self.roi_heads.keypoint_predictor = ExactKeypointPredictor(  # type: ignore[no-untyped-call]
             options.keypoint_channels, number_of_points(options, classes)
@@ -51,6 +51,21 @@ class KeypointRCNN(FasterRCNN):
             places = frame.points_to_original(one["keypoints"][..., :2].float())
             prediction.keypoints = torch.cat([places, one["keypoints_scores"][..., None]], dim=-1)
         return predictions
+
+
+class KeypointRoIAlign(RoIAlign):
+    """RoIAlign that, in prediction, leaves its list of boxes on the CPU.
+
+    torchvision reads the boxes of that list next, to resize every heat map: two numbers of each, each of them a wait
+    for the device (`torchvision.models.detection.roi_heads.heatmaps_to_keypoints`). Now there is one for an image.
+    """
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Features of regions, as of `RoIAlign`."""
+        pooled = super().forward(x, boxes, image_shapes)
+        if not self.training:
+            boxes[:] = [some.cpu() for some in boxes]
+        return pooled
 
 
 def number_of_points(options: KeypointRCNNOptions, classes: Classes) -> int:

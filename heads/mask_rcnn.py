@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from rehead.configs.detection_heads import MaskRCNNOptions
 from rehead.heads.base import Features
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN
+from rehead.heads.masks_in_boxes import MasksInBoxes
 from rehead.heads.necks import NORM_LAYERS
 from rehead.heads.roi_align import RoIAlign
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
@@ -26,7 +26,7 @@ class MaskRCNN(FasterRCNN):
     def __init__(self, options: MaskRCNNOptions, classes: Classes, specs: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, classes, specs)
         widths = [options.mask_channels] * options.mask_convs
-        self.roi_heads.mask_roi_pool = RoIAlign(self.neck.feature_specs, POOLED)
+        self.roi_heads.mask_roi_pool = RoIAlign(self.neck.feature_specs, POOLED, options.roi_aligned)
         self.roi_heads.mask_head = MaskRCNNHeads(options.channels, widths, 1, NORM_LAYERS[options.norm])
         self.roi_heads.mask_predictor = ExactMaskPredictor(  # type: ignore[no-untyped-call]
             options.mask_channels, options.mask_channels, len(classes) + 1
@@ -46,8 +46,7 @@ class MaskRCNN(FasterRCNN):
         predictions = self.predictions(found, frames)
         for prediction, one, frame in zip(predictions, found, frames, strict=True):
             assert prediction.boxes is not None
-            pasted = paste_masks_in_image(one["masks"], prediction.boxes, frame.original)
-            prediction.masks = pasted[:, 0] >= 0.5
+            prediction.masks = MasksInBoxes.of(one["masks"][:, 0], prediction.boxes, frame.original)
         return predictions
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from rehead.configs.detection_heads import GROUPS, RetinaNetOptions
 from rehead.heads.detection import anchor_generator
+from rehead.heads.matching import BoxCoder, Matcher, places
 from rehead.heads.necks import build_neck
 from rehead.heads.one_stage import Neckless, OneStage
 from rehead.heads.sparse_gradient import skip_zeros
@@ -44,6 +47,7 @@ class RetinaNet(OneStage):
             skip_zeros(head.regression_head)
         # torchvision's own second version sets it so too; no argument does.
         head.regression_head._loss_type = options.box_loss
+        head.regression_head.box_coder = BoxCoder(head.regression_head.box_coder.weights)
         self.hold(
             detection.RetinaNet(
                 Neckless(options.channels),
@@ -53,18 +57,65 @@ class RetinaNet(OneStage):
                 score_thresh=options.score_threshold,
                 nms_thresh=options.nms,
                 detections_per_img=options.detections,
-                fg_iou_thresh=options.positive_iou,
-                bg_iou_thresh=options.negative_iou,
                 topk_candidates=options.candidates,
             )
+        )
+        self.rules.proposal_matcher = Matcher(
+            options.positive_iou, options.negative_iou, allow_low_quality_matches=True
         )
 
     def matched_losses(
         self, targets: list[dict[str, Tensor]], outputs: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]
     ) -> dict[str, Tensor]:
         """Focal loss on every anchor but the doubtful, box loss on those that match an object."""
-        losses: dict[str, Tensor] = self.rules.compute_loss(targets, outputs, anchors)
-        return losses
+        matched = [self._matched(target["boxes"], own) for target, own in zip(targets, anchors, strict=True)]
+        objects = places([own >= 0 for own in matched])
+        return {
+            "classification": self._classification(targets, outputs["cls_logits"], matched, objects),
+            "bbox_regression": self._regression(targets, outputs["bbox_regression"], anchors, matched, objects),
+        }
+
+    def _matched(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """(A,) which of an image's boxes each anchor matches, below 0 for none."""
+        if not len(boxes):
+            return torch.full((len(anchors),), self.rules.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+        found: Tensor = self.rules.proposal_matcher(box_iou(boxes, anchors))
+        return found
+
+    def _classification(
+        self, targets: list[dict[str, Tensor]], logits: Tensor, matched: list[Tensor], objects: list[Tensor]
+    ) -> Tensor:
+        """The mean over the images of their focal losses, each over its number of matched anchors."""
+        losses = []
+        for target, own, match, index in zip(targets, logits, matched, objects, strict=True):
+            wanted = torch.zeros_like(own)
+            wanted[index, target["labels"][match[index]]] = 1.0
+            loss = sigmoid_focal_loss(own, wanted).sum(dim=1)
+            counts = match != self.rules.proposal_matcher.BETWEEN_THRESHOLDS
+            losses.append(loss.where(counts, 0).sum() / max(1, len(index)))
+        return torch.stack(losses).mean()
+
+    def _regression(
+        self,
+        targets: list[dict[str, Tensor]],
+        deltas: Tensor,
+        anchors: list[Tensor],
+        matched: list[Tensor],
+        objects: list[Tensor],
+    ) -> Tensor:
+        """The mean over the images of their box losses, each over its number of matched anchors."""
+        wanted = torch.cat(
+            [target["boxes"][match[index]] for target, match, index in zip(targets, matched, objects, strict=True)]
+        )
+        own = torch.cat([image[index] for image, index in zip(deltas, objects, strict=True)])
+        start = torch.cat([image[index] for image, index in zip(anchors, objects, strict=True)])
+        coder: BoxCoder = self.rules.head.regression_head.box_coder
+        if self.rules.head.regression_head._loss_type == "l1":
+            loss = (own - coder.encode_single(wanted, start)).abs().sum(dim=1)
+        else:
+            loss = generalized_box_iou_loss(coder.decode_single(own, start), wanted)
+        counts = [len(index) for index in objects]
+        return torch.stack([part.sum() / max(1, len(part)) for part in torch.split(loss, counts)]).mean()
 
 
 def octave_sizes(stride: int) -> list[float]:

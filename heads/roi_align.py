@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from rehead.heads.base import level
@@ -26,19 +26,24 @@ SAMPLES = 2
 class RoIAlign(MultiScaleRoIAlign):
     """RoIAlign over every level but the last, which only makes proposals (1612.03144, section 4.2).
 
-    The arithmetic is torchvision's without `aligned`, in which its detectors are trained.
+    The arithmetic is that of torchvision's `roi_align`. Without `aligned`, as torchvision's own detectors are trained,
+    a region is taken to begin half a pixel further right and down than where pixels' centres are, and is at least one
+    pixel wide; with it, as Detectron2's are trained (its ROIAlignV2), neither.
 
     Args:
         specs: of the pyramid, finest first.
         size: cells of a region, along each axis.
+        aligned: see above.
     """
 
-    def __init__(self, specs: Mapping[str, FeatureSpec], size: int) -> None:
+    def __init__(self, specs: Mapping[str, FeatureSpec], size: int, aligned: bool = False) -> None:
         pooled = dict(list(specs.items())[:-1])
         super().__init__(list(pooled), output_size=size, sampling_ratio=SAMPLES)
         self.size = size
+        self.aligned = aligned
         # torchvision infers the scales from the first image it sees and keeps them; the specs know them.
         strides = [spec.stride for spec in pooled.values()]
+        self.strides = strides
         self.scales = [1 / stride for stride in strides]  # type: ignore[assignment]
         self.level_of = self.map_levels = initLevelMapper(level(strides[0]), level(strides[-1]))
 
@@ -54,9 +59,20 @@ class RoIAlign(MultiScaleRoIAlign):
             (sum of K, C, size, size).
         """
         levels = [x[name] for name in self.featmap_names]
-        if levels[0].device.type != "cpu":
-            return super().forward(x, boxes, image_shapes)
-        return self._from_rows(levels, boxes)
+        if levels[0].device.type == "cpu":
+            return self._from_rows(levels, boxes)
+        return self._from_kernels(levels, boxes) if self.aligned else super().forward(x, boxes, image_shapes)
+
+    def _from_kernels(self, levels: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
+        """torchvision's kernels, level by level: its `MultiScaleRoIAlign` knows no `aligned`."""
+        of = self.level_of(boxes)
+        image = torch.cat([some.new_full((len(some), 1), number) for number, some in enumerate(boxes)])
+        regions = torch.cat([image, torch.cat(boxes)], 1)
+        cells = levels[0].new_zeros(len(regions), levels[0].shape[1], self.size, self.size)
+        for number, (features, stride) in enumerate(zip(levels, self.strides, strict=True)):
+            mine = torch.where(of == number)[0]
+            cells[mine] = roi_align(features, regions[mine], self.size, 1 / stride, SAMPLES, aligned=True)
+        return cells
 
     def _from_rows(self, levels: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         channels = levels[0].shape[1]
@@ -93,7 +109,9 @@ class RoIAlign(MultiScaleRoIAlign):
         Returns:
             (K, size, 2 * SAMPLES) int64 and float32.
         """
-        cell = ((end - start).clamp(min=1) / self.size)[:, None, None]
+        extent = end - start if self.aligned else (end - start).clamp(min=1)
+        start = start - 0.5 if self.aligned else start
+        cell = (extent / self.size)[:, None, None]
         sample = (torch.arange(SAMPLES) + 0.5) * cell / SAMPLES
         at = start[:, None, None] + torch.arange(self.size)[:, None] * cell + sample
         last = (length - 1)[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate.accelerator import Accelerator
@@ -18,7 +19,7 @@ from rehead.tasks.images import augment_for, divisor_for, resize_for
 from rehead.tasks.model import Model
 from rehead.training.checkpoints import tensors_of
 from rehead.training.distributed import started
-from rehead.training.engine import autocast, seed_step
+from rehead.training.engine import autocast, seed_step, uncompiled
 from rehead.training.memory import largest_batch
 from rehead.training.schedule import build_optimizer
 from rehead.types import ImageBatch, Target
@@ -73,7 +74,9 @@ def batch_that_fits(model: Model, reader: Reader, accelerator: Accelerator) -> i
         torch.cuda.synchronize()
 
     try:
-        found = largest_batch(attempt)
+        # Compiled it takes no more, and each size would be compiled anew.
+        with uncompiled() if config.train.compile != "none" else nullcontext():
+            found = largest_batch(attempt)
     finally:
         model.zero_grad(set_to_none=True)
         model.load_state_dict(before)
@@ -91,7 +94,7 @@ def worst_case(reader: Reader, augment: Augment, channels: int, divisor: int) ->
     looked_at = range(min(LOOKED_AT, len(reader)))
     items = [augment(reader.read(index, channels), *Key(0, index), reader) for index in looked_at]
     fullest = max(items, key=lambda item: 0 if item[0].boxes is None else len(item[0].boxes))
-    images, targets = collate([fullest, *items], divisor)
+    images, targets = collate([fullest, *items], divisor, augment.canvas)
     return ImageBatch(images.pixels[:1], images.frames[:1]), targets[0]
 
 

@@ -14,7 +14,7 @@ from rehead.configs.load import check, override
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
-from rehead.data.loader import evaluation_loader
+from rehead.data.loader import Loader, evaluation_loader, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -26,6 +26,7 @@ from rehead.tasks.base import Evaluator, Figures, Picture
 from rehead.tasks.images import batch_of, divisor_for, resize_for
 from rehead.tasks.model import Model, from_config, load_tensors
 from rehead.training.checkpoints import read_metadata
+from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
     buffers_from_first,
     from_first,
@@ -36,9 +37,10 @@ from rehead.training.distributed import (
     together,
     world,
 )
-from rehead.training.engine import autocast, choose_device
+from rehead.training.engine import choose_device, evaluating_in
+from rehead.training.memory import says_what_to_lower_in_evaluation
 from rehead.training.sharding import is_sharded
-from rehead.types import Classes, Prediction
+from rehead.types import Classes, ImageBatch, Prediction
 
 
 def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
@@ -78,8 +80,31 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
     return model.to(device), reader
 
 
+def loader_for(model: Model, reader: Reader, batch_size: int) -> Loader[Sample]:
+    """What an evaluation reads: this process's share of the images of a split."""
+    config, device = model.config, next(model.parameters()).device
+    return evaluation_loader(
+        reader,
+        resize=resize_for(model),
+        batch_size=batch_size,
+        channels=model.backbone.options.in_channels,
+        divisor=divisor_for(model),
+        workers=workers_for(config.data.workers, device),
+        pin_memory=device.type == "cuda",
+        rank=rank(),
+        world=world(),
+        reduced=config.data.reduced_decoding == "always",
+    )
+
+
 def run_evaluation(
-    model: Model, reader: Reader, *, batch_size: int, pictures: int = 0, folder: Path | None = None
+    model: Model,
+    reader: Reader,
+    *,
+    batch_size: int,
+    pictures: int = 0,
+    folder: Path | None = None,
+    loader: Loader[Sample] | None = None,
 ) -> dict[str, Figures]:
     """Predicts every image once, in eval mode, and judges.
 
@@ -92,6 +117,7 @@ def run_evaluation(
         batch_size: images at a time.
         pictures: how many of the first images are drawn.
         folder: where the pictures go.
+        loader: of `loader_for` with the same arguments, whose workers are there already.
 
     Returns:
         Figures by head key, the same on every process.
@@ -104,33 +130,35 @@ def run_evaluation(
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     tasks = {key: TASKS[model.head(key).task] for key in model.heads}
     evaluators = {key: task.evaluator(reader.of(key), model.head(key).classes) for key, task in tasks.items()}
-    loader = evaluation_loader(
-        reader,
-        resize=resize_for(model),
-        batch_size=batch_size,
-        channels=model.backbone.options.in_channels,
-        divisor=divisor_for(model),
-        workers=config.data.workers,
-        pin_memory=device.type == "cuda",
-        rank=rank(),
-        world=world(),
-        reduced=config.data.reduced_decoding == "always",
-    )
+    reading = loader_for(model, reader, batch_size) if loader is None else loader
+
+    def on_device(read: tuple[ImageBatch, list[Sample]]) -> tuple[ImageBatch, list[Sample]]:
+        return read[0].to(device, memory_format), read[1]
+
     was_training = model.training
     model.eval()
     if not is_sharded(model):
         model.to(memory_format=memory_format)
+    detections = [f"model.heads.{key}.detections" for key in tasks if hasattr(model.head(key).options, "detections")]
+    kept = (
+        f"What was trained is saved: rehead evaluate {folder.parent}/last.safetensors takes these keys, and so does a "
+        f"new run with model.init={folder.parent}/last.safetensors."
+        if folder is not None
+        else ""
+    )
     drawn = 0
     try:
         with (
             torch.inference_mode(),
-            autocast(device, config.train.precision),
+            evaluating_in(config.train.evaluate_precision, model, device),
             Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
-            for batch, truths in loader:
-                found: dict[str, list[Prediction]] = model(batch.to(device, memory_format))
+            for batch, truths in copied_ahead(reading, on_device, device):
+                with says_what_to_lower_in_evaluation(len(truths), detections, kept):
+                    found: dict[str, list[Prediction]] = model(batch)
+                    on_cpu = {key: [one.to(torch.device("cpu")) for one in own] for key, own in found.items()}
                 for row, truth in enumerate(truths):
-                    local = {key: own[row].to(torch.device("cpu")) for key, own in found.items()}
+                    local = {key: own[row] for key, own in on_cpu.items()}
                     judged = [key for key in tasks if tasks[key].judges(truth)]
                     for key in judged:
                         evaluators[key].update(truth, local[key])
@@ -141,11 +169,13 @@ def run_evaluation(
                 # The others are about as far.
                 bar.advance(steps=len(truths) * world())
             # Where parameters are sharded, every pass needs all processes.
-            for _ in range(passes(len(reader), batch_size) - len(loader) if is_sharded(model) else 0):
+            for _ in range(passes(len(reader), batch_size) - len(reading) if is_sharded(model) else 0):
                 model(batch_of(model, reader[0].path).to(device, memory_format))
         return from_first(_judged(evaluators))
     finally:
         model.train(was_training)
+        if loader is None:
+            reading.close()
 
 
 def passes(images: int, batch_size: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rehead.backbones.resnet import VARIANTS, ResNet
 from rehead.backbones.weights import COUNTER, read
+from rehead.configs.detection_heads import RCNNOptions
 from rehead.configs.load import load_config
 from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean
 from rehead.files import atomic_path
@@ -264,6 +265,8 @@ def _not_theirs(model: Model) -> Iterator[str]:
         yield f"head '{head.name}' is rehead's own"
     elif any(name.startswith("neck.") and not name.startswith("neck.fpn.") for name in model.head("main").state_dict()):
         yield f"their {head.name} has a plain feature pyramid, this one another neck"
+    elif isinstance(head, RCNNOptions) and head.roi_aligned:
+        yield f"their {head.name} knows no aligned RoIAlign, with which this one was trained (roi_aligned: true)"
 
 
 def _renamed(tensors: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:

@@ -60,16 +60,40 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
 
     So the images of a step depend only on how many there are over all processes and passes.
     """
+    options = config.train.divided(world())
     return BatchSampler(
         len(reader),
-        config.train.images_per_pass * config.train.accumulate,
-        config.train.seed,
+        options.images_per_pass * options.accumulate,
+        options.seed,
         shuffle=True,
         rank=rank(),
         world=world(),
-        repeats=repeats(config.data.sampling, reader),
+        repeats=repeats(
+            config.data.sampling,
+            reader,
+            keypoints=any(task_of(head) == "keypoint_detection" for head in config.model.heads.values()),
+        ),
         groups=orientations(reader) if config.data.group_by_aspect else None,
     )
+
+
+CHANGES_SIZE = ("Crop", "Resize", "Scale", "Pad", "Size", "large_scale_jitter", "multi_scale")
+"""What the names of steps hold that may give images of several sizes."""
+
+
+def has_fixed_batches(model: Model) -> bool:
+    """Whether every convolution of a training sees batches of one size.
+
+    So it is where all images are brought to one size and the one head works on whole maps: the masks and keypoints of
+    objects are as many as there are objects, and of several heads each takes the images that it learns from.
+    """
+    if resize_for(model).fixed is None or len(model.heads) > 1:
+        return False
+    if image_task(model.config) in ("instance_segmentation", "keypoint_detection"):
+        return False
+    steps = model.config.data.augment
+    names = [] if isinstance(steps, str) else [step.name for step in steps]
+    return not any(word in name for name in names for word in CHANGES_SIZE)
 
 
 def divisor_for(model: Model) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import rehead
 from rehead.backbones import Backbone, build_backbone
+from rehead.backbones.onednn import protect
 from rehead.backbones.pretraining import is_file
 from rehead.configs.base import HeadOptions
 from rehead.configs.heads import HEADS
@@ -54,6 +55,7 @@ class Model(nn.Module):
         names = list(backbone.feature_specs)
         read = {name for key in self.heads for name in self.head(key).reads}
         backbone.stop_behind(max(names.index(name) for name in read) + 1)
+        protect(self)
 
     def head(self, key: str) -> Head:
         """The head of a key."""
@@ -172,7 +174,7 @@ class Model(nn.Module):
     def swap_head(
         self, head: str | HeadOptions | Mapping[str, Any], classes: Classes | Sequence[str], key: str = "main"
     ) -> Model:
-        """A new model with the same backbone, bit for bit, and a new head with random weights.
+        """A new model with the same backbone, bit for bit, and a new head with random weights, on its device.
 
         Args:
             head: a name, a mapping with `name` and options, or checked options.
@@ -190,7 +192,8 @@ class Model(nn.Module):
             }
         )
         backbone = deepcopy(self.backbone)
-        return Model(backbone, {key: build_head(options, names, backbone.feature_specs)}, config, self.lineage)
+        swapped = Model(backbone, {key: build_head(options, names, backbone.feature_specs)}, config, self.lineage)
+        return swapped.to(next(backbone.parameters()).device)
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint that `rehead.load` rebuilds the model from."""

@@ -20,6 +20,7 @@ from rehead.tasks.base import Figures
 from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.tasks.model import load
 from rehead.training.engine import choose_device
+from rehead.training.memory import out_of_memory_is
 
 
 def predict(
@@ -58,7 +59,9 @@ def predict(
             except DataError as error:
                 unreadable[path] = str(error)
                 continue
-            found = model.predict_all(image)
+            ways = "--device cpu, or smaller images; a model trained with a smaller data.resize needs less for good"
+            with out_of_memory_is(f"with {path} ({image.shape[1]} x {image.shape[0]} pixels)", ways):
+                found = model.predict_all(image)
             # Two folders may hold an image of the same name.
             stem, count = path.stem, 1
             while stem in stems:

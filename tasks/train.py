@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from functools import partial
+from contextlib import closing, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,37 @@ from torch import Tensor
 
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
-from rehead.configs.schema import Config
+from rehead.configs.schema import Config, TrainOptions
 from rehead.data.check.before_training import refuse_broken, say_if_repaired
-from rehead.data.loader import make_loader
+from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.readers.part import unused_classes
+from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
-from rehead.tasks.evaluate import run_evaluation
-from rehead.tasks.images import augment_for, divisor_for, resize_for, sampler_for
+from rehead.tasks.evaluate import loader_for, run_evaluation
+from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
-from rehead.training.distributed import joined, one_before_the_others, together, world
-from rehead.training.engine import build_accelerator, choose_device, seed_step
+from rehead.training.distributed import joined, one_before_the_others, started, together, world
+from rehead.training.engine import (
+    EVALUATE_PRECISION,
+    build_accelerator,
+    choose_device,
+    resolve_precision,
+    seed_step,
+    tuned_convolutions,
+    uncompiled,
+)
 from rehead.training.loop import Batch, fit, refuse_other_conditions
-from rehead.types import Classes
+from rehead.types import Classes, Target
 
 
 def train(
@@ -67,22 +77,31 @@ def train(
     with joined():
         with together():
             config = load_config(source, overrides)
+            if config.train.batch_size != "auto":
+                config.train.divided(started())  # before anything is read
             folder = Path(config.out)
             device = choose_device(config.device)
+            resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
         model, readers = one_before_the_others(partial(_open, config, resumed))
-        accelerator = build_accelerator(device, config.train.precision)
+        accelerator = build_accelerator(
+            device,
+            config.train.precision,
+            sharded=config.train.sharding == "fsdp2",
+            deterministic=config.train.deterministic is True,
+        )
         with together():
             prepare(model, accelerator.device)
             if model.config.train.batch_size == "auto":
                 model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
-            job = TrainingJob(model, readers, folder)
+            job = TrainingJob(model, readers, folder, accelerator.device)
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        fit(job, model.config.train, folder, accelerator, resumed)
+        with closing(job), tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
+            fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 
@@ -122,20 +141,27 @@ def _begin(job: TrainingJob, resumed: Mapping[str, Any] | None, device: torch.de
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = f"{learning / 1e6:.1f} M" if learning >= 100_000 else f"{learning:,}"
     say(
-        f"{config.task}: {len(job.readers['train'])} training and {len(job.readers['val'])} validation images, "
+        f"{config.task}: {len(job.readers['train'])} training images{_skipped(job.sampler)} and "
+        f"{len(job.readers['val'])} validation images, "
         f"{config.model.backbone.name} with {_listed_heads(config, model.classes)}, {parameters} parameters "
-        f"learn on {device}; {_described_step(config)}; run folder {folder}"
+        f"learn on {device}; {_described_step(job.options)}; run folder {folder}"
     )
 
 
-def _described_step(config: Config) -> str:
+def _described_step(options: TrainOptions) -> str:
     """How many images a step has, and how it comes to that many."""
-    options = config.train
     parts = [f"{options.images_per_pass} to a pass"]
     parts += [f"{options.accumulate} passes"] if options.accumulate > 1 else []
     parts += [f"{world()} processes"] if world() > 1 else []
     images = options.images_per_pass * options.accumulate * world()
-    return f"{images} images to a step" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+    asked = ", as train.global_batch_size says" if options.global_batch_size is not None else ""
+    return f"{images} images to a step{asked}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+
+
+def _skipped(sampler: BatchSampler) -> str:
+    """How many images training goes without."""
+    number = 0 if sampler.repeats is None else int((sampler.repeats == 0).sum())
+    return f" ({number} of them skipped: no object to learn from)" if number else ""
 
 
 def _listed_heads(config: Config, classes: Mapping[str, Classes]) -> str:
@@ -178,6 +204,7 @@ MAY_CHANGE = (
     "train.pictures",
     "train.clip_norm",
     "train.activation_checkpointing",
+    "train.compile",
     "train.early_stopping",
     "train.optimizer.lr",
 )
@@ -234,12 +261,15 @@ def _sum_of_ids(reader: Reader) -> int:
 class TrainingJob:
     """What the loop asks: batches of an epoch, an evaluation, and what checkpoints say."""
 
-    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path) -> None:
+    def __init__(self, model: Model, readers: Mapping[str, Reader], folder: Path, device: torch.device) -> None:
         self.model: Model = model
         self.readers = readers
         self.folder = folder
         config = model.config
         self.config: Config = config
+        self.options = config.train.divided(world())
+        # Where the batches go: the model is there already, or comes with the loop.
+        self.device = device
         self.resize = resize_for(model)
         self.augment = augment_for(config, self.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
@@ -251,34 +281,52 @@ class TrainingJob:
             "steps in an epoch": self.steps_per_epoch,
         }
 
-    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
-        data, size = self.config.data, self.config.train.images_per_pass
-        loader: Iterable[Batch] = make_loader(
+    @cached_property
+    def loader(self) -> Loader[Target]:
+        """Its workers stay from one epoch to the next."""
+        return make_loader(
             self.readers["train"],
             resize=self.resize,
             augment=self.augment,
-            batches=[
-                step[first : first + size]
-                for step in self.sampler.batches(epoch)[start:]
-                for first in range(0, len(step), size)
-            ],
+            batches=[],
             channels=self.model.backbone.options.in_channels,
             divisor=divisor_for(self.model),
-            workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
+            workers=workers_for(self.config.data.workers, self.device),
+            pin_memory=self.device.type == "cuda",
         )
-        return loader
+
+    @cached_property
+    def evaluation_loader(self) -> Loader[Sample]:
+        """Its workers stay from one evaluation to the next."""
+        return loader_for(self.model, self.readers["val"], self.options.images_per_pass)
+
+    def close(self) -> None:
+        """Ends the workers, whoever keeps this job: an error's traceback may do so to the end of the process."""
+        self.loader.close()
+        self.evaluation_loader.close()
+
+    def batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        """The batches of an epoch from step `start` on: each step's images, a pass at a time."""
+        size = self.options.images_per_pass
+        self.loader.batches = [
+            step[first : first + size]
+            for step in self.sampler.batches(epoch)[start:]
+            for first in range(0, len(step), size)
+        ]
+        return self.loader
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Each head's score, and every figure, as `key.figure`."""
-        figures = run_evaluation(
-            self.model,
-            self.readers["val"],
-            batch_size=self.config.train.images_per_pass,
-            pictures=self.config.train.pictures,
-            folder=self.folder / "pictures",
-        )
+        # As `rehead evaluate` does it: the same figures.
+        with uncompiled() if self.config.train.compile != "none" else nullcontext():
+            figures = run_evaluation(
+                self.model,
+                self.readers["val"],
+                batch_size=self.options.images_per_pass,
+                pictures=self.config.train.pictures,
+                folder=self.folder / "pictures",
+                loader=self.evaluation_loader,
+            )
         named = flat(figures)
         scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]
         return {name: named[name] for name in scores}, named

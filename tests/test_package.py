@@ -32,6 +32,16 @@ def test_every_folder_with_code_is_listed_in_the_package() -> None:
     assert watched == {folder.split("/")[0] for folder in listed}
 
 
+def test_every_recipe_is_package_data() -> None:
+    """Those of a sub-folder that is not listed would be missing from the wheel alone."""
+    tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    configs = REPOSITORY / "configs"
+    listed = {
+        path for pattern in tool["setuptools"]["package-data"]["rehead.configs"] for path in configs.glob(pattern)
+    }
+    assert listed == set(configs.rglob("*.yaml"))
+
+
 @pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     source, out, site = tmp_path / "source", tmp_path / "dist", tmp_path / "site"

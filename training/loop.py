@@ -29,6 +29,7 @@ from rehead.progress import Progress, say
 from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import find_metadata, on_cpu, save_model, save_resume, tensors_of
+from rehead.training.copying import copied_ahead
 from rehead.training.distributed import gathered, is_loss_of_a_process, largest, together, wait_for_all, world
 from rehead.training.engine import repeatable, seed_step
 from rehead.training.memory import says_what_to_lower
@@ -211,9 +212,10 @@ class Loop:
             while not self._ended():
                 epoch, start = divmod(self.state.step, steps_per_epoch)
                 model.train()
-                batches = iter(self.job.batches(epoch, start))
+                batches = copied_ahead(self.job.batches(epoch, start), self._on_device, self.accelerator.device)
                 while step := list(islice(batches, self.options.accumulate)):
-                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept):
+                    stated = self.options.global_batch_size is not None
+                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept, stated=stated):
                         loss = self._step(model, step)
                     at_end = self.state.step == self.total
                     if self.state.step % self.options.log_every == 0 or at_end:
@@ -246,18 +248,20 @@ class Loop:
             group["lr"] = options.optimizer.lr * factor
 
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.accelerator.device)
+        passes = []
         for number, (batch, targets) in enumerate(batches):
             seed_step(options.seed, self.state.step * options.accumulate + number, self.accelerator.process_index)
             # The gradients of a step travel between the processes once, with its last batch.
             with nullcontext() if number == len(batches) - 1 else self._gradients_stay(model):
                 losses = self._losses(model, batch, targets)
                 loss = torch.stack(list(losses.values())).sum()
-                self._agree_to_go_on(loss, losses, batch)
                 self.accelerator.backward(loss / len(batches))
-            total += loss.detach() / len(batches)
-            for name, value in {"loss": loss, **losses}.items():
-                value = value.detach().float()
+            passes.append(
+                {"loss": loss.detach().float(), **{name: one.detach().float() for name, one in losses.items()}}
+            )
+        self._agree_to_go_on(passes, [batch for batch, _ in batches])
+        for losses in passes:
+            for name, value in losses.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
                 # Not every batch has every loss: a head among several skips one that has nothing for it.
                 self.summed[name] = self.summed.get(name, 0) + 1
@@ -265,7 +269,7 @@ class Loop:
         if self.average is not None:
             self.average.update()
         self.state.step += 1
-        return total
+        return torch.stack([losses["loss"] for losses in passes]).mean()
 
     def _update(self, model: nn.Module) -> None:
         """One step of the optimizer; in fp16 the scaler leaves it out where a gradient is not finite."""
@@ -291,13 +295,16 @@ class Loop:
         yield
         sharding.set_synchronised(model, True)
 
+    def _on_device(self, batch: Batch) -> Batch:
+        """A batch where the model is; masks that are read there go with the result."""
+        device = self.accelerator.device
+        images, targets = batch
+        return images.to(device, self.memory_format), [target.to(device) for target in targets]
+
     def _losses(self, model: nn.Module, batch: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
         """The losses of one batch by name."""
-        device = self.accelerator.device
         try:
-            losses: dict[str, Tensor] = model(
-                batch.to(device, self.memory_format), [target.to(device) for target in targets]
-            )
+            losses: dict[str, Tensor] = model(*self._on_device((batch, targets)))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -307,16 +314,22 @@ class Loop:
             ) from error
         return losses
 
-    def _agree_to_go_on(self, loss: Tensor, losses: Mapping[str, Tensor], batch: ImageBatch) -> None:
-        """Ends all processes where the loss of one is no number: an update with it would lose the weights.
+    def _agree_to_go_on(self, passes: Sequence[Mapping[str, Tensor]], batches: Sequence[ImageBatch]) -> None:
+        """Ends all processes where a loss of one is no number: an update with it would lose the weights.
 
         A signal to one is a signal to all, noted at the same step.
+
+        Args:
+            passes: the losses of every pass of this step, their sum as `loss`.
+            batches: what each pass saw.
         """
-        # One wait for the device; and where there are several processes, one message.
-        good = bool(torch.isfinite(loss))
-        bad, number = largest([not good, self.signals.received or 0])
-        if not good:
-            raise TrainingError(self._not_finite(losses, batch))
+        # The one wait for the device in a step, when all of its work but the update is queued; and where there are
+        # several processes, one message.
+        good = torch.isfinite(torch.stack([losses["loss"] for losses in passes])).tolist()
+        bad, number = largest([not all(good), self.signals.received or 0])
+        if not all(good):
+            first = good.index(False)
+            raise TrainingError(self._not_finite(passes[first], batches[first]))
         if bad:
             raise OtherProcessError(f"the loss of another process is not finite at step {self.state.step}")
         self.asked = number
@@ -465,7 +478,7 @@ class Loop:
             ) from error
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:
-        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items() if name != "loss")
         images = ", ".join(str(frame.image_id) for frame in batch.frames)
         return (
             f"the loss is not finite at step {self.state.step} ({values}). Images of this batch: {images}. "

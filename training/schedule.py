@@ -20,8 +20,9 @@ def rate(options: ScheduleOptions, step: int, total: int, steps_per_epoch: int) 
     Args:
         options: which schedule.
         step: 0 for the first.
-        total: steps of the whole run, for cosine (Loshchilov and Hutter, 1608.03983).
-        steps_per_epoch: for multistep, whose milestones are epochs.
+        total: steps of the whole run, for cosine (Loshchilov and Hutter, 1608.03983) and poly (Chen et al.,
+            1606.00915).
+        steps_per_epoch: for multistep, whose milestones are epochs unless they are steps.
 
     Returns:
         A factor, 1 being the optimizer's `lr`.
@@ -32,9 +33,12 @@ def rate(options: ScheduleOptions, step: int, total: int, steps_per_epoch: int) 
         factor = options.warmup_factor + (1 - options.warmup_factor) * done
     if options.name == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+    elif options.name == "poly":
+        left = (1 - min(step, total) / total) ** options.power
+        factor *= options.end_factor + (1 - options.end_factor) * left
     elif options.name == "multistep":
-        epoch = step // steps_per_epoch
-        factor *= options.gamma ** sum(epoch >= milestone for milestone in options.milestones)
+        passed = step if options.milestones_in == "steps" else step // steps_per_epoch
+        factor *= options.gamma ** sum(passed >= milestone for milestone in options.milestones)
     return factor
 
 
@@ -51,6 +55,13 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     )
     if options.name == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=fused
     )
+    if options.momentum:
+        # The first step makes the momentum of memory that it then fills with the gradient; where the loss scaler
+        # skips that step, it is never filled, and the next one adds what was there to the weights. From zero, the
+        # first step gives the same numbers.
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import CocoSplit, CsvSplit, FoldersSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
 from rehead.data.check.findings import Findings
@@ -69,7 +69,7 @@ def _report_labels(source: Source, findings: Findings) -> None:
     elif columns.masks is not None and isinstance(source.options, MasksSplit):
         known = {columns.masks[row] for row in range(len(columns))}
         for name in file_names(reader.mask_folder, SUFFIXES):
-            if name not in known:
+            if name not in known and PurePosixPath(name).stem.endswith(source.options.mask_ending):
                 findings("label_without_image", reader.mask_folder / name, f"no image of this name in {reader.folder}")
 
 

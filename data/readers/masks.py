@@ -49,7 +49,8 @@ class MasksReader(ColumnReader):
         folder = existing(root, split.images, "images", folder=True)
         mask_folder = existing(root, split.masks, "masks", folder=True)
         meant = MaskValues(classes, ignore_index, values, mask_folder)
-        pairs = matched(folder, mask_folder, partial=split.partial, report=report)
+        endings = (split.image_ending, split.mask_ending)
+        pairs = matched(folder, mask_folder, partial=split.partial, report=report, endings=endings)
         columns = Columns(
             classes=None,
             names=Texts.of(image for image, _ in pairs),
@@ -60,7 +61,12 @@ class MasksReader(ColumnReader):
 
 
 def matched(
-    folder: Path, mask_folder: Path, *, partial: bool = False, report: Report = refuse
+    folder: Path,
+    mask_folder: Path,
+    *,
+    partial: bool = False,
+    report: Report = refuse,
+    endings: tuple[str, str] = ("", ""),
 ) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
@@ -71,24 +77,27 @@ def matched(
         mask_folder: of the masks.
         partial: leave out images without a mask, as long as one has one.
         report: what is done about images without a mask, and two files of one name.
+        endings: of the names of images and of masks, where they differ in that. An image may lack its; what lacks
+            the other is no mask.
 
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
     """
-    images = files_by_stem(folder, SUFFIXES, report)
+    of_image, of_mask = endings
+    images: dict[str, str] = {}
+    for stem, name in files_by_stem(folder, SUFFIXES, report).items():
+        _add(images, stem.removesuffix(of_image), name, folder, "images", report)
     if report is refuse:
         say_passed_over(folder, passed_over(folder))
         say_passed_over(mask_folder, passed_over(mask_folder))
     if not images:
         raise DataError(f"{folder}: no images")
-    by_stem = files_by_stem(mask_folder, SUFFIXES, report)
     masks: dict[str, str] = {}
-    for stem, name in by_stem.items():
-        own = stem if stem in images else stem.removesuffix("_mask")
-        if own in masks:
-            report("duplicate_image", mask_folder, f"{masks[own]} and {name} are both masks of {own}; one must go")
-            continue
-        masks[own] = name
+    for stem, name in files_by_stem(mask_folder, SUFFIXES, report).items():
+        if stem.endswith(of_mask):
+            own = stem.removesuffix(of_mask)
+            own = own if own in images else own.removesuffix("_mask")
+            _add(masks, own, name, mask_folder, "masks", report)
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if report is refuse:
         alone = [name for own, name in masks.items() if own not in images]
@@ -101,6 +110,18 @@ def matched(
                 "missing_mask",
                 folder / name,
                 f"no mask in {mask_folder}, as for {len(unmatched)} of {len(images)} images; a mask has its image's "
-                "name (or that and _mask), with any image suffix",
+                f"name (or that and _mask){_described(endings)}, with any image suffix",
             )
     return [(name, masks[stem]) for stem, name in images.items() if stem in masks]
+
+
+def _described(endings: tuple[str, str]) -> str:
+    return f", {endings[1] or 'nothing'} in place of {endings[0] or 'nothing'} at its end" if any(endings) else ""
+
+
+def _add(found: dict[str, str], key: str, name: str, folder: Path, what: str, report: Report) -> None:
+    """Notes a file under the name that it shares with its other half, unless one is there already."""
+    if key in found:
+        report("duplicate_image", folder, f"{found[key]} and {name} are both {what} of {key}; one must go")
+        return
+    found[key] = name

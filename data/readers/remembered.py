@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import msgspec
 
-from rehead.data.readers.store import SETTLED_NS, cache_folder
+from rehead.data.readers.store import SETTLED_NS
 from rehead.errors import OutputError
-from rehead.files import atomic_path
+from rehead.files import atomic_path, cache_folder
 from rehead.progress import Progress
 
 Answer = TypeVar("Answer")

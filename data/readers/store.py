@@ -22,7 +22,7 @@ import numpy as np
 from rehead.data.readers.base import Report, refuse
 from rehead.data.readers.columns import Columns
 from rehead.errors import DataError, OutputError
-from rehead.files import atomic_path
+from rehead.files import atomic_path, cache_folder
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
@@ -37,17 +37,6 @@ SETTLED_NS = 2_000_000_000
 system's clock (up to two seconds) would go unseen, as git has it (https://git-scm.com/docs/racy-git)."""
 
 _complained = False
-
-
-def cache_folder() -> Path:
-    """`$REHEAD_CACHE`, or `rehead` in the user's cache folder."""
-    if given := os.environ.get("REHEAD_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/rehead"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "rehead" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rehead"
 
 
 def stored(name: str, sources: Iterable[Path], parse: Callable[[], Columns], report: Report = refuse) -> Columns:

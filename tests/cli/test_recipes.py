@@ -19,26 +19,48 @@ from rehead.data.drawn import MASK_CLASSES
 
 TWELVE = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
+TEN = {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"}
+
 QUICK = [
     "data.workers=0",
     "train.epochs=2",
+    "train.max_steps=null",
+    "train.global_batch_size=4",
     "train.batch_size=4",
     "train.log_every=2",
     "train.pictures=2",
 ]
 SMALL = ["model.backbone.name=resnet18", "model.backbone.weights=none", "model.backbone.width=8", *QUICK]
+FEW_PROPOSALS = ["rpn_post_nms_train=60", "rpn_post_nms_test=20", "box_sampled=16", "representation=32", "channels=16"]
+SMALL_HEADS = {
+    "faster_rcnn": FEW_PROPOSALS,
+    "mask_rcnn": [*FEW_PROPOSALS, "mask_convs=1", "mask_channels=8"],
+    "keypoint_rcnn": [*FEW_PROPOSALS, "keypoint_convs=1", "keypoint_channels=8"],
+    "retinanet": ["channels=16", "convs=1"],
+    "fcos": ["channels=64", "convs=1"],
+    "deeplabv3plus": ["channels=16"],
+    "upernet": ["channels=16"],
+}
+BOXES = [
+    "data.root={drawn}/scenes",
+    "data.format=coco",
+    "data.train={{images: train, annotations: annotations/train.json}}",
+    "data.val={{images: val, annotations: annotations/val.json}}",
+    "data.resize={{shorter: 64, longer: 96}}",
+    "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
+]
 DRAWN = {
     "classification": ["data.root={drawn}/shapes", "data.resize={{height: 64, width: 64}}"],
-    "detection": [
-        "data.root={drawn}/scenes",
-        "data.format=coco",
-        "data.train={{images: train, annotations: annotations/train.json}}",
-        "data.val={{images: val, annotations: annotations/val.json}}",
-        "data.resize={{shorter: 64, longer: 96}}",
-        "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
+    "detection": BOXES,
+    "keypoint_detection": [
+        *BOXES,
+        "data.train={{images: train, annotations: annotations/points_train.json}}",
+        "data.val={{images: val, annotations: annotations/points_val.json}}",
+        "data.sampling.min_keypoints=2",
     ],
+    "instance_segmentation": BOXES,
     # Every value of these masks is a class; here it is taken for an object.
-    "instance_segmentation": [
+    "instance_masks": [
         "data.root={drawn}/scenes",
         "data.train={{images: train, masks: train_masks}}",
         "data.val={{images: val, masks: val_masks}}",
@@ -50,23 +72,61 @@ DRAWN = {
         "data.train={{images: train, masks: train_masks}}",
         "data.val={{images: val, masks: val_masks}}",
         "data.ignore_index=[]",
+        "data.values=null",
         f"data.classes=[{', '.join(MASK_CLASSES)}]",
         "data.resize={{height: 64, width: 64}}",
     ],
 }
+FIGURES = {
+    "classification": "main.top1",
+    "detection": "main.bbox.AP",
+    "instance_segmentation": "main.segm.AP",
+    "keypoint_detection": "main.keypoints.AP",
+    "segmentation": "main.mIoU",
+}
+
+
+@pytest.fixture(scope="module")
+def pointed(drawn: Path) -> Path:
+    """The drawn data; the objects of `points_train.json` and `points_val.json` have keypoints, one of them none."""
+    for split in ("train", "val"):
+        data = json.loads((drawn / f"scenes/annotations/{split}.json").read_text())
+        for category in data["categories"]:
+            category["keypoints"] = ["left", "right", "top"]
+        for number, annotation in enumerate(data["annotations"]):
+            x, y, w, h = annotation["bbox"]
+            points = [x, y + h / 2, 2, x + w, y + h / 2, 2, x + w / 2, y, 2]
+            annotation["keypoints"] = points if number else [0] * 9
+            annotation["num_keypoints"] = 3 if number else 0
+        (drawn / f"scenes/annotations/points_{split}.json").write_text(json.dumps(data))
+    return drawn
+
+
+def on_drawn_data(recipe: str, drawn: Path, out: Path) -> list[str]:
+    """What makes a recipe small and quick, and lets it read drawn data; the rest of it stays."""
+    config = load_config(recipe)
+    if recipe.startswith("paper/"):
+        # Their networks are what they are about.
+        small = [*QUICK, f"data.root={drawn}/shapes", "model.backbone.width=4", "train.schedule.milestones=[1]"]
+        return [*small, f"out={out}"]
+    kind = "instance_masks" if config.data.format == "instance_masks" else config.task
+    small = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN[kind])]
+    head = config.model.heads["main"].name
+    small += [f"model.head.{item}" for item in SMALL_HEADS.get(head, [])]
+    for place, step in enumerate([] if isinstance(config.data.augment, str) else config.data.augment):
+        if step.name == "multi_scale":
+            small.append(f"data.augment.{place}.shorter=[48, 64]")
+        if step.name == "large_scale_jitter":
+            small.append(f"data.augment.{place}.canvas=[48, 64]")
+    return [*small, f"out={out}"]
 
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
-    recipe: str, drawn: Path, tmp_path: Path, rehead_command
+    recipe: str, pointed: Path, tmp_path: Path, rehead_command
 ) -> None:
-    task = load_config(recipe).task
-    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN[task]), f"out={tmp_path}/run"]
-    if recipe.startswith("paper/"):
-        # Their networks are what they are about.
-        overrides = [*QUICK, f"data.root={drawn}/shapes", "model.backbone.width=4", f"out={tmp_path}/run"]
-        overrides.append("train.schedule.milestones=[1]")
-    outcome = rehead_command("train", recipe, *overrides)
+    task, drawn = load_config(recipe).task, pointed
+    outcome = rehead_command("train", recipe, *on_drawn_data(recipe, drawn, tmp_path / "run"))
     assert outcome.code == 0, outcome
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
@@ -84,19 +144,14 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert any(row["loss"] for row in rows)
-    figure = {
-        "classification": "main.top1",
-        "detection": "main.bbox.AP",
-        "instance_segmentation": "main.segm.AP",
-        "segmentation": "main.mIoU",
-    }[task]
-    assert any(row[figure] for row in rows)
+    assert any(row[FIGURES[task]] for row in rows)
 
     outcome = rehead_command("evaluate", run / "last.safetensors", "--json", tmp_path / "figures.json")
     assert outcome.code == 0, outcome
     figures = json.loads((tmp_path / "figures.json").read_text())["main"]
-    if task in ("detection", "instance_segmentation"):
-        assert all(set(own) == TWELVE for own in figures.values())
+    with_boxes = task in ("detection", "instance_segmentation", "keypoint_detection")
+    if with_boxes:
+        assert all(set(own) == (TEN if name == "keypoints" else TWELVE) for name, own in figures.items())
         assert f"{figures['bbox']['AP']:.6f}" == f"{float(rows[-1]['main.bbox.AP']):.6f}"
     elif task == "segmentation":
         assert set(figures["IoU"]) == set(MASK_CLASSES)
@@ -116,7 +171,7 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     records = json.loads((tmp_path / "predicted/predictions.json").read_text())
     if task == "instance_segmentation":
         assert all(record["segmentation"]["size"] == [64, 64] for record in records)
-    if task in ("detection", "instance_segmentation"):
+    if with_boxes:
         assert all({"image_id", "category_id", "bbox", "score"} <= set(record) for record in records)
         assert all(record["category_id"] in range(1, 7) for record in records)
     elif task == "segmentation":
@@ -127,6 +182,25 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
         assert [guess["score"] for guess in records[0]["top"]] == sorted(
             (guess["score"] for guess in records[0]["top"]), reverse=True
         )
+
+
+def test_images_without_objects_are_left_out_of_the_training_and_counted(
+    drawn: Path, tmp_path: Path, rehead_command
+) -> None:
+    """As the COCO recipes have it. The evaluation has them all."""
+    data = json.loads((drawn / "scenes/annotations/train.json").read_text())
+    empty = [image["id"] for image in data["images"][:3]]
+    data["annotations"] = [one for one in data["annotations"] if one["image_id"] not in empty]
+    (tmp_path / "some.json").write_text(json.dumps(data))
+    overrides = on_drawn_data("coco_retinanet_r50_fpn", drawn, tmp_path / "run")
+    overrides += [f"data.train.annotations={tmp_path}/some.json", f"data.val.annotations={tmp_path}/some.json"]
+    overrides += ["data.val.images=train", "train.epochs=1", "train.global_batch_size=3"]
+    outcome = rehead_command("train", "coco_retinanet_r50_fpn", *overrides)
+    assert outcome.code == 0, outcome
+    assert "12 training images (3 of them skipped: no object to learn from) and 12 validation images" in outcome.err
+    assert "3 images to a step, as train.global_batch_size says" in outcome.err
+    with (tmp_path / "run/metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)][-1] == "3"
 
 
 def test_a_folder_with_a_run_is_not_written_over_unless_asked(drawn: Path, tmp_path: Path, rehead_command) -> None:
@@ -224,6 +298,10 @@ def test_configs_prints_a_recipe_that_can_be_trained(tmp_path: Path, rehead_comm
     assert yaml.safe_load(outcome.out)["task"] == "segmentation"
     (tmp_path / "mine.yaml").write_text(outcome.out)
     assert load_config(tmp_path / "mine.yaml") == load_config("camvid_unet_r18")
+    # What it aims at, and what is different, is said with it.
+    outcome = rehead_command("configs", "detectron2/coco_retinanet_r50_fpn_1x")
+    assert outcome.out.startswith("# RetinaNet on COCO as Detectron2 trains it (1x), aiming at its box AP 37.4")
+    assert "Different here" in outcome.out
     listing = rehead_command("configs").out
     assert all(name in listing for name in recipes())
 
@@ -238,10 +316,12 @@ class TestRealImages:
     @pytest.mark.matrix
     def test_coco(self, shared: Path, tmp_path: Path, rehead_command) -> None:
         run = tmp_path / "run"
-        arguments = [f"data.root={shared}/data/coco", *self.common(shared), "train.batch_size=2", f"out={run}"]
+        arguments = [f"data.root={shared}/data/coco", *self.common(shared), "train.global_batch_size=2", f"out={run}"]
         # Small images and few proposals: what takes time is judging a detector that knows nothing yet.
         arguments += ["train.max_steps=20", "data.resize={shorter: 256, longer: 427}", "train.log_every=5"]
         arguments += ["model.head.rpn_post_nms_train=300", "model.head.rpn_post_nms_test=100"]
+        # In the first twenty steps of the recipe's own warm-up there is little to learn with.
+        arguments += ["train.schedule.warmup_steps=500"]
         outcome = rehead_command("train", "configs/coco_faster_rcnn_r50_fpn.yaml", *arguments)
         assert outcome.code == 0, outcome
         outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs", "data"]
+COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs", "doctor", "data"]
 
 
 def cpu_seconds(code: str) -> float:

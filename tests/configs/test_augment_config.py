@@ -95,6 +95,8 @@ def test_steps_that_do_not_fit_the_task_or_one_another() -> None:
     assert found.startswith("data.augment.1.name: mosaic does not know what classification learns from")
     (found,) = problems(augment=["copy_paste"])
     assert found.endswith("it is for instance_segmentation")
+    (found,) = problems(augment=[{"name": "multi_scale", "scale": [0.5, 1], "shorter": [640]}])
+    assert found == "data.augment.0: give either scale or shorter"
     (found,) = problems(augment=["multi_scale", "resized_crop"])
     assert found == "data.augment: multi_scale and resized_crop would each decide about the size; keep one"
 

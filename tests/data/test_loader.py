@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
-from rehead.data.loader import BatchSampler, Key, evaluation_loader, make_loader
+from rehead.data.loader import MOST_WORKERS, BatchSampler, Key, Loader, evaluation_loader, make_loader, workers_for
 from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.folders import FoldersReader
@@ -142,6 +144,89 @@ def test_workers_and_resuming_change_nothing(boxes: CocoReader, steps: Any) -> N
         rest = list(loader)
         assert len(rest) == 3 - start
         assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def started(boxes: CocoReader, epoch: int, workers: int) -> Loader[Target]:
+    augment = Augment([step_options(step) for step in MIXED], Setting("detection", DETECTION), seed=1)
+    batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(epoch)
+    return make_loader(boxes, resize=DETECTION, augment=augment, batches=batches, workers=workers)
+
+
+def children() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_workers_stay_for_the_next_epoch_and_end_with_the_loader(boxes: CocoReader) -> None:
+    before = children()
+    loader = started(boxes, 0, workers=2)
+    seen = []
+    for epoch in (0, 1, 2):
+        loader.batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(epoch)[epoch:]
+        assert len(loader) == 3 - epoch
+        wanted = list(started(boxes, epoch, workers=0))[epoch:]
+        assert all(equal(a, b) for a, b in zip(loader, wanted, strict=True))
+        seen.append(children() - before)
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == min(2, len(os.sched_getaffinity(0)))
+    del loader
+    assert children() == before
+
+
+def test_a_pass_that_is_broken_off_leaves_nothing_for_the_next(boxes: CocoReader) -> None:
+    wanted = list(started(boxes, 0, workers=0))
+    loader = started(boxes, 0, workers=1)
+    first = iter(loader)
+    next(first)
+    # While it goes on, another one has workers of its own.
+    assert all(equal(a, b) for a, b in zip(loader, wanted, strict=True))
+    assert equal(next(first), wanted[1])
+    loader.close()
+    assert next(first, None) is None
+    assert all(equal(a, b) for a, b in zip(loader, wanted, strict=True))
+
+
+def test_an_error_that_is_kept_keeps_no_workers(boxes: CocoReader) -> None:
+    before = children()
+    (boxes.folder / "2.png").write_bytes(b"")
+    loader = started(boxes, 0, workers=1)
+    with pytest.raises(DataError) as kept:
+        list(loader)
+    assert children() == before
+    assert kept.traceback
+
+
+@pytest.mark.parametrize("done", ["list(loader)", "begun = iter(loader); next(begun)"])
+def test_python_ends_while_workers_wait(boxes: CocoReader, done: str) -> None:
+    """Its exit sends them SIGTERM and waits for them, and they ignore it: a training must end its step first."""
+    code = (
+        "import sys; from pathlib import Path; from rehead.configs.readers import CocoSplit; "
+        "from rehead.configs.schema import ResizeOptions; from rehead.data.loader import Key, make_loader; "
+        "from rehead.data.readers.coco import CocoReader; from rehead.data.resize import Resize\n"
+        "reader = CocoReader(CocoSplit(images='images', annotations='a.json'), Path(sys.argv[1]))\n"
+        "batches = [[Key(0, index)] for index in range(7)]; resize = Resize(ResizeOptions(shorter=24))\n"
+        f"loader = make_loader(reader, resize=resize, augment=None, batches=batches, workers=1); {done}; print('end')"
+    )
+    command = [sys.executable, "-c", code, str(boxes.folder.parent)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert ended.stdout == "end\n"
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "device", "workers"),
+    [
+        *((1, 1, "cpu", 1), (2, 1, "cpu", 2), (64, 1, "cpu", 2), (64, 64, "cpu", 1)),
+        *((1, 1, "cuda", 1), (2, 1, "cuda", 1), (8, 1, "cuda", 7), (8, 1, "cuda:1", 7), (64, 8, "cuda", 7)),
+        *((4, 8, "cuda", 1), (256, 1, "cuda", MOST_WORKERS), (10, 1, "mps", 9)),
+    ],
+)
+def test_workers_follow_the_cores(
+    cores: int, processes: int, device: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehead.data.loader.cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert workers_for("auto", torch.device(device)) == workers
+    assert workers_for(0, torch.device(device)) == 0
+    assert workers_for(5, torch.device(device)) == 5
 
 
 def test_two_ranks_make_the_images_that_one_process_would(boxes: CocoReader) -> None:

@@ -239,3 +239,57 @@ def test_camvid(shared: Path) -> None:
     assert set(np.unique(sample.semantic)) <= {*range(11), IGNORE}
     with pytest.raises(DataError, match=r"value 11, .*data\.ignore_index"):
         open_reader(data.model_copy(update={"ignore_index": []}), "train").read(0)
+
+
+class TestEndings:
+    """Cityscapes: `aachen_1_leftImg8bit.png`, and beside `aachen_1_gtFine_labelIds.png` others that are no masks."""
+
+    SPLIT = MasksSplit(images="images", masks="masks", image_ending="_leftImg8bit", mask_ending="_gtFine_labelIds")
+
+    def write(self, root: Path) -> None:
+        for number in (1, 2):
+            write(root, f"aachen/aachen_{number}_x", np.full((4, 6), number, np.uint8))
+            (root / f"images/aachen/aachen_{number}_x.jpg").rename(
+                root / f"images/aachen/aachen_{number}_leftImg8bit.jpg"
+            )
+            (root / f"masks/aachen/aachen_{number}_x.png").rename(
+                root / f"masks/aachen/aachen_{number}_gtFine_labelIds.png"
+            )
+            Image.new("RGB", (6, 4)).save(root / f"masks/aachen/aachen_{number}_gtFine_color.png")
+
+    def test_masks_are_matched_by_what_is_before_them(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        reader = MasksReader(self.SPLIT, tmp_path, NAMES)
+        assert len(reader) == 2
+        for index in range(2):
+            semantic = reader.read(index).semantic
+            assert semantic is not None
+            assert (semantic == index + 1).all()
+
+    def test_an_image_without_its_mask_is_an_error_that_says_what_was_looked_for(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        (tmp_path / "masks/aachen/aachen_2_gtFine_labelIds.png").unlink()
+        with pytest.raises(DataError, match="_gtFine_labelIds in place of _leftImg8bit at its end") as caught:
+            MasksReader(self.SPLIT, tmp_path, NAMES)
+        assert "aachen_2_leftImg8bit" in str(caught.value)
+
+    def test_other_files_among_the_masks_are_not_reported(self, tmp_path: Path, rehead_command) -> None:
+        self.write(tmp_path)
+        (tmp_path / "check.yaml").write_text(
+            f"""
+task: segmentation
+data:
+  format: masks
+  root: {tmp_path}
+  train: {{images: images, masks: masks, image_ending: _leftImg8bit, mask_ending: _gtFine_labelIds}}
+  classes: [sky, road, car]
+model: {{head: unet}}
+"""
+        )
+        outcome = rehead_command("data", "check", tmp_path / "check.yaml")
+        assert "gtFine_color" not in outcome.out + outcome.err
+        (tmp_path / "masks/aachen/aachen_3_gtFine_labelIds.png").write_bytes(
+            (tmp_path / "masks/aachen/aachen_1_gtFine_labelIds.png").read_bytes()
+        )
+        outcome = rehead_command("data", "check", tmp_path / "check.yaml")
+        assert "aachen_3_gtFine_labelIds" in outcome.out + outcome.err

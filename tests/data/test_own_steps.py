@@ -16,6 +16,7 @@ from rehead.configs.augment import PRESETS, STEPS, TransformOptions, step_option
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
 from rehead.data.drawn import SHAPES, draw_scene
+from rehead.data.loader import Key, make_loader
 from rehead.data.mixing import on_canvas
 from rehead.data.readers.base import Reader
 from rehead.data.resize import Resize
@@ -171,6 +172,71 @@ def test_jitter_shows_random_parts_at_random_scales() -> None:
     assert len(left) > 10
     assert min(shares) < 0.35
     assert max(shares) > 0.95
+
+
+class TestCanvas:
+    """`large_scale_jitter` with a canvas: every batch has its size, whatever the images' were."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 999))
+    def test_no_image_is_larger_and_each_has_the_drawn_scale(self, height: int, width: int, seed: int) -> None:
+        one = Sample(0, Path("a"), image=np.zeros((height, width, 3), np.uint8))
+        canvas = (24, 40)
+        jitter = step("large_scale_jitter", "longer", scale=[0.5, 2], canvas=canvas)
+        scale = np.random.default_rng(seed).uniform(0.5, 2)
+        scaled = [max(1, round(side * scale)) for side in RESIZE["longer"].size_for((height, width))]
+        found = changed(jitter, one, seed).pixels.shape[:2]
+        assert found == tuple(min(side, most) for side, most in zip(scaled, canvas, strict=True))
+
+    def test_what_is_cut_keeps_its_scale(self) -> None:
+        """Along the axis that is cut, a pixel of the original is as large as along the other."""
+        ramp = np.arange(160, dtype=np.uint8)
+        one = Sample(0, Path("a"), image=np.tile(ramp[None, :, None], (80, 1, 3)))
+        jitter = step("large_scale_jitter", "longer", scale=[1, 1], canvas=(400, 32))  # 32 x 64 before it is cut
+        starts = set()
+        for seed in range(20):
+            pixels = changed(jitter, one, seed).pixels[:, :, 0].astype(int)
+            assert pixels.shape == (32, 32)
+            assert pixels[0, -1] - pixels[0, 0] == pytest.approx(31 * 160 / 64, abs=2)
+            starts.add(int(pixels[0, 0]))
+        assert len(starts) > 10
+
+    def test_batches_are_padded_to_it_and_the_padding_is_no_part_of_the_images(self) -> None:
+        steps = [step_options({"name": "large_scale_jitter", "scale": [0.1, 0.4], "canvas": [48, 72]})]
+        augment = Augment(steps, Setting("instance_segmentation", RESIZE["longer"]), seed=0)
+        loader = make_loader(
+            READER, resize=RESIZE["longer"], augment=augment, batches=[[Key(0, 0), Key(0, 1)]], divisor=32
+        )
+        ((images, targets),) = list(loader)
+        assert images.pixels.shape == (2, 3, 64, 96)
+        for frame, target, pixels in zip(images.frames, targets, images.pixels, strict=True):
+            assert frame.padded == (64, 96)
+            assert max(frame.size) <= 26
+            assert not pixels[:, frame.size[0] :].any()
+            assert not pixels[:, :, frame.size[1] :].any()
+            assert target.semantic is not None
+            assert (target.semantic[frame.size[0] :] == IGNORE).all()
+
+    def test_without_one_batches_are_as_large_as_their_largest_image(self) -> None:
+        assert Augment("strong", Setting("detection", RESIZE["longer"])).canvas is None
+
+
+class TestShorterSides:
+    """`multi_scale` as Detectron2 and torchvision's references have it: one of some lengths of the shorter side."""
+
+    def test_each_length_is_drawn_and_the_longer_side_limits_it(self) -> None:
+        built = step("multi_scale", "longer", shorter=[32, 40, 60])
+        seen = {changed(built, scene(0), seed).pixels.shape[:2] for seed in range(40)}
+        assert seen == {(32, 32), (40, 40), (60, 60)}
+        wide = Sample(0, Path("a"), image=np.zeros((40, 80, 3), np.uint8))
+        assert {changed(built, wide, seed).pixels.shape[:2] for seed in range(40)} == {(32, 64)}
+
+    @pytest.mark.parametrize(
+        ("resize", "said"), [("fixed", "goes with data.resize"), ("longer", "100 is more than data.resize.longer 64")]
+    )
+    def test_it_needs_a_resize_by_the_shorter_side_that_allows_it(self, resize: str, said: str) -> None:
+        with pytest.raises(ConfigError, match=said):
+            step("multi_scale", resize, shorter=[40, 100])
 
 
 class TestMosaic:

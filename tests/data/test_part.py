@@ -20,8 +20,8 @@ from rehead.configs.schema import DataOptions
 from rehead.data.near_duplicates import fingerprint_of
 from rehead.data.readers import open_data, open_reader, remembered
 from rehead.data.readers.part import stratified
-from rehead.data.readers.store import cache_folder
 from rehead.errors import ConfigError, DataError
+from rehead.files import cache_folder
 
 SPLITS = ("train", "val", "test")
 

@@ -190,6 +190,8 @@ STEPS: dict[str, list[dict[str, Any]]] = {
     "resize": [],
     "multi_scale": [{"name": "multi_scale", "scale": [0.5, 1.5]}],
     "large_scale_jitter": [{"name": "large_scale_jitter", "scale": [0.3, 1.6]}],
+    "canvas": [{"name": "large_scale_jitter", "scale": [0.3, 1.6], "canvas": [60, 80]}],
+    "shorter": [{"name": "multi_scale", "shorter": [40, 70, 90]}],
     "resized_crop": [{"name": "resized_crop", "scale": [0.5, 1]}],
     "sometimes": [{"name": "multi_scale", "p": 0.5}, {"name": "HorizontalFlip"}],
 }
@@ -220,7 +222,8 @@ def test_what_is_annotated_lies_where_it_is_seen_and_where_it_lies_without(
             assert one.boxes is not None
             assert other.boxes is not None
             assert one.boxes.shape == other.boxes.shape
-            np.testing.assert_allclose(one.boxes, other.boxes, atol=1)
+            # The part and, where that cuts an object, its mask begin and end at whole pixels of what was decoded.
+            np.testing.assert_allclose(one.boxes, other.boxes, atol=1.5)
             if not len(one.boxes):
                 continue
             (box,) = one.boxes

@@ -69,6 +69,62 @@ def test_balanced_classes_are_shown_equally_often_in_as_many_images_as_there_are
     np.testing.assert_allclose(repeats(options("class_balanced"), Annotations([objects(0, 1), objects(0)])), [1.5, 0.5])
 
 
+class TestSkippingEmptyImages:
+    """Detectron2 and torchvision train on COCO without the images that have no object of use."""
+
+    def some(self, *crowds: bool, width: float = 4, keypoints: int | None = None) -> Sample:
+        boxes = np.array([[1, 1, 1 + width, 5]] * len(crowds), np.float32).reshape(-1, 4)
+        points = None
+        if keypoints is not None:
+            points = np.zeros((len(crowds), 17, 3), np.float32)
+            points[:, :keypoints] = (2, 2, 1)
+        labels = np.zeros(len(crowds), np.int64)
+        return Sample(0, Path("a"), boxes=boxes, labels=labels, iscrowd=np.array(crowds, bool), keypoints=points)
+
+    def test_crowds_and_boxes_without_area_are_nothing(self) -> None:
+        samples = [self.some(False), self.some(), self.some(True), self.some(True, False), self.some(False, width=0)]
+        times = repeats(SamplingOptions(skip_empty=True), Annotations(samples))
+        assert times is not None
+        assert times.tolist() == [1, 0, 0, 1, 0]
+
+    def test_keypoints_are_counted_over_the_image(self) -> None:
+        samples = [self.some(False, keypoints=count) for count in (0, 1, 9, 10)]
+        samples += [self.some(False, False, keypoints=5), self.some(True, keypoints=17)]
+        for least, kept in ((1, [0, 1, 1, 1, 1, 0]), (10, [0, 0, 0, 1, 1, 0])):
+            options = SamplingOptions(skip_empty=True, min_keypoints=least)
+            times = repeats(options, Annotations(samples), keypoints=True)
+            assert times is not None
+            assert times.tolist() == kept
+            # To a head that learns boxes alone they do not matter.
+            times = repeats(options, Annotations(samples))
+            assert times is not None
+            assert times.tolist() == [1, 1, 1, 1, 1, 0]
+
+    def test_an_epoch_shows_each_of_the_others_once_and_is_shorter(self) -> None:
+        reader = Annotations([self.some(False) if index % 3 else self.some() for index in range(30)])
+        times = repeats(SamplingOptions(skip_empty=True), reader)
+        keys = [key for batch in BatchSampler(30, 4, shuffle=True, repeats=times).batches(0) for key in batch]
+        assert sorted(key.image for key in keys) == [index for index in range(30) if index % 3]
+
+    def test_other_ways_of_sampling_go_on_without_them(self) -> None:
+        reader = Annotations([self.some(False)] * 3 + [self.some()])
+        times = repeats(SamplingOptions(name="class_balanced", skip_empty=True), reader)
+        assert times is not None
+        np.testing.assert_allclose(times, [2 / 3] * 3 + [0])
+
+    def test_annotations_of_other_kinds_count(self) -> None:
+        sample = self.some()
+        sample.mask_path = Path("m.png")
+        maps = Sample(0, Path("a"), mask_path=Path("m.png"))
+        times = repeats(SamplingOptions(skip_empty=True), Annotations([sample, maps]))
+        assert times is not None
+        assert times.tolist() == [1, 1]
+
+    def test_nothing_left_is_an_error(self) -> None:
+        with pytest.raises(ConfigError, match="none of the training images"):
+            repeats(SamplingOptions(skip_empty=True), Annotations([self.some(True)]))
+
+
 def test_labels_of_images_count_and_crowds_do_not() -> None:
     labels = [Sample(0, Path("a"), label=0)] * 3 + [Sample(0, Path("a"), label=np.array([0, 1, 1], np.float32))]
     np.testing.assert_allclose(repeats(options("class_balanced"), Annotations(labels)), [4 / 9] * 3 + [8 / 3])

@@ -5,11 +5,15 @@ That the numbers are torchvision's is proved in tests/tasks/test_exchange_detect
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from helpers import TINY, batch_of_noise, targets_for
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from rehead.configs.base import HeadOptions
 from rehead.configs.detection_heads import KeypointRCNNOptions, MaskRCNNOptions
@@ -62,6 +66,34 @@ def test_keypoints_come_back_in_original_pixels() -> None:
     torch.testing.assert_close(larger.keypoints[..., 0], 3 * same.keypoints[..., 0])
     torch.testing.assert_close(larger.keypoints[..., 1], 2 * same.keypoints[..., 1])
     assert torch.equal(larger.keypoints[..., 2], same.keypoints[..., 2])
+
+
+class OnCPU(Tensor):
+    """What was copied to the CPU, and what was computed from that."""
+
+
+class Watched(TorchFunctionMode):
+    """Counts the numbers that are read one by one: of what was copied to the CPU, and of what was not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: Counter[bool] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.item:
+            self.read[isinstance(args[0], OnCPU)] += 1
+        out = func(*args, **(kwargs or {}))
+        return out.as_subclass(OnCPU) if func is Tensor.cpu else out
+
+
+def test_keypoints_are_found_without_a_wait_for_every_box() -> None:
+    torch.manual_seed(0)
+    model = build_model(TINY, POINTS, NAMES).eval()
+    with torch.no_grad(), Watched() as watched:
+        found = model(batch_of_noise())["main"]
+    objects = sum(len(one.boxes) for one in found)
+    assert objects > 0
+    assert watched.read == {True: 2 * objects}
 
 
 def test_points_that_nobody_sees_teach_nothing() -> None:

@@ -163,6 +163,7 @@ def test_losses_with_the_same_draws(pair: Pair, empty: tuple[int, ...]) -> None:
     ours, reference = pair.ours.train(), pair.reference.train()
     norms_to_eval(ours)
     norms_to_eval(reference)
+    share_samplers(ours, reference)
     given = [
         {"boxes": b, "labels": k + pair.first_label, "masks": m.byte(), "keypoints": p}
         for b, k, m, p in zip(boxes, labels, masks, points, strict=True)
@@ -181,6 +182,14 @@ def test_losses_with_the_same_draws(pair: Pair, empty: tuple[int, ...]) -> None:
         found = len(empty) < 2 or name in ("loss_objectness", "loss_classifier", "loss_classification")
         assert (float(loss) > 0) == found
         torch.testing.assert_close(loss, theirs[name], **pair.close)
+
+
+def share_samplers(ours: Model, reference: Any) -> None:
+    """Ours draws lots in another way, with the same chances (tests/heads/test_matching.py)."""
+    head: Any = ours.head("main")
+    for part in ("rpn", "roi_heads"):
+        if hasattr(reference, part):
+            getattr(reference, part).fg_bg_sampler = getattr(head, part).fg_bg_sampler
 
 
 def points_in(boxes: Tensor, generator: torch.Generator) -> Tensor:

@@ -82,9 +82,15 @@ def test_another_suffix(file: Path, tmp_path: Path, rehead_command: Any) -> None
         ("test_resnet.r160_in1k", "classification", {"main": "linear"}, "their backbones are resnet18, resnet34"),
         ("resnet18", "detection", {"a": "fcos", "b": "retinanet"}, "they have one head, this model has a, b"),
         ("resnet18", "detection", {"main": {"name": "fcos", "neck": "pafpn"}}, "this one another neck"),
+        (
+            "resnet18",
+            "detection",
+            {"main": {"name": "faster_rcnn", "roi_aligned": True, "channels": 8, "representation": 8}},
+            "their faster_rcnn knows no aligned RoIAlign",
+        ),
         ("resnet18", "segmentation", {"main": "dpt"}, "head 'dpt' is rehead's own"),
     ],
-    ids=["timm", "several heads", "pafpn", "dpt"],
+    ids=["timm", "several heads", "pafpn", "aligned", "dpt"],
 )
 def test_a_model_that_no_library_has(
     backbone: str, task: str, heads: dict[str, Any], message: str, tmp_path: Path, rehead_command: Any

@@ -16,7 +16,7 @@ import rehead
 from rehead.configs.detection_heads import FasterRCNNOptions
 from rehead.configs.load import dump, load_config
 from rehead.errors import BuildError, ConfigError, DataError, WeightsError
-from rehead.tasks.model import Model, from_config
+from rehead.tasks.model import Model, build_model, from_config
 from rehead.types import Classes, Frame, ImageBatch
 
 NAMES = ["a", "b", "c"]
@@ -291,3 +291,9 @@ class TestPredict:
     def test_a_head_that_is_not_there_is_named(self) -> None:
         with pytest.raises(BuildError, match="no head 'boxes'; this model has main"):
             small_detector().predict(np.zeros((8, 8, 3), np.uint8), "boxes")
+
+
+def test_a_swapped_head_is_on_the_device_of_its_backbone() -> None:
+    model = build_model(TINY, "linear", ["a", "b"]).to("meta").swap_head("unet", ["sky", "road"])
+    assert {one.device.type for one in model.parameters()} == {"meta"}
+    assert {one.device.type for one in model.buffers()} == {"meta"}

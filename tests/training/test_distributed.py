@@ -186,6 +186,24 @@ def test_a_step_of_several_passes_is_a_step_of_one_where_each_pass_counts_as_muc
     assert [row["step"] for row in rows(root / "accumulated")] == [row["step"] for row in rows(root / "segmentation")]
 
 
+def test_a_stated_number_of_images_to_a_step_is_shared_out(together: Any) -> None:
+    """The same run as with the passes written out: 4 images over two processes, one image to a pass."""
+    root, found = together
+    code, said = found[0]["stated"]
+    assert code == 0, said
+    assert "4 images to a step, as train.global_batch_size says (1 to a pass, 2 passes, 2 processes)" in said
+    assert furthest(root / "stated", root / "accumulated") == 0
+    assert rows(root / "stated") == rows(root / "accumulated")
+
+
+def test_a_number_of_images_that_the_processes_cannot_share_is_refused(together: Any) -> None:
+    root, found = together
+    code, said = found[0]["uneven"]
+    assert code == 2
+    assert "train.global_batch_size: 5 images cannot be shared equally by 2 processes; start 1, 5 processes" in said
+    assert not (root / "uneven").exists()
+
+
 @pytest.mark.parametrize("name", ["accumulated", "sharded"])
 def test_a_run_ended_between_two_passes_and_resumed_equals_one_that_was_not(together: Any, name: str) -> None:
     root, found = together

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from run_process import run, start
@@ -38,7 +39,7 @@ def settings(drawn: Path, out: Path) -> list[str]:
         "train.schedule={name: cosine, warmup_steps: 2}",
         "train.ema={decay: 0.9}",
         f"train.epochs={EPOCHS}",
-        "train.batch_size=4",
+        "train.global_batch_size=4",
         "train.log_every=2",
         "train.checkpoint_every=2",
         "train.pictures=2",
@@ -75,6 +76,18 @@ def assert_same(one: Path, other: Path) -> None:
     assert pictures[0] == pictures[1]
 
 
+def in_session(leader: int | None) -> list[str]:
+    """The processes of a session that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+    return found
+
+
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, own in value.items():
@@ -104,6 +117,11 @@ def test_killed_at_random_moments_with_other_numbers_of_workers(drawn: Path, tmp
         time.sleep(moments[-1])
         process.kill()
         process.join()
+        # Its workers, which are in its session, do not wait for ever for work.
+        deadline = time.monotonic() + 60
+        while left := in_session(process.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
     code = run(log, "train", "--resume", folder, "data.workers=0")
     assert code == 0, log.read_text()
     assert "starts again at step 0" in log.read_text()

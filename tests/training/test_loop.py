@@ -430,6 +430,20 @@ class TestSchedule:
             [1, 1, 0.1, 0.1, 0.01, 0.01]
         )
 
+    def test_multistep_drops_at_steps_where_these_are_counted(self) -> None:
+        options = ScheduleOptions(name="multistep", milestones=[15, 25], milestones_in="steps", gamma=0.1)
+        assert [rate(options, step, 40, 10) for step in (0, 14, 15, 24, 25, 39)] == pytest.approx(
+            [1, 1, 0.1, 0.1, 0.01, 0.01]
+        )
+
+    def test_poly_falls_to_its_end(self) -> None:
+        """mmsegmentation's PolyLR: (lr - eta_min) (1 - t / T)^power + eta_min, here of lr 0.01 and eta_min 1e-4."""
+        options = ScheduleOptions(name="poly", power=0.9, end_factor=0.01)
+        for step in (0, 30, 99):
+            expected = (0.01 - 1e-4) * (1 - step / 100) ** 0.9 + 1e-4
+            assert 0.01 * rate(options, step, 100, 10) == pytest.approx(expected)
+        assert rate(options, 100, 100, 10) == pytest.approx(0.01)
+
     @pytest.mark.parametrize("name", ["sgd", "adamw"])
     def test_frozen_parameters_are_left_out_of_the_optimizer(self, name: str) -> None:
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -12,7 +12,13 @@ from rehead.backbones import build_backbone
 from rehead.configs.schema import BackboneOptions
 from rehead.errors import ConfigError, TrainingError
 from rehead.tasks.model import build_model
-from rehead.training.memory import checkpoint_activations, is_out_of_memory, largest_batch, says_what_to_lower
+from rehead.training.memory import (
+    checkpoint_activations,
+    is_out_of_memory,
+    largest_batch,
+    says_what_to_lower,
+    says_what_to_lower_in_evaluation,
+)
 
 RESNETS = [
     TINY,
@@ -89,7 +95,7 @@ def test_nothing_fits_is_an_error_and_other_errors_are_not_taken_for_it() -> Non
     def full(size: int) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    with pytest.raises(TrainingError, match="not even one image fits"):
+    with pytest.raises(TrainingError, match=r"not even one image fits.*DefaultCPUAllocator"):
         largest_batch(full)
 
     def broken(size: int) -> None:
@@ -114,4 +120,75 @@ def test_out_of_memory_says_what_to_lower() -> None:
     ):
         assert words in said
     assert "More lines" not in said
+    # The passes of a stated number of images follow from the size of one.
+    with pytest.raises(TrainingError, match=r"train\.batch_size=4 \(twice"), says_what_to_lower(8, 5, str, stated=True):
+        raise MemoryError
     assert is_out_of_memory(MemoryError())
+
+
+# As torch passes them on; DOUBTFUL ones are said of other things too.
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError(),
+    MemoryError("std::bad_alloc"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("could not create a memory object"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried to allocate"),
+]
+DOUBTFUL = [
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_every_library_s_words_for_a_full_memory_are_known(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", DOUBTFUL, ids=str)
+@pytest.mark.parametrize(("free", "full"), [(1 << 30, True), (14 << 30, False), (None, False)])
+def test_where_the_words_leave_it_open_the_gpu_s_memory_decides(
+    error: Exception, free: int | None, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 says the same of bfloat16, for which it has no convolutions, with all of its memory free."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: free is not None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 15 << 30))
+    assert is_out_of_memory(error) is full
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", "CUDA error: device-side assert"]
+)
+def test_other_errors_of_a_gpu_are_not_taken_for_a_full_memory(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 20, 15 << 30))
+    assert not is_out_of_memory(RuntimeError(said))
+
+
+def test_out_of_memory_in_an_evaluation_says_what_helps_there() -> None:
+    keys = ["model.heads.main.detections"]
+    with pytest.raises(TrainingError) as caught, says_what_to_lower_in_evaluation(8, keys, "What was trained is here."):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    said = str(caught.value)
+    for words in (
+        "in an evaluation of 8 images at a time",
+        "train.batch_size=4",
+        "fewer model.heads.main.detections",
+        "data.resize",
+        "What was trained is here.",
+    ):
+        assert words in said
+    # What helps a training step alone.
+    assert not any(words in said for words in ("accumulate", "activation_checkpointing", "freeze"))

@@ -112,6 +112,12 @@ def run(root: Path) -> dict[str, Any]:
         out = str(root / f"empty-{head}")
         task = "instance_segmentation" if head == "mask_rcnn" else "detection"
         train(root / "empty.yaml", {"task": task, "model.head": {"name": head, "channels": 64}, "out": out})
+    stated = {"train.global_batch_size": 4, "train.accumulate": 1, "out": str(root / "stated")}
+    found["stated"] = command(
+        "train", str(root / "accumulated.yaml"), *(f"{key}={value}" for key, value in stated.items())
+    )
+    uneven = f"out={root / 'uneven'}"
+    found["uneven"] = command("train", str(root / "segmentation.yaml"), "train.global_batch_size=5", uneven)
     unread = {"model.head": {"name": "pspnet", "stride": 8, "channels": 8}, "out": str(root / "unread")}
     train(root / "segmentation.yaml", unread)
     for name in ("accumulated", "sharded"):
