@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rehead.data.instance_masks import pixels_of
 from rehead.data.readers.base import Reader
 from rehead.errors import DataError
 
@@ -14,7 +15,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
     """The annotations of a reader as COCO's instances format.
 
     Sizes, boxes and ids are those of the user's files. Coordinates are rounded to a thousandth of a pixel,
-    which brings decimals back as they were written before they became float32.
+    which brings decimals back as they were written before they became float32. An area that the file does not say is
+    the mask's with `masks`, else the box's.
 
     Args:
         reader: of any format that gives boxes.
@@ -62,6 +64,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
                 raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
             for annotation, code in zip(rows, reader.segmentations(index, sample.size), strict=True):
                 annotation["segmentation"] = code
+            for row in np.flatnonzero(reader.unmeasured(index)).tolist():
+                rows[row]["area"] = pixels_of(rows[row]["segmentation"])
         if sample.keypoints is not None:
             for annotation, points in zip(rows, sample.keypoints.astype(np.float64).round(3), strict=True):
                 annotation["keypoints"] = points.ravel().tolist()

@@ -16,10 +16,11 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import refuse_broken
+from rehead.data.check.before_training import refuse_broken, say_if_repaired
 from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
+from rehead.data.readers.part import unused_classes
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
@@ -111,10 +112,13 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = with_classes(config, classes)
-    readers["val"] = open_data(config, "val")
+    # A class that nothing in training is an example of need not be listed by validation.
+    unused = {key: unused_classes(readers["train"].of(key)) for key in config.model.heads}
+    readers["val"] = open_data(config, "val", optional=unused)
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}
         refuse_broken(reader, f"data.{split}", tasks, learn=split == "train")
+        say_if_repaired(reader, f"data.{split}")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Size, by
-from rehead.data.instance_masks import wrong_segmentation
+from rehead.data.instance_masks import no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 
@@ -22,7 +22,11 @@ EDGE = 1.0
 INSTANCES = "instance_segmentation"
 
 
-def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: Findings) -> NDArray[np.bool_]:
+Reasons = NDArray[np.object_]
+"""(N,) by object, the code of the finding for which a repair leaves something of it out; empty where nothing is."""
+
+
+def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: Findings) -> Reasons:
     """Notes what is wrong with boxes.
 
     Args:
@@ -31,7 +35,7 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
         findings: take the notes.
 
     Returns:
-        (N,) the objects that a repair leaves out.
+        For which finding a repair leaves an object out.
     """
     columns = reader.columns
     assert columns.boxes is not None
@@ -45,24 +49,26 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
 
     empty = asked & (sides <= 0).any(axis=1)
     for row in np.flatnonzero(empty).tolist():
-        findings("empty_box", *_where(reader, images, row, _shown(boxes[row])))
+        findings("empty_box", *_where(reader, images, row, shown(reader, boxes[row])))
     outside = judged & ~empty & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits)).any(axis=1)
     over = np.maximum(np.maximum(-boxes[:, :2], boxes[:, 2:] - limits), 0).max(axis=1, initial=0)
     for row in np.flatnonzero(outside).tolist():
-        said = f"{_shown(boxes[row])}, nothing of which is inside {_by(known[row])}"
+        said = f"{shown(reader, boxes[row])}, nothing of which is inside {_by(known[row])}"
         findings("box_outside", *_where(reader, images, row, said))
     for row in np.flatnonzero(judged & ~outside & (over > EDGE)).tolist():
-        said = f"{_shown(boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
+        said = f"{shown(reader, boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
         findings("box_over_edge", *_where(reader, images, row, said))
     tiny = asked & ~empty & (sides.min(axis=1, initial=np.inf) <= 1)
     for row in np.flatnonzero(tiny).tolist():
-        findings("tiny_box", *_where(reader, images, row, f"{_shown(boxes[row])}, {_side(sides[row])}"))
+        findings("tiny_box", *_where(reader, images, row, f"{shown(reader, boxes[row])}, {_side(sides[row])}"))
     twice = _twice(reader, images, boxes, asked & ~empty)
     for row, first in twice:
-        said = f"{_shown(boxes[row])} as of {_name(reader, first)}"
+        said = f"{shown(reader, boxes[row])} as of {name_of_object(reader, first)}"
         findings("duplicate_annotation", *_where(reader, images, row, said))
-    useless = empty | outside
-    useless[[row for row, _ in twice]] = True
+    useless = np.full(len(boxes), "", object)
+    useless[[row for row, _ in twice]] = "duplicate_annotation"
+    useless[outside] = "box_outside"
+    useless[empty] = "empty_box"
     return useless
 
 
@@ -73,7 +79,8 @@ def image_of(reader: ColumnReader) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
 
-def _name(reader: ColumnReader, row: int) -> str:
+def name_of_object(reader: ColumnReader, row: int) -> str:
+    """What messages call an object."""
     objects = reader.columns.objects
     assert objects is not None
     name = id_at(objects, row)
@@ -81,11 +88,13 @@ def _name(reader: ColumnReader, row: int) -> str:
 
 
 def _where(reader: ColumnReader, images: NDArray[np.int64], row: int, said: str) -> tuple[str, str]:
-    return str(reader.folder / reader.columns.names[int(images[row])]), f"{_name(reader, row)}: {said}"
+    return str(reader.folder / reader.columns.names[int(images[row])]), f"{name_of_object(reader, row)}: {said}"
 
 
-def _shown(box: NDArray[np.float64]) -> str:
-    return "box " + " ".join(f"{value:.6g}" for value in box.tolist())
+def shown(reader: ColumnReader, box: NDArray[Any]) -> str:
+    """A box's corners as the file counts them: where pixels count from 1, the last one is inside."""
+    x1, y1, x2, y2 = box.tolist()
+    return "box " + " ".join(f"{value:.6g}" for value in (x1 + reader.first_pixel, y1 + reader.first_pixel, x2, y2))
 
 
 def _by(size: NDArray[np.int64]) -> str:
@@ -147,69 +156,85 @@ def points_outside(points: NDArray[np.float32], limits: NDArray[Any]) -> NDArray
 
 
 def report_outlines(
-    reader: ColumnReader, sizes: Sequence[Size | None], tasks: frozenset[str], findings: Findings
-) -> NDArray[np.bool_]:
+    reader: ColumnReader,
+    sizes: Sequence[Size | None],
+    tasks: frozenset[str],
+    useless: Reasons,
+    findings: Findings,
+) -> Reasons:
     """Notes outlines that give no mask or cross themselves, where masks are wanted or nobody said what is.
 
     Args:
         reader: of a split with boxes.
         sizes: (height, width) that the masks have, by image.
         tasks: of the heads; empty if not known.
+        useless: for which finding a repair leaves an object out. An object without an outline is added where masks
+            are to be learned.
         findings: take the notes.
 
     Returns:
-        (N,) the objects that a repair leaves out.
+        For which finding it leaves out the outline alone, where nobody said that masks are to be learned.
     """
     columns = reader.columns
-    assert columns.boxes is not None
-    useless = np.zeros(len(columns.boxes), bool)
+    wanted = INSTANCES in tasks
+    shapeless = np.full(len(useless), "", object)
     texts = columns.segmentations
-    if tasks and INSTANCES not in tasks:
-        return useless
+    if tasks and not wanted:
+        return shapeless
     asked = reader.asked()
     images = image_of(reader)
     if texts is None:
-        if INSTANCES in tasks and asked.any():
+        if wanted and asked.any():
             findings("no_segmentation", reader.annotations, f"none of its {int(asked.sum())} objects has an outline")
-        return useless
-    bare = []
-    flat: dict[int, int] = {}
+        return shapeless
+    outside = useless == "box_outside"
+    lacking = useless if wanted else shapeless
+    bare: dict[int, str] = {}
+    flat: dict[int, str] = {}
     crossings = Crossings()
     for row in np.flatnonzero(asked).tolist():
         raw = texts.raw(row)
         if not raw:
-            bare.append(row)
+            bare[row] = "no outline"
             continue
         size = sizes[int(images[row])]
-        problem, polygons = _looked_at(raw, size)
+        problem, none, polygons = _looked_at(raw, size)
         if problem:
             findings("broken_polygon", *_where(reader, images, row, problem))
-            useless[row] = True
+            lacking[row] = lacking[row] or "broken_polygon"
+        elif none:
+            # Of a box that is outside, the outline is too.
+            if not outside[row]:
+                bare[row] = none
         elif polygons is not None and sum(map(_area, polygons)) < 1e-6:
-            flat[row] = len(polygons)
+            flat[row] = f"its {len(polygons)} polygons enclose nothing"
+        elif polygons is not None and size is not None and smaller_than_a_pixel(polygons, size):
+            flat[row] = "the middle of no pixel is inside it"
         for polygon in polygons or ():
             crossings.add(row, polygon)
     crossed = crossings.found()
     # The halves of an hour-glass cancel each other, but are there.
     for row in sorted(flat.keys() - {one.row for one in crossed}):
-        findings("empty_outline", *_where(reader, images, row, f"its {flat[row]} polygons enclose nothing"))
-        useless[row] = True
+        findings("empty_outline", *_where(reader, images, row, flat[row]))
+        lacking[row] = lacking[row] or "empty_outline"
     for row, pairs, x, y, points in crossed:
         often = "cross" if pairs == 1 else f"cross {pairs} times, first"
         said = f"edges of its outline of {points} points {often} at {x:.1f} {y:.1f}"
         findings("self_crossing", *_where(reader, images, row, said))
-    if INSTANCES in tasks:
-        for row in bare:
-            findings("no_segmentation", *_where(reader, images, row, "no outline, which its mask is made from"))
-        useless[bare] = True
+    if wanted:
+        for row, why in bare.items():
+            findings("no_segmentation", *_where(reader, images, row, f"{why}, so it has no mask"))
+            useless[row] = useless[row] or "no_segmentation"
     elif len(bare) < int(asked.sum()):
-        for row in bare:
-            findings("missing_outline", *_where(reader, images, row, "no outline, though others have one"))
-    return useless
+        for row, why in bare.items():
+            findings("missing_outline", *_where(reader, images, row, f"{why}; others have one"))
+            # What is nowhere in the image is as good as none.
+            shapeless[row] = "missing_outline" if texts.raw(row) else ""
+    return shapeless
 
 
-def _looked_at(raw: bytes, size: Size | None) -> tuple[str, list[list[float]] | None]:
-    """Why a segmentation's JSON gives no mask, empty if it does; and its polygons, if it is made of them.
+def _looked_at(raw: bytes, size: Size | None) -> tuple[str, str, list[list[float]] | None]:
+    """Why a segmentation's JSON gives no mask, and why it is none, empty if it is right; its polygons, if it has any.
 
     Args:
         raw: as the columns keep it.
@@ -218,9 +243,10 @@ def _looked_at(raw: bytes, size: Size | None) -> tuple[str, list[list[float]] | 
     try:
         segmentation: Any = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
-        return f"its outline is not JSON: {error}", None
+        return f"its outline is not JSON: {error}", "", None
     problem = wrong_segmentation(segmentation, size)
-    return problem, segmentation if isinstance(segmentation, list) and not problem else None
+    none = "" if problem else no_outline(segmentation, size)
+    return problem, none, segmentation if isinstance(segmentation, list) and not problem and not none else None
 
 
 def _area(polygon: Sequence[float]) -> float:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
+from rehead.data.check.boxes import Reasons, report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -28,14 +27,19 @@ class Checked:
         data: the splits.
         findings: everything that was found.
         facts: of every image, by source, in the order of its reader.
-        useless: (N,) by source, the objects that a repair leaves out; absent for sources without boxes.
+        useless: (N,) by source, why a repair leaves objects out: the code of a finding; empty for those that stay.
+            Absent for sources without boxes.
+        shapeless: the same of their outlines, where the boxes stay.
+        read: how many of the findings are from reading the annotations: the first ones.
         counts: of examples, by class and split.
     """
 
     data: DataSet
     findings: Findings
     facts: list[list[Facts]] = field(default_factory=list)
-    useless: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    useless: dict[int, Reasons] = field(default_factory=dict)
+    shapeless: dict[int, Reasons] = field(default_factory=dict)
+    read: int = 0
     counts: Counts = field(default_factory=dict)
 
 
@@ -62,7 +66,7 @@ def check_data(
     data = open_all(source, overrides or {}, findings)
     if to_repair:
         data.refuse_several()
-    checked = Checked(data, findings)
+    checked = Checked(data, findings, read=len(findings))
     if not data.sources:
         return checked
     channels = 3 if data.config is None else data.config.model.backbone.in_channels
@@ -77,8 +81,8 @@ def check_data(
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
             report_keypoints(one.reader, sizes, findings)
-            useless |= report_outlines(one.reader, sizes, one.tasks, findings)
             checked.useless[number] = useless
+            checked.shapeless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
             _report_bare(one, findings)
     _count_classes(checked)
     return checked
@@ -105,15 +109,18 @@ def _look_at_images(checked: Checked, channels: int, workers: int | None) -> Non
         jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
     facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
     users: dict[Path, set[str]] = defaultdict(set)
+    # Two splits may say two sizes of one image.
+    split_of: dict[Job, set[str]] = defaultdict(set)
     for source, own in zip(checked.data.sources, by_source, strict=True):
         for job in own:
             if job in facts:
                 users[job.path].add(source.split)
+                split_of[job].add(source.split)
             else:
                 findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it")
         checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
-    report_images(seen, [facts[job] for job in seen], [_splits(users[job.path]) for job in seen], findings)
+    report_images(seen, [facts[job] for job in seen], [_splits(split_of[job]) for job in seen], findings)
     readable = [job for job in seen if facts[job].size]
     report_duplicates([job.path for job in readable], [facts[job].fingerprint for job in readable], users, findings)
 
@@ -163,7 +170,10 @@ def _report_bare(source: Source, findings: Findings) -> None:
     assert columns.starts is not None
     asked = np.concatenate([[0], np.cumsum(source.reader.asked())])
     bare = np.flatnonzero(asked[columns.starts[1:]] == asked[columns.starts[:-1]])
+    unlabelled = source.reader.unlabelled
     for row in bare.tolist():
+        if unlabelled is not None and unlabelled[row]:
+            continue  # which is a finding of its own
         findings("no_objects", source.reader.folder / columns.names[row], f"no object ({source.split})")
 
 

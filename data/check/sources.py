@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,14 @@ from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import load_config, override
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
-from rehead.data.check.findings import Findings
+from rehead.data.check.findings import Finding, Findings
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import reason
+from rehead.data.readers.base import inline, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.part import unused_classes
 from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
 from rehead.errors import ConfigError, DataError
 from rehead.progress import say
@@ -37,6 +38,7 @@ class Source:
         reader: of all that could be read of it.
         tasks: of the heads that learn from it; empty where a folder is checked without a configuration.
         named: whether the values of class maps have names: else any value is right.
+        unread: what was wrong when it was read.
     """
 
     split: str
@@ -45,6 +47,7 @@ class Source:
     reader: ColumnReader
     tasks: frozenset[str]
     named: bool = True
+    unread: Sequence[Finding] = ()
 
 
 @dataclass
@@ -133,8 +136,10 @@ def _open(
             data_set.drawn.append(split)
             continue
         task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        so_far = len(findings)
         try:
-            reader = open_whole(options, split, names, where, task, findings)
+            free = None if split != "train" else ()
+            reader = open_whole(options, split, names, where, task, findings, free)
         except DataError as error:
             if str(error).startswith("data."):
                 raise  # what the configuration says is wrong, not the data
@@ -143,7 +148,8 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            opened.append(Source(split, own, Path(options.root).expanduser(), reader, frozenset(tasks), named))
+            root = Path(options.root).expanduser()
+            opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")
     _compare_lists(opened, findings)
@@ -159,9 +165,12 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
         known = one.reader.columns.classes
         if one is train or known is None or not one.reader.columns.listed:
             continue
-        absent = [name for name in train.reader.classes.names if name not in known.names]
+        unused = unused_classes(train.reader)
+        absent = [name for name in train.reader.classes.names if name not in {*known.names, *unused}]
         if absent:
-            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has")
+            rest = [name for name in train.reader.classes.names if name in known.names and name not in unused]
+            cure = f"; to train without: data.classes={inline(rest)}" if rest else ""
+            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
 
 
 def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
@@ -170,7 +179,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
         raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
     given: dict[str, Any] = override({}, overrides).get("data") or {}
     asked = given.get("format")
-    found = recognise(root, {"segmentation"} if asked == "masks" else ())
+    found = recognise(root, {"segmentation"} if asked == "masks" else (), asked)
     if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
         found = recognise(root, {"segmentation"})
     if asked not in (None, found.format):

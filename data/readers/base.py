@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rehead.data.instance_masks import RLE, decode
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
@@ -43,6 +46,28 @@ class UnusableError(ValueError):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+class UnknownClassError(UnusableError):
+    """An object whose class has a number that no name belongs to."""
+
+    def __init__(self, number: int, message: str) -> None:
+        self.number = number
+        super().__init__("unknown_category", message)
+
+
+NO_NAME = "(no name)"
+"""How what a class without a name is called ends."""
+
+
+def with_unnamed(classes: Classes, numbers: Iterable[int]) -> Classes:
+    """The same classes, and behind them those of some ids that have no name, called by their id.
+
+    Only what is checked or repaired has such classes: in training they are errors.
+    """
+    new = [number for number in sorted(set(numbers)) if number not in classes.ids]
+    names = [f"class {number} {NO_NAME}" for number in new]
+    return replace(classes, names=(*classes.names, *names), ids=(*classes.ids, *new))
 
 
 def code_for(error: ValueError) -> str:
@@ -108,6 +133,8 @@ class Reader(ABC):
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with what its annotation holds per pixel: instance masks if asked for, here.
 
+        Objects whose outline is so small that no pixel is inside are left out then.
+
         Args:
             index: of the image.
             sample: with its pixels; the masks must have the size of the whole image.
@@ -118,7 +145,10 @@ class Reader(ABC):
         if not self.masks:
             return sample
         size = sample.full_size
-        return replace(sample, masks=decode(self.segmentations(index, size), size))
+        codes = self.segmentations(index, size)
+        # Outlines between the middles of pixels, of which COCO has a few: no mask to learn.
+        there = np.array([pixels_of(code) > 0 for code in codes], bool)
+        return replace(sample.select(there), masks=decode([codes[row] for row in np.flatnonzero(there)], size))
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
         """The objects' masks, in the order of the boxes.
@@ -136,6 +166,14 @@ class Reader(ABC):
         raise DataError(
             f"{self[index].path}: this data format has no instance masks; use coco, yolo, via or instance_masks"
         )
+
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """(N,) which of an image's objects have an outline, and no area that the annotation says; (0,) for none.
+
+        Args:
+            index: of the image.
+        """
+        return np.zeros(0, bool)
 
 
 def with_pixels(sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None) -> Sample:
@@ -182,15 +220,16 @@ def image_names(folder: Path) -> list[str]:
 
 def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
     """The same for files with any of some suffixes, given in lower case."""
+    return [name for name in all_files(folder) if os.path.splitext(name)[1].lower() in suffixes]
+
+
+def all_files(folder: Path) -> list[str]:
+    """The same for every file."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
-        found += [
-            prefix + name
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
+        found += [prefix + name for name in files if not name.startswith(".")]
     return sorted(found)
 
 
@@ -208,36 +247,6 @@ def files_by_stem(folder: Path, suffixes: Collection[str], report: Report = refu
             continue
         found[stem] = name
     return found
-
-
-def file_finder(folder: Path) -> Callable[[str], str | None]:
-    """Finds images under the names that annotations give them.
-
-    Args:
-        folder: of the images.
-
-    Returns:
-        From a name to the relative name of the file, or None: the same path; the same without suffix; or, for
-        paths of another machine, the only file of that name.
-    """
-    names = image_names(folder)
-    there = set(names)
-    others: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        path = PurePosixPath(name)
-        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
-            others[key].add(name)
-
-    def find(name: str) -> str | None:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if str(path) in there:
-            return str(path)
-        for key in (str(path), path.name):
-            if len(others.get(key, ())) == 1:
-                return next(iter(others[key]))
-        return None
-
-    return find
 
 
 def named_classes(names: Iterable[str]) -> Classes:
@@ -279,6 +288,12 @@ def listed(names: Sequence[object]) -> str:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
+
+
+def inline(value: Any) -> str:
+    """A value as the command line takes it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return f"'{text.strip()}'"
 
 
 def contents(path: Path) -> bytes:

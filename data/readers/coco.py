@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.readers.base import Report, checked_classes, contents, existing, refuse
+from rehead.data.readers.base import Report, checked_classes, contents, existing, refuse, with_unnamed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts, ids_of
 from rehead.data.readers.store import stored
 from rehead.errors import DataError
 from rehead.types import Classes
+
+NO_OUTLINE = {b"", b"null", b"[]", b"[[]]"}
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -63,6 +66,7 @@ class CocoReader(ColumnReader):
         root: what their paths are relative to.
         classes: names that select and order the categories; annotations of others are left out.
         report: what is done about entries that cannot be used.
+        optional: those of the classes that the file need not list; see `open_reader`.
 
     Raises:
         DataError: naming the file and the annotation, for JSON that is broken or not COCO's, boxes that are
@@ -75,12 +79,13 @@ class CocoReader(ColumnReader):
         root: Path,
         classes: Sequence[str] | None = None,
         report: Report = refuse,
+        optional: Collection[str] | None = (),
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
         columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path, report), report)
-        super().__init__(columns, folder, path, classes)
+        super().__init__(columns, folder, path, classes, optional=optional)
 
 
 def parse(path: Path, report: Report = refuse) -> Columns:
@@ -104,12 +109,16 @@ def parse(path: Path, report: Report = refuse) -> Columns:
     label_of = classes.label_of
     points = len(classes.keypoints)
     annotations = _usable(path, file.annotations, index_of, label_of, points, report)
+    named = len(classes)
+    classes = with_unnamed(classes, (a.category_id for a in annotations))
+    label_of = classes.label_of
     count = len(annotations)
     images = np.fromiter((index_of[a.image_id] for a in annotations), np.int64, count)
     labels = np.fromiter((label_of[a.category_id] for a in annotations), np.int32, count)
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    areas = np.array([a.area if a.area is not None else a.bbox[2] * a.bbox[3] for a in annotations], np.float32)
+    outlines = [_outline(a.segmentation) for a in annotations]
+    areas = np.array([_area(a, outline) for a, outline in zip(annotations, outlines, strict=True)], np.float32)
     crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
 
     # Grouped by image in the order of the file.
@@ -127,9 +136,23 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         crowds=crowds[order],
         objects=ids_of([a.id for a in grouped]),
         # As text until an image is read.
-        segmentations=Texts.of(bytes(a.segmentation) for a in grouped),
+        segmentations=Texts.of(outlines[row] for row in order.tolist()),
         keypoints=_keypoints(grouped, points) if points else None,
+        unnamed=len(classes) - named,
     )
+
+
+def _outline(raw: msgspec.Raw) -> bytes:
+    """A segmentation as it stands in the file; empty for what tools write where there is none."""
+    text = bytes(raw)
+    return b"" if len(text) < 16 and b"".join(text.split()) in NO_OUTLINE else text
+
+
+def _area(annotation: _Annotation, outline: bytes) -> float:
+    """Square pixels; not a number where an outline says it and nobody has counted."""
+    if annotation.area is not None:
+        return annotation.area
+    return math.nan if outline else annotation.bbox[2] * annotation.bbox[3]
 
 
 def _classes(path: Path, categories: list[_Category]) -> Classes:
@@ -161,21 +184,23 @@ def _usable(
     points: int,
     report: Report,
 ) -> list[_Annotation]:
-    """Those of images and categories that there are, with a box, and with this many points if with any."""
+    """Those of images that there are, with a box, and with this many points if with any."""
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
     wrong = ~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1))
     wrong |= np.fromiter((a.image_id not in images for a in annotations), np.bool_, len(annotations))
-    wrong |= np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
+    nameless = np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
     if points:
         counts = (len(a.keypoints) if a.keypoints else points * 3 for a in annotations)
         wrong |= np.fromiter(counts, np.int64, len(annotations)) != points * 3
-    for row in np.flatnonzero(wrong).tolist():
+    for row in np.flatnonzero(wrong | nameless).tolist():
         one = annotations[row]
         where = f"annotation {one.id}"
+        if nameless[row]:
+            report("unknown_category", path, f"{where}: category_id {one.category_id}, which categories does not list")
+        if not wrong[row]:
+            continue
         if one.image_id not in images:
             report("unknown_image", path, f"{where}: image_id {one.image_id!r}, which images does not list")
-        elif one.category_id not in categories:
-            report("unknown_category", path, f"{where}: category_id {one.category_id}, which categories does not list")
         elif one.keypoints and len(one.keypoints) != points * 3 and points:
             report(
                 "broken_keypoints",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.instance_masks import RLE, code_of
+from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
     Reader,
     checked_classes,
+    inline,
     listed,
     named_classes,
-    unknown_classes,
     with_pixels,
 )
 from rehead.data.readers.columns import Columns, id_at
@@ -26,6 +27,8 @@ from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
 from rehead.errors import DataError, did_you_mean
 from rehead.types import UNUSED, Classes
+
+logger = logging.getLogger("rehead")
 
 
 class ColumnReader(Reader):
@@ -41,10 +44,20 @@ class ColumnReader(Reader):
         classes: names that select and order the classes; objects of others are left out.
         values: what the values of class maps mean, for formats that have them.
         mask_folder: that the names of the class maps start from.
+        optional: those of `classes` that the file need not list; see `open_reader`.
+
+    Attributes:
+        sound: whether all outlines of the chosen classes were looked at, so that reading need not.
+        first_pixel: what the files call the first column and row, which messages do too.
+        unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
     Raises:
         DataError: naming the classes that are not there.
     """
+
+    unlabelled: NDArray[np.bool_] | None = None
+    first_pixel: int = 0
+    sound: bool = False
 
     def __init__(
         self,
@@ -55,6 +68,7 @@ class ColumnReader(Reader):
         *,
         values: MaskValues | None = None,
         mask_folder: Path | None = None,
+        optional: Collection[str] | None = (),
     ) -> None:
         if not len(columns):
             raise DataError(f"{annotations}: no images")
@@ -63,7 +77,7 @@ class ColumnReader(Reader):
         self.annotations = annotations
         self.values = values
         self.mask_folder = mask_folder if mask_folder is not None else folder
-        self.classes = values.classes if values is not None else _chosen(columns, classes, annotations)
+        self.classes = values.classes if values is not None else _chosen(columns, classes, annotations, optional)
         self._label_of: NDArray[np.int64] | None = None
         if values is None and columns.classes is not None and self.classes.names != columns.classes.names:
             own = {name: label for label, name in enumerate(self.classes.names)}
@@ -103,9 +117,19 @@ class ColumnReader(Reader):
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
             sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()
-            sample.areas = None if columns.areas is None else columns.areas[rows].copy()
+            if columns.areas is not None:
+                sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
+                areas = columns.areas[rows]
+                sample.areas = np.where(np.isnan(areas), sides[:, 0] * sides[:, 1], areas)
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
         return sample
+
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """Which objects have an outline and no area in the file."""
+        areas = self.columns.areas
+        rows = self.rows_of(range(len(self))[index])
+        found: NDArray[np.bool_] = np.isnan(areas[rows]) if areas is not None else np.zeros(0, bool)
+        return found
 
     def rows_of(self, index: int) -> slice | NDArray[np.int64]:
         """Where in the columns the image's objects of the chosen classes are."""
@@ -116,6 +140,21 @@ class ColumnReader(Reader):
         if self._label_of is None:
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def unnamed(self) -> dict[str, NDArray[np.intp]]:
+        """The objects of classes that have an id and no name, by what they are called.
+
+        Nothing where only some of the other classes were asked for. None is among the reader's classes, so `asked`
+        leaves them out.
+        """
+        columns = self.columns
+        if columns.classes is None or columns.labels is None:
+            return {}
+        named = len(columns.classes) - columns.unnamed
+        if set(columns.classes.names[:named]) > set(self.classes.names):
+            return {}
+        names = list(enumerate(columns.classes.names))[named:]
+        return {name: np.flatnonzero(columns.labels == label) for label, name in names}
 
     def asked(self) -> NDArray[np.bool_]:
         """(N,) which objects of the columns are of the chosen classes."""
@@ -170,8 +209,8 @@ class ColumnReader(Reader):
             text = columns.segmentations.raw(row)
             try:
                 if not text:
-                    raise ValueError("no segmentation, which instance masks are made from")
-                found.append(code_of(msgspec.json.decode(text), size))
+                    raise ValueError(NO_SEGMENTATION)
+                found.append(code_of(msgspec.json.decode(text), size, sound=self.sound))
             except ValueError as error:
                 assert columns.objects is not None
                 name = id_at(columns.objects, row)
@@ -179,12 +218,15 @@ class ColumnReader(Reader):
         return found
 
 
-def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -> Classes:
+def _chosen(
+    columns: Columns, wanted: Sequence[str] | None, annotations: Path, optional: Collection[str] | None
+) -> Classes:
     known = columns.classes
     if wanted is None:
         if known is None:
             raise DataError(f"{annotations}: names no class; list the classes in data.classes")
-        return known
+        count = len(known) - columns.unnamed
+        return replace(known, names=known.names[:count], ids=known.ids[:count]) if columns.unnamed else known
     if known is None:
         return Classes(tuple(wanted))
     if not columns.listed:
@@ -198,7 +240,18 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
             )
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
-    unknown_classes(wanted, known.names, annotations)
+    absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
+    if optional is None:
+        others = [name for name in known.names if name not in wanted]
+        optional = () if others or len(absent) == len(wanted) else absent
+    lacking = [name for name in absent if name not in optional]
+    if lacking:
+        said = ", ".join(f"'{name}'{did_you_mean(name, known.names)}" for name in lacking)
+        rest = [name for name in wanted if name not in absent]
+        cure = f"; to do without, in training too: data.classes={inline(rest)}" if rest else ""
+        raise DataError(f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}")
+    if absent:
+        logger.warning("%s lists no class %s: nothing in it is one", annotations, listed([f"'{n}'" for n in absent]))
     id_of = dict(zip(known.names, known.ids, strict=True))
     # Ids below 0 for classes that nothing is an example of.
     ids = [id_of.get(name, -1 - label) for label, name in enumerate(wanted)]

@@ -76,7 +76,8 @@ class Columns:
         starts: (I + 1,) int64, from which object to which an image's go.
         boxes: (N, 4) float32 xyxy in pixels.
         labels: (N,) int32.
-        areas: (N,) float32 square pixels.
+        areas: (N,) float32 square pixels; not a number where the file has an outline and no area, which then is the
+            mask's.
         crowds: (N,) bool: not trained on, and neither right nor wrong to predict.
         objects: (N,) what messages call an object, such as its id.
         segmentations: (N,) JSON as COCO has it: polygons or a run-length code; empty for none.
@@ -84,6 +85,7 @@ class Columns:
         masks: (I,) names of the files of the class maps, relative to their folder.
         image_labels: (I,) int64 class of the whole image.
         listed: whether the format lists its classes, rather than naming one wherever it occurs.
+        unnamed: how many of the classes, the last ones, only have an id: none but where a check went on.
         kept: where the store keeps these columns, and the stamp of that file: what crosses to other processes.
     """
 
@@ -102,6 +104,7 @@ class Columns:
     masks: Texts | None = None
     image_labels: NDArray[np.int64] | None = None
     listed: bool = True
+    unnamed: int = 0
     kept: tuple[Path, str] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -210,11 +213,12 @@ class Builder:
         self.segmentations.append(segmentation)
         self.keypoints.append(keypoints)
 
-    def columns(self, classes: Classes | None = None) -> Columns:
+    def columns(self, classes: Classes | None = None, unnamed: int = 0) -> Columns:
         """What was added.
 
         Args:
             classes: of the indices in `label`; for names, those that occurred are the classes, sorted.
+            unnamed: as in `Columns`.
 
         Raises:
             DataError: for two images of one id.
@@ -245,4 +249,5 @@ class Builder:
             if classes is not None and classes.keypoints
             else None,
             listed=listed,
+            unnamed=unnamed,
         )

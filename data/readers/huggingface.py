@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class HuggingFaceReader(ColumnReader):
         ignore_index: values of class maps that do not count.
         values: the value or the colour of every name in class maps.
         task: which of the columns is the annotation; unless given, boxes, else a class map, else a class.
+        optional: those of the classes that the data set need not list; see `open_reader`.
 
     Raises:
         ConfigError: where `datasets` is not installed.
@@ -52,6 +53,7 @@ class HuggingFaceReader(ColumnReader):
         ignore_index: Sequence[int] = (),
         values: Mapping[str, int | Colour] | None = None,
         task: str = "",
+        optional: Collection[str] | None = (),
         **_: object,
     ) -> None:
         table = _loaded(split, root)
@@ -66,7 +68,7 @@ class HuggingFaceReader(ColumnReader):
         )
         maps = columns.masks is not None
         meant = MaskValues(classes, ignore_index, values, where) if maps else None
-        super().__init__(columns, folder, where, classes, values=meant, mask_folder=folder)
+        super().__init__(columns, folder, where, classes, values=meant, mask_folder=folder, optional=optional)
 
 
 def _loaded(split: HuggingFaceSplit, root: Path) -> Any:
@@ -176,8 +178,13 @@ def _parse(table: Any, image: str, annotation: str, split: HuggingFaceSplit, fol
         for place, one in enumerate(objects):
             x1, y1, x2, y2 = one["bbox"]
             box = (x1, y1, x2, y2) if split.boxes == "xyxy" else (x1, y1, x1 + x2, y1 + y2)
+            what = f"row {number} object {place}"
+            if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
+                raise DataError(f"{where}: {what}: bbox {one['bbox']} as {split.boxes} has a negative or infinite side")
+            if listed_names and not (isinstance(one[key], int) and 0 <= one[key] < len(listed_names)):
+                raise DataError(f"{where}: {what}: {key} {one[key]!r}, but there are {len(listed_names)} classes")
             label = one[key] if listed_names else str(one[key])
-            builder.object(label, box, f"row {number} object {place}", crowd=bool(one.get("iscrowd")))
+            builder.object(label, box, what, crowd=bool(one.get("iscrowd")))
     return builder.columns(checked_classes(listed_names, range(len(listed_names)), where) if listed_names else None)
 
 

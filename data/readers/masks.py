@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,10 @@ from rehead.data.readers.base import Report, existing, files_by_stem, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError
+
+logger = logging.getLogger("rehead")
 
 
 class MasksReader(ColumnReader):
@@ -80,16 +84,26 @@ def matched(
         DataError: for no images, images without a mask, or two files of one name.
     """
     of_image, of_mask = endings
-    images = {stem.removesuffix(of_image): name for stem, name in files_by_stem(folder, SUFFIXES, report).items()}
+    images: dict[str, str] = {}
+    for stem, name in files_by_stem(folder, SUFFIXES, report).items():
+        _add(images, stem.removesuffix(of_image), name, folder, "images", report)
+    if report is refuse:
+        say_passed_over(folder, passed_over(folder))
+        say_passed_over(mask_folder, passed_over(mask_folder))
     if not images:
         raise DataError(f"{folder}: no images")
-    by_stem = {
-        stem.removesuffix(of_mask): name
-        for stem, name in files_by_stem(mask_folder, SUFFIXES, report).items()
-        if stem.endswith(of_mask)
-    }
-    masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
+    masks: dict[str, str] = {}
+    for stem, name in files_by_stem(mask_folder, SUFFIXES, report).items():
+        if stem.endswith(of_mask):
+            own = stem.removesuffix(of_mask)
+            own = own if own in images else own.removesuffix("_mask")
+            _add(masks, own, name, mask_folder, "masks", report)
     unmatched = [name for stem, name in images.items() if stem not in masks]
+    if report is refuse:
+        alone = [name for own, name in masks.items() if own not in images]
+        say_passed_over(mask_folder, alone, "masks are not read, since no image has their name")
+        if partial and unmatched:
+            logger.info("%s: %d of %d images have no mask and are left out", folder, len(unmatched), len(images))
     if unmatched and not (partial and len(unmatched) < len(images)):
         for name in unmatched:
             report(
@@ -103,3 +117,11 @@ def matched(
 
 def _described(endings: tuple[str, str]) -> str:
     return f", {endings[1] or 'nothing'} in place of {endings[0] or 'nothing'} at its end" if any(endings) else ""
+
+
+def _add(found: dict[str, str], key: str, name: str, folder: Path, what: str, report: Report) -> None:
+    """Notes a file under the name that it shares with its other half, unless one is there already."""
+    if key in found:
+        report("duplicate_image", folder, f"{found[key]} and {name} are both {what} of {key}; one must go")
+        return
+    found[key] = name

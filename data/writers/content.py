@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader, checked_classes, named_classes
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.part import PartReader
+from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.types import Classes
@@ -32,7 +35,7 @@ class Thing:
     Attributes:
         label: 0..K-1 in the content's classes.
         box: xyxy in pixels, the shortest decimals that give the same float32.
-        area: in square pixels.
+        area: in square pixels; None where an outline says it and the file does not.
         crowd: not trained on, and neither right nor wrong to predict.
         number: the annotation's id, where it has one that is a number.
         segmentation: JSON as COCO has it; empty for none.
@@ -41,11 +44,22 @@ class Thing:
 
     label: int
     box: tuple[float, float, float, float]
-    area: float
+    area: float | None
     crowd: bool
     number: int | None
     segmentation: bytes
     keypoints: NDArray[np.float32] | None
+
+    @property
+    def box_area(self) -> float:
+        """Square pixels of the box."""
+        x1, y1, x2, y2 = self.box
+        return (x2 - x1) * (y2 - y1)
+
+    @property
+    def has_area_of_its_own(self) -> bool:
+        """Whether its area is another one than its box has."""
+        return self.area is not None and abs(self.area - self.box_area) > 1e-3 * max(self.box_area, 1.0)
 
 
 @dataclass
@@ -59,6 +73,7 @@ class Picture:
         size: (height, width) of the annotation or, where it has none, of the image as people see it.
         things: its objects.
         semantic: its class map in 0..K-1 and what does not count, where that is what is annotated.
+        values: (H, W) what the file of the class map holds, where that are numbers and not colours.
         unsized: whether the annotation does not say the size.
     """
 
@@ -68,6 +83,7 @@ class Picture:
     size: tuple[int, int]
     things: list[Thing]
     semantic: NDArray[Any] | None = None
+    values: NDArray[Any] | None = None
     unsized: bool = False
 
     @property
@@ -106,7 +122,7 @@ class Content:
         readers = [reader for reader, _ in self.splits.values()]
         self.source = readers[0].annotations
         self.maps = readers[0].values is not None
-        self.classes = _all_classes(readers)
+        self.classes = _all_classes({name: reader for name, (reader, _) in self.splits.items()})
         self._label = {name: label for label, name in enumerate(self.classes.names)}
 
     def pictures(self, split: str, *, stems: bool = False, taken: set[str] | None = None) -> Iterator[Picture]:
@@ -142,6 +158,7 @@ class Content:
             size,
             [] if semantic is not None else _things(reader, row, label_of),
             semantic,
+            _values_of(reader, sample),
             unsized=sample.size is None,
         )
 
@@ -167,7 +184,19 @@ class Content:
             ) from error
 
 
-def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
+def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
+    if reader.values is None or reader.values.colours or sample.mask_path is None:
+        return None
+    return read_mask(sample.mask_path)
+
+
+def _all_classes(splits: Mapping[str, ColumnReader]) -> Classes:
+    """Those of all splits.
+
+    Raises:
+        DataError: naming the splits that give a class two ids, or two classes one.
+    """
+    readers = list(splits.values())
     first = readers[0].classes
     if all(reader.classes == first for reader in readers):
         return first
@@ -175,10 +204,18 @@ def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
     if not readers[0].columns.listed:
         return named_classes(names)
     id_of: dict[str, int] = {}
-    for reader in readers:
+    seen: dict[str | int, str] = {}
+    name_of: dict[int, str] = {}
+    for split, reader in splits.items():
+        where = reader.annotations
         for name, number in zip(reader.classes.names, reader.classes.ids, strict=True):
             if id_of.setdefault(name, number) != number:
-                raise DataError(f"{reader.annotations}: class '{name}' has id {number}, but {id_of[name]} elsewhere")
+                raise DataError(f"{where}: class '{name}' has id {number} in {split}, {id_of[name]} in {seen[name]}")
+            if name_of.setdefault(number, name) != name:
+                other = f"'{name_of[number]}' in {seen[number]}"
+                raise DataError(f"{where}: id {number} is class '{name}' in {split}, {other}; give each its own")
+            seen.setdefault(name, split)
+            seen.setdefault(number, split)
         if reader.classes.keypoints != first.keypoints:
             raise DataError(f"{reader.annotations}: its keypoints are not those of {readers[0].annotations}")
     plain = checked_classes(names, [id_of[name] for name in names], readers[0].annotations)
@@ -197,8 +234,8 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
     assert sample.labels is not None
     labels = label_of[sample.labels].tolist()
     boxes = decimals(sample.boxes)
-    areas = decimals(sample.areas) if sample.areas is not None else None
     rows = reader.rows_of(row)
+    areas = decimals(columns.areas[rows]) if columns.areas is not None else None
     places = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
     found = []
     for number, place in enumerate(places):
@@ -207,7 +244,7 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
             Thing(
                 labels[number],
                 (x1, y1, x2, y2),
-                areas[number] if areas is not None else (x2 - x1) * (y2 - y1),
+                (x2 - x1) * (y2 - y1) if areas is None else None if math.isnan(areas[number]) else areas[number],
                 bool(sample.iscrowd[number]) if sample.iscrowd is not None else False,
                 int(columns.objects[place]) if isinstance(columns.objects, np.ndarray) else None,
                 columns.segmentations.raw(place) if columns.segmentations is not None else b"",

@@ -112,11 +112,26 @@ OBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
         "broken_polygon",
         {"segmentation": {"size": [9, 9], "counts": [1, 80]}},
     ),
+    **{
+        f"a run-length code that {name}": ("broken_polygon", {"segmentation": {"size": [*SIZE], "counts": counts}})
+        for name, counts in {
+            "is cut": "d4:d00O2N1O1O1",
+            "is empty": "",
+            "is there twice": "U4;c0:V`0:V`0",
+            "holds numbers as text": ["130", "20", "1050"],
+            "holds negative numbers": [1300, -100],
+            "holds what is no code": "\t\n~",
+        }.items()
+    },
     "a run-length code that ends early": (
         "broken_polygon",
         {"segmentation": {"size": [*SIZE], "counts": [1, 80]}},
     ),
-    "no polygon": ("empty_outline", {"segmentation": []}),
+    "no polygon": ("missing_outline", {"segmentation": []}),
+    "an empty polygon": ("missing_outline", {"segmentation": [[]]}),
+    "a polygon outside the image": ("missing_outline", {"segmentation": [[50, 4, 60, 4, 60, 9]]}),
+    "a run-length code of nothing": ("missing_outline", {"segmentation": {"size": [*SIZE], "counts": [1200]}}),
+    "between the middles of pixels": ("empty_outline", {"segmentation": [[5.6, 4.6, 5.9, 4.6, 5.9, 4.9]]}),
     "a line": ("empty_outline", {"segmentation": [[5, 4, 9, 4, 15, 4]]}),
     "edges that cross": ("self_crossing", {"segmentation": [[5, 4, 25, 14, 25, 4, 5, 14]]}),
     "no outline": ("missing_outline", {"segmentation": None}),
@@ -138,6 +153,38 @@ def test_objects(name: str, tmp_path: Path) -> None:
     expected = [code, code] if name == "not a number" else [code]
     assert [one.code for one in found] == expected
     assert "90" in found[-1].message
+
+
+@pytest.mark.parametrize("outline", [[], [[]], None, [[50, 4, 60, 4, 60, 9]]])
+def test_boxes_without_outlines_are_normal(outline: Any, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split in STEMS:
+        whole = content(split)
+        for one in whole["annotations"]:
+            one["segmentation"] = outline
+        save(tmp_path, split, whole)
+    assert codes(tmp_path) == {}
+    splits = {split: {"images": split, "annotations": f"{split}.json"} for split in STEMS}
+    config = {"data": {"format": "coco", "root": str(tmp_path), **splits}}
+    for task, head, found in (
+        ("detection", "fcos", {}),
+        ("instance_segmentation", "mask_rcnn", {"no_segmentation": 10}),
+    ):
+        (tmp_path / "config.yaml").write_text(json.dumps({"task": task, "model": {"head": head}, **config}))
+        assert codes(tmp_path / "config.yaml") == found
+
+
+def test_a_size_that_one_of_two_splits_says_is_said_of_that_one(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    whole = content("train")
+    whole["images"][0]["width"] = 90
+    save(tmp_path, "val", whole)
+    save(tmp_path, "train", content("train"))
+    splits = {split: {"images": "train", "annotations": f"{split}.json"} for split in ("train", "val")}
+    data = {"format": "coco", "root": str(tmp_path), **splits}
+    (tmp_path / "both.yaml").write_text(json.dumps({"data": data}))
+    (found,) = (one for one in check_data(tmp_path / "both.yaml").findings if one.code == "size_mismatch")
+    assert found.message == "the image is 40x30, its annotation (val) 90x30"
 
 
 def test_every_broken_annotation_is_named_and_not_only_the_first(tmp_path: Path) -> None:
