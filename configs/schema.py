@@ -149,6 +149,12 @@ class DataOptions(SourceOptions):
         description="where a JPEG that is shrunk to half or less is decoded at 1/2, 1/4 or 1/8 of its size, which is "
         "faster; always: in evaluation too",
     )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="the number in image files that becomes 255, full brightness; unless given, 255 of 8 bits, 65535 "
+        "of 16 bits, and floating point is left as it is",
+    )
     sampling: SamplingOptions = SamplingOptions()
     group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
     workers: int = Field(2, ge=0, description="processes that read images")

@@ -66,12 +66,14 @@ class Reader(ABC):
         masks: whether `read` gives instance masks too, which cost time and memory.
         boxes: whether a reader of objects gives their boxes and labels.
         presence: whether a reader of objects gives which classes occur, as the label of the image.
+        scale: the number in image files that becomes 255; see `rehead.data.pixels.read_image`.
     """
 
     classes: Classes
     masks: bool = False
     boxes: bool = True
     presence: bool = False
+    scale: float | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -97,7 +99,7 @@ class Reader(ABC):
             DataError: when the image cannot be read, or is not of the size that its annotation says.
         """
         sample = self[index]
-        sample = with_pixels(sample, channels, sample.size, shrink)
+        sample = with_pixels(sample, channels, sample.size, shrink, self.scale)
         if sample.size is not None and sample.full_size != sample.size:
             raise DataError(
                 f"{sample.path}: the image is {_by(sample.full_size)} but its annotation says {_by(sample.size)} "
@@ -138,10 +140,12 @@ class Reader(ABC):
         )
 
 
-def with_pixels(sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None) -> Sample:
+def with_pixels(
+    sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None, scale: float | None
+) -> Sample:
     """An annotation with its pixels; the arguments are those of `rehead.data.pixels.decode_image`."""
-    image, reduction, full = decode_image(sample.path, channels, size, shrink)
-    return replace(sample, image=image, reduction=reduction, full=full)
+    found = decode_image(sample.path, channels, size, shrink, scale)
+    return replace(sample, image=found.image, reduction=found.reduction, full=found.full)
 
 
 class MissingPathError(DataError):

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from rehead.data.pixels import EXIF_ORIENTATION, decoding, head_of
 from rehead.data.readers.base import listed, unknown_classes
+from rehead.data.tiff import indices
 from rehead.errors import DataError
 from rehead.types import IGNORE_16, Classes, ignore_of, map_type
 
@@ -179,18 +181,41 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
 
 
 def opened_mask(path: Path) -> Image.Image:
-    """A whole image by Pillow: not by OpenCV, which turns a palette into its colours.
+    """A whole mask: not by OpenCV, which turns a palette into its colours.
 
     Raises:
-        DataError: naming the file, if it cannot be read.
+        DataError: naming the file, if it cannot be read, is too large, or holds fractions.
     """
-    try:
-        # Not by its path: Pillow then maps plain TIFFs into memory, and does not turn those.
-        with path.open("rb") as file, Image.open(file) as image:
-            image.load()
+    head = head_of(path)
+    with decoding(path, "the mask cannot be read"):
+        if head.kind == "ARRAY":
+            return _picture(np.load(path, allow_pickle=False), path)
+        with path.open("rb") as file:
+            if head.kind == "TIFF":
+                image = _picture(indices(file), path)
+                # `exif_transpose` asks the picture itself.
+                image.getexif()[EXIF_ORIENTATION] = head.orientation
+            else:
+                image = Image.open(file)
+                image.load()
             # As people see it, like the images.
             return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the mask cannot be read: {error}") from error
+
+
+def _picture(array: NDArray[Any], path: Path) -> Image.Image:
+    """Numbers, or red, green and blue, as Pillow has them."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int32)
+        if not (whole == array).all():
+            raise DataError(f"{path}: the mask holds fractions; its numbers are to be those of classes")
+        array = whole
+    if array.ndim == 2 and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
+        if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+            raise DataError(f"{path}: the mask holds {array.min()} to {array.max()}, which can be no classes")
+        array = array.astype(np.int32)
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8)):
+        raise DataError(f"{path}: the mask is an array of shape {array.shape} of {array.dtype}")
+    return Image.fromarray(array)

@@ -50,7 +50,7 @@ class PartReader(Reader):
         self.rows = rows
         self.classes = whole.classes
 
-    masks, boxes, presence = (_of_whole(name) for name in ("masks", "boxes", "presence"))
+    masks, boxes, presence, scale = (_of_whole(name) for name in ("masks", "boxes", "presence", "scale"))
 
     def __len__(self) -> int:
         return len(self.rows)
