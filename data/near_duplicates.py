@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rehead.data.pixels import image_size, read_image
+from rehead.data.pixels import channels_in, image_size, read_image
 from rehead.errors import DataError
 
 SIDE = 32
@@ -50,7 +50,8 @@ def fingerprint(image: NDArray[Any]) -> int:
     ones are alike, and black is not like white.
 
     Args:
-        image: (H, W, C) with values of 0..255. Three channels are RGB; of others the mean counts.
+        image: (H, W, C), uint8 or float32, whose range does not matter. Three channels are RGB; of others the mean
+            counts.
 
     Returns:
         64 bits, of which images of the same thing share all but a few (`DISTANCE`).
@@ -60,8 +61,14 @@ def fingerprint(image: NDArray[Any]) -> int:
     else:
         grey = image.mean(axis=2, dtype=np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    levels = 1.0
+    if image.dtype != np.uint8:
+        # Of what there is, as many levels as of 8 bits.
+        levels = 255 / max(float(np.abs(small).max()), 1e-30)
+        small *= np.float32(levels)
     if float(small.std()) <= FLAT:
-        colour = np.rint(image.mean(axis=(0, 1), dtype=np.float64)).astype(int).tolist()
+        means = image.mean(axis=(0, 1), dtype=np.float64).tolist()
+        colour = [round(mean) if levels == 1 else float(f"{mean:.2g}") for mean in means]
         return int.from_bytes(hashlib.blake2b(repr(colour).encode(), digest_size=8).digest())
     # The lowest of all is the mean, which says how bright the image is, not what it shows.
     frequencies = cv2.dct(small)[:BANDS, :BANDS].ravel()[1:]
@@ -77,7 +84,8 @@ def fingerprint_of(path: Path) -> int | None:
     """
     if path.suffix.lower() not in {".jpg", ".jpeg"}:
         try:
-            return fingerprint(read_image(path))
+            # All bands, and numbers as they are: what is near in them is, whatever becomes of them.
+            return fingerprint(read_image(path, channels_in(path), scale=255))
         except DataError:
             return None
     try:

@@ -59,11 +59,13 @@ class Decoded(NamedTuple):
         reduction: 2, 4 or 8 where every pixel of it stands for as many of the file's in each direction, else 1.
             The first one begins where the file's first does; the last may reach beyond the file's last.
         full: (height, width) of the whole image, upright; None unless it was reduced.
+        top: the number of full brightness in the file, such as 255 or 65535; None where its kind does not say.
     """
 
     image: NDArray[Any]
     reduction: int = 1
     full: tuple[int, int] | None = None
+    top: int | None = 255
 
 
 class Head(NamedTuple):
@@ -138,7 +140,7 @@ def decode_image(
     if path.suffix.lower() == ".npy":
         array = np.array(_mapped_npy(path), order="C")
         pixels, top = _fitting(array, channels, path), tops(array.dtype)
-        return Decoded(_numbers(pixels, top, scale, path))
+        return Decoded(_numbers(pixels, top, scale, path), top=top)
     data = _content(path)
     with decoding(path):
         head = head_in(io.BytesIO(data), path)
@@ -153,13 +155,15 @@ def decode_image(
                 f"{stored.pixels.shape}; set model.backbone.in_channels to {count}, and mean and std (`rehead data "
                 "stats` measures them)"
             )
-        return Decoded(_oriented(_numbers(found, stored.top, scale, path), head, size))
+        image = _oriented(_numbers(found, stored.top, scale, path), head, size)
+        return Decoded(image, top=stored.top)
     if head.kind == "JPEG" and shrink is not None and not _cut_short(data):
         reduced = _reduced(data, head, channels, size, shrink)
         if reduced is not None:
             return reduced._replace(image=_numbers(reduced.image, 255, scale, path))
     image = _fitting(_whole(data, head, channels, path), channels, path)
-    return Decoded(_oriented(_numbers(image, tops(image.dtype), scale, path), head, size))
+    top = tops(image.dtype)
+    return Decoded(_oriented(_numbers(image, top, scale, path), head, size), top=top)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -169,6 +173,21 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: when the file is missing, too large, or no image.
     """
     return head_of(path).upright
+
+
+def channels_in(path: Path) -> int:
+    """How many channels to read a file with, of which nothing else is known: 3, or all bands of a file with others.
+
+    Raises:
+        DataError: as `image_size`.
+    """
+    if path.suffix.lower() == ".npy":
+        array = _mapped_npy(path)
+        return array.shape[2] if array.ndim == 3 else 1
+    if head_of(path).kind != "TIFF":
+        return 3
+    with decoding(path), path.open("rb") as file:
+        return tiff.channels_in(file)
 
 
 def head_of(path: Path) -> Head:

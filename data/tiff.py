@@ -78,6 +78,18 @@ def size_of(stream: IO[bytes]) -> tuple[tuple[int, int], int]:
         return (page.imagelength, page.imagewidth), _orientation(page)
 
 
+def channels_in(stream: IO[bytes]) -> int:
+    """What `colours_of` is best asked for: 3 for colours and grey, with or without alpha; else all bands.
+
+    Raises:
+        TiffError: for what is not one image.
+    """
+    with _page(stream) as page:
+        extra = page.samplesperpixel - COLOURS.get(page.photometric, 3)
+        opacity = sum(one in ALPHA for one in page.extrasamples)
+        return 3 if extra <= min(opacity, 1) else page.samplesperpixel
+
+
 def read(stream: IO[bytes], *, look_up: bool = True) -> Stored:
     """Everything in a TIFF of one image.
 

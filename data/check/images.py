@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from rehead.data.check.findings import Findings
+from rehead.data.check.numbers import some_numbers
 from rehead.data.near_duplicates import fingerprint
-from rehead.data.pixels import EXIF_ORIENTATION, read_image
+from rehead.data.pixels import decode_image, decoding, head_of
 from rehead.data.readers.base import listed, reason
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
 from rehead.errors import DataError
@@ -43,6 +45,7 @@ class Job:
         channels: that are wanted.
         mask: of its class map.
         colours: whether classes are colours there.
+        scale: the number in the file that becomes 255.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class Job:
     channels: int = 3
     mask: Path | None = None
     colours: bool = False
+    scale: float | None = None
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Facts:
         orientation: EXIF's, 1 for upright.
         kinds: codes of what its pixels are, such as `grey`.
         fingerprint: see `near_duplicates`.
+        numbers: of files beyond 8 bits: the least, some between, and the most, as they are in the file.
+        white: the number in the file that became 255.
         problem: why it cannot be read.
         mask_size: of its class map.
         mask_problem: why that cannot be read.
@@ -73,6 +79,8 @@ class Facts:
     orientation: int = 1
     kinds: tuple[str, ...] = ()
     fingerprint: int = 0
+    numbers: tuple[float, ...] = ()
+    white: float = 255
     problem: str = ""
     mask_size: Size | None = None
     mask_problem: str = ""
@@ -110,11 +118,15 @@ def examine(job: Job) -> Facts:
         _examine_mask(job.mask, job.colours, facts)
     try:
         # As the readers have it: the size of the annotation or of the mask says which way up the image is.
-        image = read_image(job.path, job.channels, job.size or facts.mask_size)
+        found = decode_image(job.path, job.channels, job.size or facts.mask_size, scale=job.scale)
     except DataError as error:
         facts.problem = reason(error, job.path)
     else:
+        image = found.image
         facts.size = image.shape[:2]
+        facts.white = job.scale or found.top or 255
+        if image.dtype == np.float32:
+            facts.numbers = some_numbers(image * np.float32(facts.white / 255))
         facts.fingerprint = fingerprint(image)
         if job.path.suffix.lower() != ".npy":
             _look_at_file(job.path, image.dtype == np.float32, facts)
@@ -123,15 +135,16 @@ def examine(job: Job) -> Facts:
 
 def _look_at_file(path: Path, deep: bool, facts: Facts) -> None:
     """What the head of a file says."""
-    try:
-        with Image.open(path) as image:
-            facts.stored = image.height, image.width
-            facts.orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
-            kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
-            if image.mode == "P" and "transparency" in image.info:
-                kinds.append("alpha")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return  # OpenCV reads it, and that is what counts
+    head = head_of(path)
+    facts.stored, facts.orientation = head.stored, head.orientation
+    kinds: list[str] = []
+    # Of some TIFFs Pillow does not know what to think, and nothing here needs it to.
+    with suppress(DataError), decoding(path), Image.open(path) as image:
+        kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
+        if image.mode == "P" and "transparency" in image.info:
+            kinds.append("alpha")
+        if getattr(image, "n_frames", 1) > 1 and head.kind not in ("JPEG", "TIFF"):
+            kinds.append("animated")
     if deep and "16_bit" not in kinds:
         kinds.append("16_bit")
     facts.kinds = tuple(kinds)
@@ -203,6 +216,7 @@ CODE_MESSAGES = {
     "palette": "colours from a palette",
     "cmyk": "cyan, magenta, yellow and black",
     "16_bit": "16 bits per channel, or floating point",
+    "animated": "several frames",
 }
 
 

@@ -205,7 +205,7 @@ def _groups(paths: Sequence[Path], largest: float) -> list[int]:
     Each is near to another, so the frames of a film may all be in one chain. One of more than `largest` images
     cannot be put anywhere as a whole: of its images only those with the same hash stay together.
     """
-    found = remembered("fingerprint 1", int | None, paths, fingerprint_of, "looking for near-duplicate images")  # type: ignore[arg-type]
+    found = remembered("fingerprint 2", int | None, paths, fingerprint_of, "looking for near-duplicate images")  # type: ignore[arg-type]
     rows = [row for row, value in enumerate(found) if value is not None]
     hashes = [value for value in found if value is not None]
     groups = list(range(len(paths)))
