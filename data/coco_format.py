@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rehead.data.instance_masks import pixels_of
 from rehead.data.readers.base import Reader
 from rehead.errors import DataError
 
@@ -14,7 +15,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
     """The annotations of a reader as COCO's instances format.
 
     Sizes, boxes and ids are those of the user's files. Coordinates are rounded to a thousandth of a pixel,
-    which brings decimals back as they were written before they became float32.
+    which brings decimals back as they were written before they became float32. An area that the file does not say is
+    the mask's with `masks`, else the box's.
 
     Args:
         reader: of any format that gives boxes.
@@ -41,7 +43,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         boxes = sample.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         boxes = boxes.round(3)
-        areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas
+        own = boxes[:, 2] * boxes[:, 3]
+        areas = own if sample.areas is None else np.where(np.isnan(sample.areas), own, sample.areas)
         crowds = np.zeros(len(boxes), bool) if sample.iscrowd is None else sample.iscrowd
         columns = ids[sample.labels], boxes, areas, crowds.astype(int)
         rows: list[dict[str, Any]] = [
@@ -60,8 +63,12 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         if masks:
             if sample.size is None:
                 raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
-            for annotation, code in zip(rows, reader.segmentations(index, sample.size), strict=True):
+            unknown = [False] * len(rows) if sample.areas is None else np.isnan(sample.areas).tolist()
+            codes = reader.segmentations(index, sample.size)
+            for annotation, code, counted in zip(rows, codes, unknown, strict=True):
                 annotation["segmentation"] = code
+                if counted:
+                    annotation["area"] = pixels_of(code)
         if sample.keypoints is not None:
             for annotation, points in zip(rows, sample.keypoints.astype(np.float64).round(3), strict=True):
                 annotation["keypoints"] = points.ravel().tolist()

@@ -41,6 +41,8 @@ def coco_figures(
 ) -> dict[str, float]:
     """Judges detections.
 
+    Where an annotation has no `area`, masks are judged by the pixels of its mask, and boxes and keypoints by its box.
+
     An annotation may have the number 0, a match with which pycocotools takes for no match
     (https://github.com/cocodataset/cocoapi/issues/507).
 
@@ -70,26 +72,31 @@ def coco_figures(
     annotations = [annotations[row] for row in order.tolist()]
     crowd = np.array([bool(one.get("iscrowd")) for one in annotations], bool)
     empty = np.array([kind == "keypoints" and not _labelled(one) for one in annotations], bool)
+    groups = groups[order]
     area = np.array([_area(one) for one in annotations], float)
-    objects = Objects(groups[order], area, crowd, crowd | empty)
 
     image, category, score = _columns(results_name, found, images, classes, kind)
     # Of classes that the ground truth does not list.
     row = np.flatnonzero(category >= 0)
-    groups = category[row] * len(images) + image[row]
-    detections = Detections(groups, np.zeros(len(row)), score[row], row).best(MOST[kind][-1])
+    found_groups = category[row] * len(images) + image[row]
+    detections = Detections(found_groups, np.zeros(len(row)), score[row], row).best(MOST[kind][-1])
     kept = [found[row] for row in detections.row.tolist()]
     overlap: Overlap
+    unknown = np.isnan(area)
+    if kind != "segm":
+        area[unknown] = BoxOverlap([], [annotations[row] for row in np.flatnonzero(unknown)], crowd).areas()
     if kind == "bbox":
         overlap = BoxOverlap(annotations, kept, crowd)
     elif kind == "segm":
         sizes = {image["id"]: (image.get("height"), image.get("width")) for image in truth["images"]}
-        overlap = MaskOverlap(annotations, kept, crowd, detections.group, sizes)
+        overlap = masks = MaskOverlap(annotations, kept, crowd, detections.group, sizes)
+        area[unknown] = masks.object_areas()[unknown]
     else:
         overlap = KeypointOverlap(annotations, kept, area)
     # The first result decides what the sizes of all of them are taken from, as in pycocotools.
     by_box = kind != "bbox" and len(found) > 0 and bool(found[0].get("bbox"))
     detections.area = (BoxOverlap([], kept, crowd) if by_box else overlap).areas()
+    objects = Objects(groups, area, crowd, crowd | empty)
     ranges = [AREAS[name] for name in RANGES[kind]]
     matches = match(objects, detections, overlap, ranges)
     found_curves = curves(objects, detections, matches, len(classes), len(images), MOST[kind], ranges)
@@ -131,9 +138,9 @@ def _labelled(annotation: Mapping[str, Any]) -> int:
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """Many files leave it out."""
+    """Many files leave it out: not a number then."""
     area = annotation.get("area")
-    return float(area) if area is not None else float(annotation["bbox"][2] * annotation["bbox"][3])
+    return float("nan") if area is None else float(area)
 
 
 def _load(source: Any, what: str) -> tuple[str, Any]:

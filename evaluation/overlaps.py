@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.data.instance_masks import NO_SEGMENTATION, wrong_codes, wrong_segmentation, wrong_size
 from rehead.errors import DataError
 from rehead.evaluation.matching import THRESHOLDS, Bools, Floats, Ints
 
@@ -82,11 +83,29 @@ class MaskOverlap(Overlap):
         self.code = mask
         self.crowd, self.group = crowd, group
         self.objects, self.detections = (
-            [self._encoded(row["segmentation"], sizes[row["image_id"]]) for row in rows]
-            for rows in (objects, detections)
+            [self._encoded(row, sizes[row["image_id"]]) for row in rows] for rows in (objects, detections)
         )
+        for rows, codes in ((objects, self.objects), (detections, self.detections)):
+            texts = [code["counts"] for code in codes]
+            encoded = [text.encode(errors="replace") if isinstance(text, str) else text for text in texts]
+            for row, problem in zip(rows, wrong_codes(encoded, [code["size"] for code in codes]), strict=True):
+                if problem:
+                    raise DataError(f"image {row['image_id']!r}: a mask cannot be judged: {problem}")
 
-    def _encoded(self, segmentation: Any, size: tuple[int | None, int | None]) -> Any:
+    def _encoded(self, row: Mapping[str, Any], size: tuple[int | None, int | None]) -> Any:
+        """A mask's compressed code, whose counts are still to be looked at."""
+        segmentation = row.get("segmentation")
+        known = (size[0], size[1]) if size[0] is not None and size[1] is not None else None
+        if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
+            given = segmentation.get("size")
+            problem = wrong_size(given, known)
+        else:
+            problem = wrong_segmentation(segmentation, known) or ("" if segmentation else NO_SEGMENTATION)
+        if not problem and isinstance(segmentation, list) and known is None:
+            problem = "polygons, but the ground truth does not say how large the image is"
+        if problem:
+            raise DataError(f"image {row['image_id']!r}: a mask cannot be judged: {problem}")
+        assert segmentation is not None
         if isinstance(segmentation, list):
             return self.code.merge(self.code.frPyObjects(segmentation, *size))
         if isinstance(segmentation["counts"], list):
@@ -121,6 +140,10 @@ class MaskOverlap(Overlap):
     def areas(self) -> Floats:
         """Pixels of the masks."""
         return self._pixels(self.detections)
+
+    def object_areas(self) -> Floats:
+        """(G,) pixels of the objects' masks."""
+        return self._pixels(self.objects)
 
     def _pixels(self, masks: Sequence[Any]) -> Floats:
         # One by one: of a list, pycocotools writes the areas into 8 bits.

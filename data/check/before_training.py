@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from rehead.configs.heads import MULTI_LABEL
 from rehead.data.check.boxes import image_of
-from rehead.data.instance_masks import wrong_segmentation
+from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
@@ -18,6 +19,8 @@ from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
+
+logger = logging.getLogger("rehead")
 
 WITH_BOXES = frozenset({"detection", "instance_segmentation", "keypoint_detection"})
 
@@ -99,12 +102,16 @@ def _refuse_outlines(reader: Reader, where: str) -> None:
             continue
         images = image_of(own)
         broken = []
+        tiny = 0
         for row in np.flatnonzero(own.asked()).tolist():
             raw = b"" if columns.segmentations is None else columns.segmentations.raw(row)
-            problem = "no segmentation, which instance masks are made from"
+            problem = NO_SEGMENTATION
             if raw:
                 height, width = (0, 0) if columns.sizes is None else columns.sizes[images[row]].tolist()
-                problem = wrong_segmentation(msgspec.json.decode(raw), (height, width) if height and width else None)
+                size = (height, width) if height and width else None
+                outline = msgspec.json.decode(raw)
+                problem = wrong_segmentation(outline, size) or no_outline(outline, size)
+                tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
             if problem:
                 broken.append((row, problem))
         if broken:
@@ -113,4 +120,9 @@ def _refuse_outlines(reader: Reader, where: str) -> None:
                 f"{where}: {own.annotations}: {len(broken)} of {len(columns.boxes)} objects have no outline that can "
                 f"be used, the first is annotation {id_at(columns.objects, row)} of "
                 f"{own.folder / columns.names[int(images[row])]}: {problem}; `rehead data check` lists them all"
+            )
+        if tiny:
+            logger.warning(
+                "%s: %s: %d of %d objects have an outline in which no pixel is; they are not trained on",
+                *(where, own.annotations, tiny, len(columns.boxes)),
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Size, by
-from rehead.data.instance_masks import wrong_segmentation
+from rehead.data.instance_masks import no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 
@@ -147,7 +147,11 @@ def points_outside(points: NDArray[np.float32], limits: NDArray[Any]) -> NDArray
 
 
 def report_outlines(
-    reader: ColumnReader, sizes: Sequence[Size | None], tasks: frozenset[str], findings: Findings
+    reader: ColumnReader,
+    sizes: Sequence[Size | None],
+    tasks: frozenset[str],
+    useless: NDArray[np.bool_],
+    findings: Findings,
 ) -> NDArray[np.bool_]:
     """Notes outlines that give no mask or cross themselves, where masks are wanted or nobody said what is.
 
@@ -155,14 +159,14 @@ def report_outlines(
         reader: of a split with boxes.
         sizes: (height, width) that the masks have, by image.
         tasks: of the heads; empty if not known.
+        useless: (N,) the objects that a repair leaves out for their box.
         findings: take the notes.
 
     Returns:
         (N,) the objects that a repair leaves out.
     """
     columns = reader.columns
-    assert columns.boxes is not None
-    useless = np.zeros(len(columns.boxes), bool)
+    boxless, useless = useless, useless.copy()
     texts = columns.segmentations
     if tasks and INSTANCES not in tasks:
         return useless
@@ -172,44 +176,50 @@ def report_outlines(
         if INSTANCES in tasks and asked.any():
             findings("no_segmentation", reader.annotations, f"none of its {int(asked.sum())} objects has an outline")
         return useless
-    bare = []
-    flat: dict[int, int] = {}
+    bare: dict[int, str] = {}
+    flat: dict[int, str] = {}
     crossings = Crossings()
     for row in np.flatnonzero(asked).tolist():
         raw = texts.raw(row)
         if not raw:
-            bare.append(row)
+            bare[row] = "no outline"
             continue
         size = sizes[int(images[row])]
-        problem, polygons = _looked_at(raw, size)
+        problem, none, polygons = _looked_at(raw, size)
         if problem:
             findings("broken_polygon", *_where(reader, images, row, problem))
             useless[row] = True
+        elif none:
+            # Of a box that is outside, the outline is too.
+            if not boxless[row]:
+                bare[row] = none
         elif polygons is not None and sum(map(_area, polygons)) < 1e-6:
-            flat[row] = len(polygons)
+            flat[row] = f"its {len(polygons)} polygons enclose nothing"
+        elif polygons is not None and size is not None and smaller_than_a_pixel(polygons, size):
+            flat[row] = "the middle of no pixel is inside it"
         for polygon in polygons or ():
             crossings.add(row, polygon)
     crossed = crossings.found()
     # The halves of an hour-glass cancel each other, but are there.
     for row in sorted(flat.keys() - {one.row for one in crossed}):
-        findings("empty_outline", *_where(reader, images, row, f"its {flat[row]} polygons enclose nothing"))
+        findings("empty_outline", *_where(reader, images, row, flat[row]))
         useless[row] = True
     for row, pairs, x, y, points in crossed:
         often = "cross" if pairs == 1 else f"cross {pairs} times, first"
         said = f"edges of its outline of {points} points {often} at {x:.1f} {y:.1f}"
         findings("self_crossing", *_where(reader, images, row, said))
     if INSTANCES in tasks:
-        for row in bare:
-            findings("no_segmentation", *_where(reader, images, row, "no outline, which its mask is made from"))
-        useless[bare] = True
+        for row, why in bare.items():
+            findings("no_segmentation", *_where(reader, images, row, f"{why}, so it has no mask"))
+            useless[row] = True
     elif len(bare) < int(asked.sum()):
-        for row in bare:
-            findings("missing_outline", *_where(reader, images, row, "no outline, though others have one"))
+        for row, why in bare.items():
+            findings("missing_outline", *_where(reader, images, row, f"{why}; others have one"))
     return useless
 
 
-def _looked_at(raw: bytes, size: Size | None) -> tuple[str, list[list[float]] | None]:
-    """Why a segmentation's JSON gives no mask, empty if it does; and its polygons, if it is made of them.
+def _looked_at(raw: bytes, size: Size | None) -> tuple[str, str, list[list[float]] | None]:
+    """Why a segmentation's JSON gives no mask, and why it is none, empty if it is right; its polygons, if it has any.
 
     Args:
         raw: as the columns keep it.
@@ -218,9 +228,10 @@ def _looked_at(raw: bytes, size: Size | None) -> tuple[str, list[list[float]] | 
     try:
         segmentation: Any = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
-        return f"its outline is not JSON: {error}", None
+        return f"its outline is not JSON: {error}", "", None
     problem = wrong_segmentation(segmentation, size)
-    return problem, segmentation if isinstance(segmentation, list) and not problem else None
+    none = "" if problem else no_outline(segmentation, size)
+    return problem, none, segmentation if isinstance(segmentation, list) and not problem and not none else None
 
 
 def _area(polygon: Sequence[float]) -> float:

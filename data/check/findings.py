@@ -27,6 +27,7 @@ CODES: dict[str, Kind] = {
     "unknown_image": Kind("error", "an annotation of an image that is not listed", "left out"),
     "unknown_category": Kind("error", "an annotation of a class that is not listed", "left out"),
     "duplicate_image": Kind("error", "two images of one name or id", "left out but for one"),
+    "contested_file": Kind("error", "several images or annotations that fit one and the same file", "left out"),
     "negative_box": Kind("error", "a box with a negative or infinite side", "left out"),
     "broken_keypoints": Kind("error", "another number of keypoints than the class has", "left out"),
     "broken_polygon": Kind("error", "an outline that gives no mask", "left out"),

@@ -79,8 +79,7 @@ def check_data(
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
             report_keypoints(one.reader, sizes, findings)
-            useless |= report_outlines(one.reader, sizes, one.tasks, findings)
-            checked.useless[number] = useless
+            checked.useless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
             _report_bare(one, findings)
     _count_classes(checked)
     return checked

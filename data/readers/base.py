@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rehead.data.instance_masks import RLE, decode
+import numpy as np
+
+from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
@@ -110,6 +111,8 @@ class Reader(ABC):
     def complete(self, index: int, sample: Sample) -> Sample:
         """The sample with what its annotation holds per pixel: instance masks if asked for, here.
 
+        Objects whose outline is so small that no pixel is inside are left out then.
+
         Args:
             index: of the image.
             sample: with its pixels; the masks must have the size of the whole image.
@@ -120,7 +123,10 @@ class Reader(ABC):
         if not self.masks:
             return sample
         size = sample.full_size
-        return replace(sample, masks=decode(self.segmentations(index, size), size))
+        codes = self.segmentations(index, size)
+        # Outlines between the middles of pixels, of which COCO has a few: no mask to learn.
+        there = np.array([pixels_of(code) > 0 for code in codes], bool)
+        return replace(sample.select(there), masks=decode([codes[row] for row in np.flatnonzero(there)], size))
 
     def segmentations(self, index: int, size: tuple[int, int]) -> list[RLE]:
         """The objects' masks, in the order of the boxes.
@@ -212,36 +218,6 @@ def files_by_stem(folder: Path, suffixes: Collection[str], report: Report = refu
             continue
         found[stem] = name
     return found
-
-
-def file_finder(folder: Path) -> Callable[[str], str | None]:
-    """Finds images under the names that annotations give them.
-
-    Args:
-        folder: of the images.
-
-    Returns:
-        From a name to the relative name of the file, or None: the same path; the same without suffix; or, for
-        paths of another machine, the only file of that name.
-    """
-    names = image_names(folder)
-    there = set(names)
-    others: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        path = PurePosixPath(name)
-        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
-            others[key].add(name)
-
-    def find(name: str) -> str | None:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if str(path) in there:
-            return str(path)
-        for key in (str(path), path.name):
-            if len(others.get(key, ())) == 1:
-                return next(iter(others[key]))
-        return None
-
-    return find
 
 
 def named_classes(names: Iterable[str]) -> Classes:

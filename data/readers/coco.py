@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from rehead.data.readers.columns import Columns, Texts, ids_of
 from rehead.data.readers.store import stored
 from rehead.errors import DataError
 from rehead.types import Classes
+
+NO_OUTLINE = {b"", b"null", b"[]", b"[[]]"}
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -109,7 +112,8 @@ def parse(path: Path, report: Report = refuse) -> Columns:
     labels = np.fromiter((label_of[a.category_id] for a in annotations), np.int32, count)
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    areas = np.array([a.area if a.area is not None else a.bbox[2] * a.bbox[3] for a in annotations], np.float32)
+    outlines = [_outline(a.segmentation) for a in annotations]
+    areas = np.array([_area(a, outline) for a, outline in zip(annotations, outlines, strict=True)], np.float32)
     crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
 
     # Grouped by image in the order of the file.
@@ -127,9 +131,22 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         crowds=crowds[order],
         objects=ids_of([a.id for a in grouped]),
         # As text until an image is read.
-        segmentations=Texts.of(bytes(a.segmentation) for a in grouped),
+        segmentations=Texts.of(outlines[row] for row in order.tolist()),
         keypoints=_keypoints(grouped, points) if points else None,
     )
+
+
+def _outline(raw: msgspec.Raw) -> bytes:
+    """A segmentation as it stands in the file; empty for what tools write where there is none."""
+    text = bytes(raw)
+    return b"" if len(text) < 16 and b"".join(text.split()) in NO_OUTLINE else text
+
+
+def _area(annotation: _Annotation, outline: bytes) -> float:
+    """Square pixels; not a number where an outline says it and nobody has counted."""
+    if annotation.area is not None:
+        return annotation.area
+    return math.nan if outline else annotation.bbox[2] * annotation.bbox[3]
 
 
 def _classes(path: Path, categories: list[_Category]) -> Classes:

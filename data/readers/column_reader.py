@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.instance_masks import RLE, code_of
+from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
     Reader,
@@ -170,7 +170,7 @@ class ColumnReader(Reader):
             text = columns.segmentations.raw(row)
             try:
                 if not text:
-                    raise ValueError("no segmentation, which instance masks are made from")
+                    raise ValueError(NO_SEGMENTATION)
                 found.append(code_of(msgspec.json.decode(text), size))
             except ValueError as error:
                 assert columns.objects is not None

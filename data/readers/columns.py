@@ -76,7 +76,8 @@ class Columns:
         starts: (I + 1,) int64, from which object to which an image's go.
         boxes: (N, 4) float32 xyxy in pixels.
         labels: (N,) int32.
-        areas: (N,) float32 square pixels.
+        areas: (N,) float32 square pixels; not a number where the file has an outline and no area, which then is the
+            mask's.
         crowds: (N,) bool: not trained on, and neither right nor wrong to predict.
         objects: (N,) what messages call an object, such as its id.
         segmentations: (N,) JSON as COCO has it: polygons or a run-length code; empty for none.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from rehead.configs.readers import CsvSplit
 from rehead.data.readers.base import (
@@ -15,13 +16,13 @@ from rehead.data.readers.base import (
     code_for,
     contents,
     existing,
-    file_finder,
     finite,
     listed,
     refuse,
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
+from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.errors import DataError
 
@@ -94,11 +95,14 @@ def parse(path: Path, folder: Path, report: Report = refuse) -> Columns:
     Raises:
         DataError: as `CsvReader`.
     """
-    find = file_finder(folder)
     builder = Builder(path, report)
-    for image, rows in table_of(path).items():
-        name = PurePosixPath(image.replace("\\", "/")).as_posix()
-        builder.image(find(image) or name, name, _size(rows[0][1]))
+    table = table_of(path)
+    matches = matching_files(folder, [[name] for name in table])
+    for (name, rows), match in zip(table.items(), matches, strict=True):
+        if match.contested:
+            refuse_contested(match, f"line {rows[0][0]}: {name}", path, folder, report)
+            continue
+        builder.image(match.file or name, name, _size(rows[0][1]))
         for number, cells in rows:
             try:
                 box = _box(cells)
@@ -138,7 +142,9 @@ def table_of(path: Path) -> dict[str, Rows]:
         cells = {name: row[number].strip() for name, number in place.items() if number < len(row)}
         if not cells.get("image"):
             raise DataError(f"{path}: line {lines.line_num}: names no image")
-        by_image.setdefault(cells["image"], []).append((lines.line_num, cells))
+        # Of one image, however its path is written.
+        image = posixpath.normpath(cells["image"].replace("\\", "/"))
+        by_image.setdefault(image, []).append((lines.line_num, cells))
     if not by_image:
         raise DataError(f"{path}: holds no lines")
     return by_image

@@ -75,7 +75,13 @@ def matched(
     if not images:
         raise DataError(f"{folder}: no images")
     by_stem = files_by_stem(mask_folder, SUFFIXES, report)
-    masks = {stem.removesuffix("_mask") if stem not in images else stem: name for stem, name in by_stem.items()}
+    masks: dict[str, str] = {}
+    for stem, name in by_stem.items():
+        own = stem if stem in images else stem.removesuffix("_mask")
+        if own in masks:
+            report("duplicate_image", mask_folder, f"{masks[own]} and {name} are both masks of {own}; one must go")
+            continue
+        masks[own] = name
     unmatched = [name for stem, name in images.items() if stem not in masks]
     if unmatched and not (partial and len(unmatched) < len(images)):
         for name in unmatched:

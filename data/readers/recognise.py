@@ -267,8 +267,9 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
                 continue
             paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
             file = (PurePosixPath(folder) / name).as_posix()
-            folders = (tree.holding(path, split_of(file)) for image in paths for path in (str(image), image.name))
-            files[file] = next(filter(None, folders), ".")
+            # By their names alone only where no whole path leads anywhere.
+            tried = [*map(str, paths), *(path.name for path in paths)]
+            files[file] = next(filter(None, (tree.holding(one, split_of(file)) for one in tried)), ".")
     splits: dict[str, dict[str, Any]] = {
         split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
     }

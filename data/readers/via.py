@@ -18,7 +18,6 @@ from rehead.data.readers.base import (
     code_for,
     contents,
     existing,
-    file_finder,
     listed,
     reason,
     refuse,
@@ -26,6 +25,7 @@ from rehead.data.readers.base import (
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
@@ -96,10 +96,13 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
     regions = {key: _regions(entry["regions"]) for key, entry in content.items()}
     if attribute is None:
         attribute = _attribute(path, regions)
-    find = file_finder(folder)
+    matches = matching_files(folder, [[str(entry["filename"])] for entry in content.values()])
     builder = Builder(path, report)
-    for key, entry in watched(content.items()):
-        name = find(str(entry["filename"])) or str(entry["filename"])
+    for (key, entry), match in watched(list(zip(content.items(), matches, strict=True))):
+        if match.contested:
+            refuse_contested(match, str(entry["filename"]), path, folder, report)
+            continue
+        name = match.file or str(entry["filename"])
         size = None
         if (folder / name).is_file():
             try:

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from rehead.configs.readers import VocSplit
 from rehead.data.readers.base import (
@@ -15,7 +16,6 @@ from rehead.data.readers.base import (
     code_for,
     contents,
     existing,
-    file_finder,
     files_by_stem,
     finite,
     refuse,
@@ -25,6 +25,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.masks import matched
+from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.errors import DataError
 
@@ -145,8 +146,8 @@ def parse(folder: Path, files: Mapping[str, Path], report: Report = refuse) -> C
     Raises:
         DataError: as `VocReader`.
     """
-    find = file_finder(folder)
     builder = Builder(folder, report)
+    found: list[_Annotation] = []
     for stem, path in watched(files.items()):
         try:
             root = ElementTree.fromstring(contents(path))
@@ -156,16 +157,67 @@ def parse(folder: Path, files: Mapping[str, Path], report: Report = refuse) -> C
         if root.tag != "annotation":
             report("broken_annotation", path, f"its outermost element is <{root.tag}>, but VOC's is <annotation>")
             continue
-        named = (root.findtext("filename") or "").strip()
-        builder.image(find(stem) or (named and find(named)) or named or f"{stem}.jpg", stem, _size(root))
-        for number, element in enumerate(root.iter("object"), start=1):
-            try:
-                name, box, difficult = _object(element)
-            except ValueError as error:
-                report(code_for(error), path, f"object {number}: {error}")
-                continue
-            builder.object(name, box, f"{path.name} object {number}", crowd=difficult)
+        found.append(_annotation(root, stem, path, report))
+    matches = matching_files(folder, [_names_of(one, folder) for one in found])
+    for one, match in zip(found, matches, strict=True):
+        if match.contested:
+            refuse_contested(match, one.named or one.stem, one.path, folder, report)
+            continue
+        builder.image(match.file or _missing(one), one.stem, one.size)
+        for number, name, box, difficult in one.objects:
+            builder.object(name, box, f"{one.path.name} object {number}", crowd=difficult)
     return builder.columns()
+
+
+class _Annotation(NamedTuple):
+    """What is kept of an XML file: trees of thousands would not fit.
+
+    Attributes:
+        path: of the file.
+        stem: its relative name without suffix.
+        named: the image that it names; empty for none.
+        size: of the image.
+        objects: their numbers, classes, boxes, and whether they are difficult.
+    """
+
+    path: Path
+    stem: str
+    named: str
+    size: tuple[int, int] | None
+    objects: list[tuple[int, str, Box, bool]]
+
+
+def _annotation(root: ElementTree.Element, stem: str, path: Path, report: Report) -> _Annotation:
+    objects = []
+    for number, element in enumerate(root.iter("object"), start=1):
+        try:
+            objects.append((number, *_object(element)))
+        except ValueError as error:
+            report(code_for(error), path, f"object {number}: {error}")
+    return _Annotation(path, stem, (root.findtext("filename") or "").strip(), _size(root), objects)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path names no folder."""
+    return PurePosixPath(name.replace("\\", "/")).name == name
+
+
+def _names_of(one: _Annotation, folder: Path) -> list[str]:
+    """What the image of an XML file may be called, the surest first."""
+    if not one.named:
+        return [one.stem]
+    inside = PurePosixPath(one.stem).parent
+    if not inside.parts or not _is_plain(one.named):
+        return [one.stem, one.named]
+    # A name alone, in a file that is in a folder: an image in that folder, or right in the folder of all images.
+    return [one.stem, (inside / one.named).as_posix(), str(folder.absolute() / one.named)]
+
+
+def _missing(one: _Annotation) -> str:
+    """The path that an image would have, which has none."""
+    if one.named and not _is_plain(one.named):
+        return one.named
+    return (PurePosixPath(one.stem).parent / (one.named or f"{PurePosixPath(one.stem).name}.jpg")).as_posix()
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -70,7 +71,7 @@ class YoloReader(ColumnReader):
         images = _listed(source, root) if is_list else image_names(source)
         if not images:
             raise DataError(f"{source}: no images")
-        labels = [_label_file(folder, name, root, split, is_list) for name in images]
+        labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
         if not any(path.is_file() for path in labels):
             raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
         file = root / split.names
@@ -124,12 +125,37 @@ def _listed(path: Path, root: Path) -> list[str]:
     return found
 
 
-def _label_file(folder: Path, name: str, root: Path, split: YoloSplit, is_list: bool) -> Path:
-    if split.labels is not None:
-        inside = PurePosixPath(name).name if is_list else name
-        return (root / split.labels / inside).with_suffix(".txt")
+def _beside(folder: Path, images: Sequence[str], root: Path, split: YoloSplit) -> list[Path]:
+    """The label files of a folder's images."""
+    if split.labels is None:
+        return [_usual_label_file(folder / name) for name in images]
+    return [(root / split.labels / name).with_suffix(".txt") for name in images]
+
+
+def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSplit, report: Report) -> list[Path]:
+    """Those of listed images."""
+    if split.labels is None:
+        return [_usual_label_file(folder / name) for name in images]
+    # A list's paths start from the root, and those of label files from their folder: as much of the path's end as
+    # there is.
+    found = [_nested(root / split.labels, PurePosixPath(name).with_suffix(".txt")) for name in images]
+    users: dict[Path, list[str]] = defaultdict(list)
+    for path, name in zip(found, images, strict=True):
+        users[path].append(name)
+    for path, names in users.items():
+        if len(set(names)) > 1:
+            report("contested_file", path, f"would be the labels of {len(names)} images, {listed(names)}")
+    return found
+
+
+def _nested(labels: Path, name: PurePosixPath) -> Path:
+    ends = (labels / PurePosixPath(*name.parts[first:]) for first in range(len(name.parts)))
+    return next((path for path in ends if path.is_file()), labels / name.name)
+
+
+def _usual_label_file(image: Path) -> Path:
     # The last folder called images, as YOLO has it; else beside the image.
-    parts = list((folder / name).parts)
+    parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":
             parts[place] = "labels"

@@ -48,7 +48,7 @@ def _annotation(picture: Picture, thing: Thing, number: int, category: int) -> d
         "category_id": category,
         # In decimals, so that 73.35 + 300.58 gives 373.93 again.
         "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-        "area": thing.area,
+        **({} if thing.area is None else {"area": thing.area}),
         "iscrowd": int(thing.crowd),
     }
     if thing.segmentation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -32,7 +33,7 @@ class Thing:
     Attributes:
         label: 0..K-1 in the content's classes.
         box: xyxy in pixels, the shortest decimals that give the same float32.
-        area: in square pixels.
+        area: in square pixels; None where an outline says it and the file does not.
         crowd: not trained on, and neither right nor wrong to predict.
         number: the annotation's id, where it has one that is a number.
         segmentation: JSON as COCO has it; empty for none.
@@ -41,11 +42,22 @@ class Thing:
 
     label: int
     box: tuple[float, float, float, float]
-    area: float
+    area: float | None
     crowd: bool
     number: int | None
     segmentation: bytes
     keypoints: NDArray[np.float32] | None
+
+    @property
+    def box_area(self) -> float:
+        """Square pixels of the box."""
+        x1, y1, x2, y2 = self.box
+        return (x2 - x1) * (y2 - y1)
+
+    @property
+    def has_area_of_its_own(self) -> bool:
+        """Whether its area is another one than its box has."""
+        return self.area is not None and abs(self.area - self.box_area) > 1e-3 * max(self.box_area, 1.0)
 
 
 @dataclass
@@ -207,7 +219,7 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
             Thing(
                 labels[number],
                 (x1, y1, x2, y2),
-                areas[number] if areas is not None else (x2 - x1) * (y2 - y1),
+                (x2 - x1) * (y2 - y1) if areas is None else None if math.isnan(areas[number]) else areas[number],
                 bool(sample.iscrowd[number]) if sample.iscrowd is not None else False,
                 int(columns.objects[place]) if isinstance(columns.objects, np.ndarray) else None,
                 columns.segmentations.raw(place) if columns.segmentations is not None else b"",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rehead.data.draw import colour_of
 from rehead.data.instance_masks import code_of, decode
-from rehead.data.writers.content import Content, Notes, Picture
+from rehead.data.writers.content import Content, Notes, Picture, Thing
 from rehead.errors import DataError
 from rehead.types import Classes, ignore_of
 
@@ -74,10 +74,14 @@ def _palette(classes: Classes) -> list[int]:
     return flat
 
 
+def _size_of(thing: Thing) -> float:
+    return thing.box_area if thing.area is None else thing.area
+
+
 def _painted(picture: Picture, free: int, notes: Notes) -> NDArray[np.int64]:
     """(H, W) 0 for background, label + 1 for objects."""
     painted = np.zeros(picture.size, np.int64)
-    for thing in sorted(picture.things, key=lambda thing: (not thing.crowd, -thing.area)):
+    for thing in sorted(picture.things, key=lambda thing: (not thing.crowd, -_size_of(thing))):
         if not thing.segmentation:
             raise DataError(
                 f"{picture.path}: an object has a box only, and no outline to paint; masks are made of outlines"

@@ -45,11 +45,10 @@ def write_voc(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
 
 
 def _note(thing: Thing, notes: Notes) -> None:
-    x1, y1, x2, y2 = thing.box
+    x1, y1, *_ = thing.box
     notes["{} masks or outlines are left out: VOC's objects are boxes"] += bool(thing.segmentation)
     notes["{} objects lose their keypoints: VOC has none"] += thing.keypoints is not None
-    own = (x2 - x1) * (y2 - y1)
-    notes["{} areas that are not the box's are left out: VOC has none"] += abs(thing.area - own) > 1e-3 * max(own, 1.0)
+    notes["{} areas that are not the box's are left out: VOC has none"] += thing.has_area_of_its_own
     notes["{} boxes begin left of or above their image, and are read from its edge on"] += min(x1, y1) < -1e-3
 
 

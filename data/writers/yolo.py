@@ -79,7 +79,6 @@ def _line(thing: Thing, picture: Picture, points: int, notes: Notes) -> str:
     height, width = picture.size
     size = np.array([width, height], np.float64)
     box = np.array(thing.box, np.float64)
-    own = (box[2] - box[0]) * (box[3] - box[1])
     polygon = _polygon(thing, picture, notes) if thing.segmentation and not points else None
     if polygon is not None:
         if (polygon < 0).any() or (polygon > size).any():
@@ -90,9 +89,7 @@ def _line(thing: Thing, picture: Picture, points: int, notes: Notes) -> str:
         )
         return _words(thing.label, polygon / size)
     notes["{} outlines of objects with keypoints are left out"] += bool(points and thing.segmentation)
-    notes["{} areas that are not the box's are left out: YOLO has none"] += bool(
-        abs(thing.area - own) > 1e-3 * max(own, 1.0)
-    )
+    notes["{} areas that are not the box's are left out: YOLO has none"] += thing.has_area_of_its_own
     inside = box.clip(0, np.tile(size, 2))
     if not np.array_equal(inside, box):
         notes["{} boxes reach outside their image and are cut at its edge"] += 1

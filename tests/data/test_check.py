@@ -112,11 +112,26 @@ OBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
         "broken_polygon",
         {"segmentation": {"size": [9, 9], "counts": [1, 80]}},
     ),
+    **{
+        f"a run-length code that {name}": ("broken_polygon", {"segmentation": {"size": [*SIZE], "counts": counts}})
+        for name, counts in {
+            "is cut": "d4:d00O2N1O1O1",
+            "is empty": "",
+            "is there twice": "U4;c0:V`0:V`0",
+            "holds numbers as text": ["130", "20", "1050"],
+            "holds negative numbers": [1300, -100],
+            "holds what is no code": "\t\n~",
+        }.items()
+    },
     "a run-length code that ends early": (
         "broken_polygon",
         {"segmentation": {"size": [*SIZE], "counts": [1, 80]}},
     ),
-    "no polygon": ("empty_outline", {"segmentation": []}),
+    "no polygon": ("missing_outline", {"segmentation": []}),
+    "an empty polygon": ("missing_outline", {"segmentation": [[]]}),
+    "a polygon outside the image": ("missing_outline", {"segmentation": [[50, 4, 60, 4, 60, 9]]}),
+    "a run-length code of nothing": ("missing_outline", {"segmentation": {"size": [*SIZE], "counts": [1200]}}),
+    "between the middles of pixels": ("empty_outline", {"segmentation": [[5.6, 4.6, 5.9, 4.6, 5.9, 4.9]]}),
     "a line": ("empty_outline", {"segmentation": [[5, 4, 9, 4, 15, 4]]}),
     "edges that cross": ("self_crossing", {"segmentation": [[5, 4, 25, 14, 25, 4, 5, 14]]}),
     "no outline": ("missing_outline", {"segmentation": None}),

@@ -13,18 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from rehead.configs.readers import CocoSplit, InstanceMasksSplit
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
 from rehead.data.batch import collate
+from rehead.data.check.before_training import refuse_broken
+from rehead.data.coco_format import ground_truth
+from rehead.data.instance_masks import encode, wrong_codes, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.instance_masks import InstanceMasksReader
 from rehead.data.resize import Resize
 from rehead.data.steps import Setting
+from rehead.data.writers import write
 from rehead.errors import DataError
+from rehead.evaluation.coco import coco_figures
 from rehead.tasks import TASKS
 from rehead.types import Prediction
 
@@ -32,7 +38,7 @@ SEGMENTATIONS: list[Any] = [
     [[1, 1, 9, 1, 9, 6, 1, 6]],
     [[0, 0, 4, 0, 4, 4], [10, 5, 11, 5, 11, 7, 10, 7]],
     {"size": [8, 12], "counts": [8, 4, 4, 4, 76]},
-    {"size": [8, 12], "counts": "84T2"},
+    {"size": [8, 12], "counts": "84d2"},
 ]
 
 
@@ -207,3 +213,144 @@ def test_what_was_numbered_is_read(tmp_path_factory: pytest.TempPathFactory, mas
         assert own[y1:y2, x1:x2].sum() == own.sum() == area
         assert own[y1:y2, [x1, x2 - 1]].any(axis=0).all()
         assert own[[y1, y2 - 1], x1:x2].any(axis=1).all()
+
+
+class TestRunLengthCodes:
+    """pycocotools takes whatever it is given; what a code leaves open is then memory that nobody has set."""
+
+    @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 1)))
+    @settings(max_examples=50, deadline=None)
+    def test_whole_codes_are_right_and_shortened_or_doubled_ones_are_not(self, mask: np.ndarray[Any, Any]) -> None:
+        (code,) = encode(mask[None])
+        counts, size = code["counts"], mask.shape
+        assert wrong_segmentation({"size": [*size], "counts": counts}, size) == ""
+        assert wrong_segmentation({"size": [*size], "counts": counts.decode()}, size) == ""
+        for broken in (counts[:-1], counts * 2, counts + b" ", b""):
+            assert wrong_segmentation({"size": [*size], "counts": broken}, size)
+
+    @given(st.lists(hnp.arrays(np.uint8, (5, 7), elements=st.integers(0, 1)), max_size=6), st.data())
+    @settings(max_examples=30, deadline=None)
+    def test_many_at_once_are_judged_as_each_alone(
+        self, masks: list[np.ndarray[Any, Any]], data: st.DataObject
+    ) -> None:
+        cut = st.integers(0, 2)
+        codes = [encode(mask[None])[0]["counts"] for mask in masks]
+        codes = [code[: len(code) - data.draw(cut)] for code in codes]
+        sizes = [(5, 7)] * len(codes)
+        assert wrong_codes(codes, sizes) == [wrong_codes([code], [(5, 7)])[0] for code in codes]
+
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [
+            ({"size": [8, 12], "counts": ["8", "88"]}, "something else than whole numbers"),
+            ({"size": [8, 12], "counts": [8.0, 88]}, "something else than whole numbers"),
+            ({"size": [8, 12], "counts": [100, -4]}, "something else than whole numbers"),
+            ({"size": [8, 12], "counts": [8, 8]}, "counts 16 pixels; there are 96"),
+            ({"size": [8, 12], "counts": ""}, "is empty"),
+            ({"size": [8, 12], "counts": "84d"}, "ends in the middle of a number"),
+            ({"size": [8, 12], "counts": "84T2"}, "counts 80 pixels; there are 96"),
+            ({"size": [8, 12], "counts": "8\u00e94"}, "characters that stand for nothing"),
+            ({"size": [8, 12], "counts": "PPPPPPP04d2"}, "too large"),
+            ({"size": [8, 12], "counts": "T3O1"}, "negative"),
+            ({"size": [8, 12], "counts": None}, "are NoneType"),
+            ({"size": "8x12", "counts": [96]}, "should be height and width"),
+            ({"size": [8.0, 12], "counts": [96]}, "should be height and width"),
+            ({"size": [8, 12], "counts": [96]}, "empty mask"),
+            ([[1, 1, 9, 1, 9, 1e9]], "where no pixels are"),
+            ([[20, 1, 29, 1, 29, 6]], "nothing of its outline is inside 12x8"),
+        ],
+    )
+    def test_what_is_broken_is_said_by_all_who_read_it(self, coco: CocoReader, code: Any, said: str) -> None:
+        content = json.loads(coco.annotations.read_text())
+        content["annotations"][2]["segmentation"] = code
+        coco.annotations.write_text(json.dumps(content))
+        reader = CocoReader(CocoSplit(images="images", annotations="a.json"), coco.annotations.parent)
+        reader.masks = True
+        with pytest.raises(DataError, match=f"annotation 3: .*{said}"):
+            reader.read(0)
+        with pytest.raises(DataError, match=f"annotation 3 of .*{said}"):
+            refuse_broken(reader, "data.train", {"instance_segmentation"}, learn=True)
+        with pytest.raises(DataError, match=f"annotation 3: .*{said}"):
+            ground_truth(reader, masks=True)
+
+    @pytest.mark.parametrize("counts", ["", "84d", "84T2", "\u00e9", ["8", "88"], [-8, 104]])
+    @pytest.mark.parametrize("side", ["ground truth", "results"])
+    def test_figures_of_broken_codes_are_refused(self, coco: CocoReader, side: str, counts: Any) -> None:
+        truth = ground_truth(coco, masks=True)
+        results = [{"image_id": 1, "category_id": 3, "score": 0.5, "segmentation": SEGMENTATIONS[3]}]
+        coco_figures(truth, results, "segm")
+        broken = {"size": [8, 12], "counts": counts}
+        if side == "results":
+            results[0]["segmentation"] = broken
+        else:
+            truth["annotations"][1]["segmentation"] = broken
+        with pytest.raises(DataError, match="image 1: a mask cannot be judged: "):
+            coco_figures(truth, results, "segm")
+
+
+class TestNoOutline:
+    """What Roboflow and others write beside a box: no mask, rather than one without a pixel."""
+
+    @pytest.mark.parametrize("outline", [[], None, [[]], [[20, 1, 29, 1, 29, 6]], [[-9, 1, -1, 1, -1, 6]]])
+    def test_it_is_missing_where_masks_are_wanted_and_nothing_where_they_are_not(
+        self, coco: CocoReader, outline: Any
+    ) -> None:
+        content = json.loads(coco.annotations.read_text())
+        content["annotations"][2]["segmentation"] = outline
+        coco.annotations.write_text(json.dumps(content))
+        reader = CocoReader(CocoSplit(images="images", annotations="a.json"), coco.annotations.parent)
+        boxes = reader.read(0).boxes
+        assert boxes is not None
+        assert len(boxes) == 4
+        refuse_broken(reader, "data.train", {"detection"}, learn=True)
+        reader.masks = True
+        with pytest.raises(DataError, match=r"annotation 3: (no segmentation|nothing of its outline is inside)"):
+            reader.read(0)
+        with pytest.raises(DataError, match=r"1 of 4 objects have no outline .*annotation 3"):
+            refuse_broken(reader, "data.train", {"instance_segmentation"}, learn=True)
+        with pytest.raises(DataError, match="annotation 3"):
+            ground_truth(reader, masks=True)
+
+    def test_what_lies_between_the_middles_of_pixels_is_not_learned_and_said(
+        self, coco: CocoReader, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        content = json.loads(coco.annotations.read_text())
+        content["annotations"][2]["segmentation"] = [[5.6, 4.6, 5.9, 4.6, 5.9, 4.9]]
+        coco.annotations.write_text(json.dumps(content))
+        reader = CocoReader(CocoSplit(images="images", annotations="a.json"), coco.annotations.parent)
+        reader.masks = True
+        refuse_broken(reader, "data.train", {"instance_segmentation"}, learn=True)
+        assert "1 of 4 objects have an outline in which no pixel is; they are not trained on" in caplog.text
+        sample = reader.read(0)
+        assert sample.masks is not None
+        assert sample.boxes is not None
+        assert (len(sample.masks), len(sample.boxes)) == (3, 3)
+        assert sample.masks.any(axis=(1, 2)).all()
+        # Judged as pycocotools judges it.
+        assert len(ground_truth(reader, masks=True)["annotations"]) == 4
+
+
+def test_an_area_that_is_missing_is_the_masks(tmp_path: Path) -> None:
+    Image.new("RGB", (320, 240)).save(tmp_path / "a.png")
+    stripe = [20, 20, 24, 20, 220, 220, 216, 220]
+    code = mask_api.merge(mask_api.frPyObjects([stripe], 240, 320))
+    whole = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 320, "height": 240}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 20, 200, 200], "segmentation": [stripe]},
+        ],
+        "categories": [{"id": 1, "name": "crack"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(whole))
+    reader = CocoReader(CocoSplit(images=".", annotations="a.json"), tmp_path)
+    truth = ground_truth(reader, masks=True)
+    assert truth["annotations"][0]["area"] == mask_api.area(code) < 32**2
+    results = [{"image_id": 1, "category_id": 1, "segmentation": code, "score": 0.9}]
+    for judged in (truth, whole):
+        figures = coco_figures(judged, results, "segm")
+        assert [figures[name] for name in ("APs", "APm", "APl")] == [pytest.approx(1), -1, -1]
+    # Where boxes alone are judged, by the box.
+    assert ground_truth(reader)["annotations"][0]["area"] == 200 * 200
+    # A copy says no more than the original did.
+    write({"train": reader}, "coco", tmp_path / "copy")
+    assert "area" not in json.loads((tmp_path / "copy/annotations/instances_train.json").read_text())["annotations"][0]
