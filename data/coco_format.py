@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rehead.data.instance_masks import pixels_of
+from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader
 from rehead.errors import DataError
 
@@ -37,8 +38,10 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         if sample.boxes is None or sample.labels is None:
             raise DataError(f"{sample.path}: has no boxes; boxes are judged on detection data only")
         image: dict[str, Any] = {"id": sample.image_id, "file_name": sample.path.name}
-        if sample.size is not None:
-            image |= {"height": sample.size[0], "width": sample.size[1]}
+        # Masks are judged in the image's size, which some files do not say.
+        size = image_size(sample.path) if masks and sample.size is None else sample.size
+        if size is not None:
+            image |= {"height": size[0], "width": size[1]}
         images.append(image)
         boxes = sample.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
@@ -61,10 +64,9 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
             )
         ]
         if masks:
-            if sample.size is None:
-                raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
+            assert size is not None
             unknown = [False] * len(rows) if sample.areas is None else np.isnan(sample.areas).tolist()
-            codes = reader.segmentations(index, sample.size)
+            codes = reader.segmentations(index, size)
             for annotation, code, counted in zip(rows, codes, unknown, strict=True):
                 annotation["segmentation"] = code
                 if counted:

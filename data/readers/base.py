@@ -261,18 +261,6 @@ def listed(names: Sequence[object]) -> str:
     return ", ".join(str(name) for name in names[:SHOWN]) + more
 
 
-def contents(path: Path) -> bytes:
-    """All bytes of a file, without a byte order mark.
-
-    Raises:
-        DataError: naming the file, if it cannot be read.
-    """
-    try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def watched(items: Collection[Item]) -> Iterator[Item]:
     """The annotations' files one after the other, with a bar for those who wait."""
     with Progress("reading annotations", len(items)) as bar:

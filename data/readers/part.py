@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
 from rehead.data.near_duplicates import fingerprint_of, near_duplicates
 from rehead.data.pixels import Shrink
-from rehead.data.readers.base import Reader, contents, listed
+from rehead.data.readers.base import Reader, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.remembered import remembered
+from rehead.data.readers.texts import lines_of
 from rehead.data.sample import Sample
 from rehead.errors import DataError, did_you_mean
 
@@ -121,7 +121,7 @@ def _listed(whole: Reader, files: Mapping[str, Path], split: str) -> NDArray[np.
         rows[name_of(whole, row)].append(row)
     taken: dict[int, str] = {}
     for name, file in files.items():
-        wanted = [line.strip() for line in os.fsdecode(contents(file)).splitlines() if line.strip()]
+        wanted = [line if line in rows else line.replace("\\", "/") for line in lines_of(file)]
         unknown = [line for line in wanted if line not in rows]
         if unknown or not wanted:
             what = f"names {len(unknown)} images that training has not, first: {listed(unknown)}"

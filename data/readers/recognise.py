@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import os
@@ -13,14 +14,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import listed
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
 from rehead.errors import DataError
 
 WORDS = {
@@ -94,7 +94,7 @@ class Tree:
 
     def holding(self, name: str, split: str | None) -> str | None:
         """The folder from which a relative path leads to a file; of several, the one that is called as the split."""
-        found = [folder for folder in self.files if (self.root / folder / name).is_file()]
+        found = [folder for folder in self.files if is_file(self.root / folder / file_named(self.root / folder, name))]
         return next((folder for folder in found if split_of(folder) == split), found[0] if found else None)
 
 
@@ -168,8 +168,8 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
         for name in names:
             path = tree.root / folder / name
             try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
+                content = yaml_of(path)
+            except DataError:
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
                 return _from_yaml(tree.root, path, content)
@@ -207,6 +207,7 @@ def _yolo_path(root: Path, file: Path, base: str, value: str) -> str:
     has; and Roboflow's exports write `../train/images` for what lies beside the file.
     """
     here = file.parent
+    value, base = value.replace("\\", "/"), base.replace("\\", "/")
     plain = re.sub(r"^(\.\./)+", "", value)
     tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
     for path in tried:
@@ -221,11 +222,25 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
     for folder, names in tree.ending(".json"):
         for name in names:
             path = tree.root / folder / name
-            if path.stat().st_size:
-                with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    if all(content.find(word) >= 0 for word in words):
-                        found.append((PurePosixPath(folder) / name).as_posix())
+            content = _searchable(path)
+            if all(content.find(word) >= 0 for word in words):
+                found.append((PurePosixPath(folder) / name).as_posix())
     return found
+
+
+def _searchable(path: Path) -> mmap.mmap | bytes:
+    """The bytes of a text, in an encoding in which ASCII is ASCII; mapped, since only some are looked at."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+        if not begin:
+            return b""
+        if 0 in begin or begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            try:
+                return utf8_of(path)
+            except DataError:
+                return b""
+        # Closed with its last use: a search holds on to it.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -245,11 +260,9 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, di
     """JSON files by split, with the folders of the images that they name under a key."""
     splits = {}
     for split, name in _by_split(files).items():
-        with (tree.root / name).open("rb") as file:
-            # Closed with its last use: the search holds on to it.
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
-            images = [match.group(1) for match in islice(found, LOOKED_AT)]
+        content = _searchable(tree.root / name)
+        found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
+        images = [match.group(1) for match in islice(found, LOOKED_AT)]
         folders = (tree.holding(json.loads(image), split) for image in images)
         folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
         splits[split] = {"images": folder, "annotations": name}
@@ -289,9 +302,8 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
     folders = {}
     for folder, names in tree.ending(".xml"):
-        with (tree.root / folder / names[0]).open("rb") as file:
-            if b"<annotation" in file.read(1000):
-                folders[folder] = _nearest(folder, {os.path.splitext(name)[0] for name in names}, images)
+        if b"<annotation" in _searchable(tree.root / folder / names[0])[:1000]:
+            folders[folder] = _nearest(folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
     if len(folders) == 1:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import msgspec
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from rehead.configs.readers import YoloSplit
@@ -20,7 +19,6 @@ from rehead.data.readers.base import (
     UnusableError,
     checked_classes,
     code_for,
-    contents,
     existing,
     image_names,
     listed,
@@ -31,6 +29,7 @@ from rehead.data.readers.base import (
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
 
@@ -72,7 +71,7 @@ class YoloReader(ColumnReader):
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
-        if not any(path.is_file() for path in labels):
+        if not any(map(is_file, labels)):
             raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
         file = root / split.names
         named = class_names(file) if file.is_file() else None
@@ -81,7 +80,7 @@ class YoloReader(ColumnReader):
         known = named or Classes(tuple(classes or ()))
         columns = stored(
             f"yolo {source.absolute()} {split.labels} {known}",
-            [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
+            [*filter(is_file, (folder / name for name in images)), *filter(is_file, labels)],
             lambda: parse(folder, images, labels, known, report),
             report,
         )
@@ -94,10 +93,7 @@ def class_names(path: Path) -> Classes:
     Raises:
         DataError: naming the file, if it has none.
     """
-    try:
-        content: Any = yaml.safe_load(contents(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not YAML: {error}") from error
+    content = yaml_of(path)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -118,10 +114,12 @@ def class_names(path: Path) -> Classes:
 def _listed(path: Path, root: Path) -> list[str]:
     """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
     found = []
-    for line in os.fsdecode(contents(path)).splitlines():
-        if name := line.strip():
-            image = Path(os.path.abspath((path.parent if name.startswith("./") else root) / name))
-            found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
+    for line in lines_of(path):
+        if (problem := wrong_name(line)) or not PurePosixPath(line).name:
+            raise DataError(f"{path}: {line[:60]!r} {problem or 'names no file'}")
+        start = path.parent if line.startswith(("./", ".\\")) else root
+        image = Path(os.path.abspath(start / file_named(start, line)))
+        found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
     return found
 
 
@@ -150,7 +148,7 @@ def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSpl
 
 def _nested(labels: Path, name: PurePosixPath) -> Path:
     ends = (labels / PurePosixPath(*name.parts[first:]) for first in range(len(name.parts)))
-    return next((path for path in ends if path.is_file()), labels / name.name)
+    return next(filter(is_file, ends), labels / name.name)
 
 
 def _usual_label_file(image: Path) -> Path:
@@ -176,13 +174,18 @@ def parse(
         try:
             size = image_size(folder / name)
         except DataError as error:
-            code = "unreadable_image" if (folder / name).is_file() else "missing_image"
+            code = "unreadable_image" if is_file(folder / name) else "missing_image"
             report(code, folder / name, reason(error, folder / name))
             continue
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
-        if not path.is_file():
+        if not is_file(path):
             continue
-        for number, line in enumerate(contents(path).decode(errors="replace").splitlines(), start=1):
+        try:
+            text = text_of(path)
+        except DataError as error:
+            report("broken_annotation", path, reason(error, path))
+            continue
+        for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
             if line.strip():
                 try:
                     _add(builder, line, size, classes, f"{path.name} line {number}")
