@@ -46,6 +46,7 @@ class Job:
         mask: of its class map.
         colours: whether classes are colours there.
         scale: the number in the file that becomes 255.
+        white: what the 1 of a mask of one bit stands for.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Job:
     mask: Path | None = None
     colours: bool = False
     scale: float | None = None
+    white: int = 1
 
 
 @dataclass
@@ -115,7 +117,7 @@ def examine(job: Job) -> Facts:
     """Looks at one image, reading it as training does."""
     facts = Facts()
     if job.mask is not None:
-        _examine_mask(job.mask, job.colours, facts)
+        _examine_mask(job.mask, job.colours, job.white, facts)
     try:
         # As the readers have it: the size of the annotation or of the mask says which way up the image is.
         found = decode_image(job.path, job.channels, job.size or facts.mask_size, scale=job.scale)
@@ -166,7 +168,7 @@ _KINDS = {
 """By Pillow's mode, what is worth saying."""
 
 
-def _examine_mask(path: Path, colours: bool, facts: Facts) -> None:
+def _examine_mask(path: Path, colours: bool, white: int, facts: Facts) -> None:
     try:
         mask = opened_mask(path)
     except DataError as error:
@@ -176,7 +178,7 @@ def _examine_mask(path: Path, colours: bool, facts: Facts) -> None:
     if colours:
         array = pack(np.asarray(mask.convert("RGB")))
     elif mask.mode in NUMBERED:
-        array = np.asarray(mask).astype(np.int64)
+        array = np.asarray(mask).astype(np.int64) * (white if mask.mode == "1" else 1)
     else:
         facts.mask_problem = f"the mask is in colour ({mask.mode}); it must hold one number per pixel"
         return

@@ -88,10 +88,11 @@ def check_data(
 def _jobs(source: Source, data: DataSet) -> list[Job]:
     reader = source.reader
     colours = reader.values is not None and reader.values.colours
+    white = 1 if reader.values is None else reader.values.white
     jobs = []
     for row in range(len(reader)):
         sample = reader[row]
-        jobs.append(Job(sample.path, sample.size, data.channels, sample.mask_path, colours, data.scale))
+        jobs.append(Job(sample.path, sample.size, data.channels, sample.mask_path, colours, data.scale, white))
     return jobs
 
 

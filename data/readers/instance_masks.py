@@ -78,6 +78,7 @@ def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes,
     for image, name in watched(pairs):
         try:
             mask = read_mask(mask_folder / name)
+            mask = mask.astype(np.uint8) if mask.dtype == bool else mask
         except DataError as error:
             report("unreadable_mask", mask_folder / name, reason(error, mask_folder / name))
             continue

@@ -37,6 +37,8 @@ class MaskValues:
     Attributes:
         labels: from a number, or a packed colour, to its class or what does not count.
         colours: whether values are colours.
+        white: the value that the 1 of a mask of one bit stands for: 255 where that is a class's and 1 is none, since
+            programs that make PNGs small write masks of 0 and 255 so.
 
     Raises:
         DataError: for no names, too many, or names without a value.
@@ -70,6 +72,7 @@ class MaskValues:
             numbers = {value: label for value, label in labels.items() if isinstance(value, int)}
             self.classes = Classes(tuple(names), tuple(v for name in names if isinstance(v := values[name], int)))
             self.labels = numbers | dict.fromkeys(ignored, self._ignored)
+        self.white = 255 if 255 in self.labels and 1 not in self.labels else 1
         self._sorted = np.array(sorted(self.labels), np.int64)
         self._label_at = np.array([self.labels[value] for value in self._sorted.tolist()], kind)
         self._known = np.zeros(256, bool)
@@ -87,7 +90,7 @@ class MaskValues:
         if self.colours:
             mask: NDArray[np.integer] = pack(read_colours(path))
         else:
-            mask = read_mask(path)
+            mask = self._numbers(path)
             if mask.dtype == np.uint8:
                 if not self._known[mask].all():
                     raise self._unknown(path, mask)
@@ -105,10 +108,14 @@ class MaskValues:
         Raises:
             DataError: naming the file, if it cannot be read.
         """
-        mask = pack(read_colours(path)) if self.colours else read_mask(path)
+        mask = pack(read_colours(path)) if self.colours else self._numbers(path)
         small = mask.dtype == np.uint8
         values: list[int] = (np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)).tolist()
         return values
+
+    def _numbers(self, path: Path) -> NDArray[np.integer]:
+        mask = read_mask(path)
+        return mask.astype(np.uint8) * np.uint8(self.white) if mask.dtype == bool else mask
 
     def present(self, values: Sequence[int], path: Path) -> frozenset[int]:
         """The classes of the values of a mask.
@@ -154,8 +161,8 @@ def pack(pixels: NDArray[np.uint8]) -> NDArray[np.integer]:
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
-def read_mask(path: Path) -> NDArray[np.integer]:
-    """(H, W) numbers as the file holds them.
+def read_mask(path: Path) -> NDArray[Any]:
+    """(H, W) numbers as the file holds them; bool for one bit.
 
     Raises:
         DataError: naming the file, if it is in colour or cannot be read.
@@ -167,8 +174,7 @@ def read_mask(path: Path) -> NDArray[np.integer]:
             "of its class (grey or palette PNG), or data.values must say which colour is which class, such as "
             "data.values: {sky: [128, 128, 128], road: [128, 64, 128]}"
         )
-    mask = np.asarray(image)
-    return mask.astype(np.uint8) if mask.dtype == bool else mask
+    return np.asarray(image)
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:

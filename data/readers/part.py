@@ -229,7 +229,7 @@ def present_classes(reader: Reader) -> list[frozenset[int]]:
     if isinstance(reader, ColumnReader) and reader.values is not None:
         values = reader.values
         masks = [mask for index in range(len(reader)) if (mask := reader[index].mask_path) is not None]
-        what = f"values 1 {'colours' if values.colours else 'numbers'}"
+        what = f"values 2 {'colours' if values.colours else 'numbers'} {values.white}"
         found = remembered(what, list[int], masks, values.distinct, "looking for the classes of every mask")
         return [values.present(own, mask) for own, mask in zip(found, masks, strict=True)]
     return [_classes_of(reader[index]) for index in range(len(reader))]

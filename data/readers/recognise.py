@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import listed
@@ -380,7 +382,8 @@ def _values(paths: list[Path]) -> set[int] | None:
     found: set[int] = set()
     for path in paths[:LOOKED_AT]:
         try:
-            found |= set(read_mask(path).ravel().tolist())
+            mask = read_mask(path)
+            found |= set((mask.astype(np.uint8) * 255 if mask.dtype == bool else mask).ravel().tolist())
         except DataError:
             with suppress(DataError):
                 if opened_mask(path).mode not in NUMBERED:
