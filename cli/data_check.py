@@ -21,6 +21,7 @@ from rehead.files import check_free, write_text
 if TYPE_CHECKING:
     from rehead.data.check.findings import Findings
     from rehead.data.check.run import Checked
+    from rehead.data.check.sources import Source
     from rehead.data.check.statistics import BoxStatistics
 
 COLOURS = {"error": "red", "warning": "yellow", "advice": "cyan"}
@@ -132,7 +133,7 @@ def _print_statistics(console: Console, checked: Checked, picture: Path | None) 
     if not checked.data.sources:
         return
     unit = _unit(checked)
-    read = ", ".join(f"{len(source.reader)} in {source.split}" for source in checked.data.sources)
+    read = ", ".join(_number(source) for source in checked.data.sources)
     console.print(f"images: {read}", highlight=False)
     boxes = box_statistics(checked)
     splits = list(dict.fromkeys(split for own in checked.counts.values() for split in own))
@@ -162,6 +163,13 @@ def _print_statistics(console: Console, checked: Checked, picture: Path | None) 
         from rehead.data.check.picture import draw
 
         draw(picture, boxes, checked.counts, unit)
+
+
+def _number(source: Source) -> str:
+    """How many images a split has."""
+    unlabelled = 0 if source.reader.unlabelled is None else int(source.reader.unlabelled.sum())
+    said = f" ({unlabelled} without a label file)" if unlabelled else ""
+    return f"{len(source.reader)} in {source.split}{said}"
 
 
 def _box_table(boxes: BoxStatistics) -> Table:

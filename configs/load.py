@@ -244,6 +244,11 @@ def _recognise(source: dict[str, Any], where: str, tasks: set[str], problems: li
         problems.append(f"{where}.format: auto: {error}")
         return
     splits = {**found.splits, **{split: source[split] for split in SPLITS if source.get(split) is not None}}
+    for split, own in found.splits.items():
+        # What does not say where the split is says more about the one that was found.
+        given = splits[split]
+        if isinstance(given, dict) and not {"images", "dataset", "from_train", "image_set"} & given.keys():
+            splits[split] = {**own, **given}
     drawn = "train" in splits and "val" not in splits
     if drawn:
         splits["val"] = {"from_train": 0.2}

@@ -62,6 +62,11 @@ class YoloSplit(SplitOptions):
         None, description="folder of the label files; `images` in the path becomes `labels` unless given"
     )
     names: str = Field("data.yaml", description="YAML file with the classes' names; data.classes come first")
+    missing_labels: Literal["background", "skip", "error"] = Field(
+        "background",
+        description="images without a label file (an empty one says that there is no object): images without objects, "
+        "left out, or refused",
+    )
 
 
 class CsvSplit(SplitOptions):

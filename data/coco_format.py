@@ -46,8 +46,7 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         boxes = sample.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         boxes = boxes.round(3)
-        own = boxes[:, 2] * boxes[:, 3]
-        areas = own if sample.areas is None else np.where(np.isnan(sample.areas), own, sample.areas)
+        areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas
         crowds = np.zeros(len(boxes), bool) if sample.iscrowd is None else sample.iscrowd
         columns = ids[sample.labels], boxes, areas, crowds.astype(int)
         rows: list[dict[str, Any]] = [
@@ -65,12 +64,10 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         ]
         if masks:
             assert size is not None
-            unknown = [False] * len(rows) if sample.areas is None else np.isnan(sample.areas).tolist()
-            codes = reader.segmentations(index, size)
-            for annotation, code, counted in zip(rows, codes, unknown, strict=True):
+            for annotation, code in zip(rows, reader.segmentations(index, size), strict=True):
                 annotation["segmentation"] = code
-                if counted:
-                    annotation["area"] = pixels_of(code)
+            for row in np.flatnonzero(reader.unmeasured(index)).tolist():
+                rows[row]["area"] = pixels_of(rows[row]["segmentation"])
         if sample.keypoints is not None:
             for annotation, points in zip(rows, sample.keypoints.astype(np.float64).round(3), strict=True):
                 annotation["keypoints"] = points.ravel().tolist()

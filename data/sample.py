@@ -23,8 +23,8 @@ class Sample:
         boxes: (N, 4) float32 xyxy in pixels of `image`; crowds and empty boxes included.
         labels: (N,) int64 in 0..K-1.
         iscrowd: (N,) bool.
-        areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box); not a number
-            where the annotation has an outline and no area, which then is the mask's.
+        areas: (N,) float32, in ORIGINAL square pixels, as annotated (COCO: of the mask, not of the box); the box's
+            where the annotation does not say it.
         masks: (N, H, W) uint8, 1 where the object is; only from a reader that was asked for masks.
         keypoints: (N, P, 3) float32: x, y in pixels of `image`, and 0 not labelled, 1 hidden, 2 visible.
         mask_path: of the file that holds the semantic map.

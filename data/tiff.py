@@ -126,13 +126,14 @@ def read(stream: IO[bytes], *, look_up: bool = True) -> Stored:
 
 
 def indices(stream: IO[bytes]) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) of a mask: its numbers as they are stored, or its colours.
+    """(H, W) or (H, W, 3) of a mask: its numbers as they are stored (bool for one bit), or its colours.
 
     Raises:
         TiffError: as `read`.
     """
     stored = read(stream, look_up=False)
     colours = stored.pixels[:, :, : COLOURS[stored.photometric]]
+    colours = colours.astype(bool) if stored.top == 1 else colours
     return colours[:, :, 0] if colours.shape[2] == 1 else colours
 
 

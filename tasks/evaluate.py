@@ -12,6 +12,7 @@ import torch
 
 from rehead.configs.load import check, override
 from rehead.configs.schema import Config
+from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
 from rehead.data.loader import evaluation_loader
 from rehead.data.pixels import read_image
@@ -71,6 +72,7 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
     _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
     reader = open_data(config, config.data.split, names)
+    say_if_repaired(reader, f"data.{config.data.split}")
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
     return model.to(device), reader

@@ -11,6 +11,7 @@ import torch
 from rehead.data.draw import save, sheet
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError
 from rehead.files import write_text
 from rehead.progress import Progress, say
@@ -94,6 +95,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             found += [path / name for name in image_names(path)]
+            say_passed_over(path, passed_over(path, everything=True))
         elif path.is_file():
             found.append(path)
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config
-from rehead.data.check.before_training import refuse_broken
+from rehead.data.check.before_training import refuse_broken, say_if_repaired
 from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -96,6 +96,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}
         refuse_broken(reader, f"data.{split}", tasks, learn=split == "train")
+        say_if_repaired(reader, f"data.{split}")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.configs.heads import MULTI_LABEL
 from rehead.data.check.boxes import image_of
+from rehead.data.check.changes import FILE
 from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
@@ -41,8 +43,10 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
     images: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
     masks: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
     boxes = classes = False
+    bare = 0
     for index in range(len(reader)):
         sample = reader[index]
+        bare += sample.labels is not None and not len(sample.labels)
         _look(sample.path, images)
         if sample.mask_path is not None:
             _look(sample.mask_path, masks)
@@ -59,10 +63,65 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
                     "`rehead data check` lists them all"
                 )
     _refuse_outlines(reader, where)
+    _say_background(reader, where, bare)
     if learn and WITH_BOXES & set(tasks) and not boxes:
         raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
     if learn and MULTI_LABEL in tasks and not classes:
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
+
+
+def _say_background(reader: Reader, where: str, bare: int) -> None:
+    """Says how many images have no object, and whether anybody has said so."""
+    if not bare:
+        return
+    unlabelled = sum(_count_unlabelled(own) for own in _readers_of_splits(reader))
+    reasons = [f"{unlabelled} have no label file (missing_labels: skip leaves them out)"] if unlabelled else []
+    rest = bare - unlabelled
+    reasons += [f"{rest} have no object in their annotation"] if rest else []
+    logger.log(
+        logging.WARNING if unlabelled else logging.INFO,
+        "%s: %d of %d images count as background: %s",
+        *(where, bare, len(reader), ", ".join(reasons)),
+    )
+
+
+def _readers_of_splits(reader: Reader) -> Iterator[tuple[ColumnReader, NDArray[np.int64] | None]]:
+    """The readers of formats in a reader, each with the rows that are used; None for all."""
+    if isinstance(reader, ColumnReader):
+        yield reader, None
+    elif isinstance(reader, PartReader) and isinstance(reader.whole, ColumnReader):
+        yield reader.whole, reader.rows
+    elif isinstance(reader, JoinedReader):
+        for part in reader.parts:
+            yield from _readers_of_splits(part)
+
+
+def _count_unlabelled(own: tuple[ColumnReader, NDArray[np.int64] | None]) -> int:
+    reader, rows = own
+    if reader.unlabelled is None:
+        return 0
+    return int(reader.unlabelled.sum() if rows is None else reader.unlabelled[rows].sum())
+
+
+def say_if_repaired(reader: Reader, where: str) -> None:
+    """Says of data that are a repaired copy how they differ from what they were: figures are of the copy.
+
+    Args:
+        reader: of a split.
+        where: its key in the configuration, for the message.
+    """
+    for own in _columns_of(reader):
+        # The images of a copy lie at most two folders below it.
+        inside = own.folder.absolute()
+        file = next((path for one in (inside, *inside.parents[:2]) if (path := one / FILE).is_file()), None)
+        if file is None:
+            continue
+        try:
+            left = msgspec.json.decode(file.read_bytes())["left_out"]
+            said = f"{int(left['images'])} images and {int(left['objects'])} objects of the original are not in it"
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+            continue  # not ours
+        logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
 
 
 def _look(path: Path, problems: dict[str, list[Path]]) -> None:

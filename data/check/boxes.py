@@ -22,7 +22,11 @@ EDGE = 1.0
 INSTANCES = "instance_segmentation"
 
 
-def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: Findings) -> NDArray[np.bool_]:
+Reasons = NDArray[np.object_]
+"""(N,) by object, the code of the finding for which a repair leaves something of it out; empty where nothing is."""
+
+
+def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: Findings) -> Reasons:
     """Notes what is wrong with boxes.
 
     Args:
@@ -31,7 +35,7 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
         findings: take the notes.
 
     Returns:
-        (N,) the objects that a repair leaves out.
+        For which finding a repair leaves an object out.
     """
     columns = reader.columns
     assert columns.boxes is not None
@@ -59,10 +63,12 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
         findings("tiny_box", *_where(reader, images, row, f"{_shown(boxes[row])}, {_side(sides[row])}"))
     twice = _twice(reader, images, boxes, asked & ~empty)
     for row, first in twice:
-        said = f"{_shown(boxes[row])} as of {_name(reader, first)}"
+        said = f"{_shown(boxes[row])} as of {name_of_object(reader, first)}"
         findings("duplicate_annotation", *_where(reader, images, row, said))
-    useless = empty | outside
-    useless[[row for row, _ in twice]] = True
+    useless = np.full(len(boxes), "", object)
+    useless[[row for row, _ in twice]] = "duplicate_annotation"
+    useless[outside] = "box_outside"
+    useless[empty] = "empty_box"
     return useless
 
 
@@ -73,7 +79,8 @@ def image_of(reader: ColumnReader) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
 
-def _name(reader: ColumnReader, row: int) -> str:
+def name_of_object(reader: ColumnReader, row: int) -> str:
+    """What messages call an object."""
     objects = reader.columns.objects
     assert objects is not None
     name = id_at(objects, row)
@@ -81,7 +88,7 @@ def _name(reader: ColumnReader, row: int) -> str:
 
 
 def _where(reader: ColumnReader, images: NDArray[np.int64], row: int, said: str) -> tuple[str, str]:
-    return str(reader.folder / reader.columns.names[int(images[row])]), f"{_name(reader, row)}: {said}"
+    return str(reader.folder / reader.columns.names[int(images[row])]), f"{name_of_object(reader, row)}: {said}"
 
 
 def _shown(box: NDArray[np.float64]) -> str:
@@ -150,32 +157,36 @@ def report_outlines(
     reader: ColumnReader,
     sizes: Sequence[Size | None],
     tasks: frozenset[str],
-    useless: NDArray[np.bool_],
+    useless: Reasons,
     findings: Findings,
-) -> NDArray[np.bool_]:
+) -> Reasons:
     """Notes outlines that give no mask or cross themselves, where masks are wanted or nobody said what is.
 
     Args:
         reader: of a split with boxes.
         sizes: (height, width) that the masks have, by image.
         tasks: of the heads; empty if not known.
-        useless: (N,) the objects that a repair leaves out for their box.
+        useless: for which finding a repair leaves an object out. An object without an outline is added where masks
+            are to be learned.
         findings: take the notes.
 
     Returns:
-        (N,) the objects that a repair leaves out.
+        For which finding it leaves out the outline alone, where nobody said that masks are to be learned.
     """
     columns = reader.columns
-    boxless, useless = useless, useless.copy()
+    wanted = INSTANCES in tasks
+    shapeless = np.full(len(useless), "", object)
     texts = columns.segmentations
-    if tasks and INSTANCES not in tasks:
-        return useless
+    if tasks and not wanted:
+        return shapeless
     asked = reader.asked()
     images = image_of(reader)
     if texts is None:
-        if INSTANCES in tasks and asked.any():
+        if wanted and asked.any():
             findings("no_segmentation", reader.annotations, f"none of its {int(asked.sum())} objects has an outline")
-        return useless
+        return shapeless
+    outside = useless == "box_outside"
+    lacking = useless if wanted else shapeless
     bare: dict[int, str] = {}
     flat: dict[int, str] = {}
     crossings = Crossings()
@@ -188,10 +199,10 @@ def report_outlines(
         problem, none, polygons = _looked_at(raw, size)
         if problem:
             findings("broken_polygon", *_where(reader, images, row, problem))
-            useless[row] = True
+            lacking[row] = lacking[row] or "broken_polygon"
         elif none:
             # Of a box that is outside, the outline is too.
-            if not boxless[row]:
+            if not outside[row]:
                 bare[row] = none
         elif polygons is not None and sum(map(_area, polygons)) < 1e-6:
             flat[row] = f"its {len(polygons)} polygons enclose nothing"
@@ -203,19 +214,21 @@ def report_outlines(
     # The halves of an hour-glass cancel each other, but are there.
     for row in sorted(flat.keys() - {one.row for one in crossed}):
         findings("empty_outline", *_where(reader, images, row, flat[row]))
-        useless[row] = True
+        lacking[row] = lacking[row] or "empty_outline"
     for row, pairs, x, y, points in crossed:
         often = "cross" if pairs == 1 else f"cross {pairs} times, first"
         said = f"edges of its outline of {points} points {often} at {x:.1f} {y:.1f}"
         findings("self_crossing", *_where(reader, images, row, said))
-    if INSTANCES in tasks:
+    if wanted:
         for row, why in bare.items():
             findings("no_segmentation", *_where(reader, images, row, f"{why}, so it has no mask"))
-            useless[row] = True
+            useless[row] = useless[row] or "no_segmentation"
     elif len(bare) < int(asked.sum()):
         for row, why in bare.items():
             findings("missing_outline", *_where(reader, images, row, f"{why}; others have one"))
-    return useless
+            # What is nowhere in the image is as good as none.
+            shapeless[row] = "missing_outline" if texts.raw(row) else ""
+    return shapeless
 
 
 def _looked_at(raw: bytes, size: Size | None) -> tuple[str, str, list[list[float]] | None]:

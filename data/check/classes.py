@@ -9,6 +9,7 @@ import numpy as np
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Facts
 from rehead.data.check.sources import Source
+from rehead.data.readers.base import NO_NAME
 from rehead.types import UNUSED
 
 Counts = dict[str, dict[str, int]]
@@ -57,7 +58,8 @@ def report_classes(counts: Counts, source: Mapping[str, str], findings: Findings
         return
     first = next(iter(source.values()))
     for name, by_split in counts.items():
-        if name.startswith(UNUSED):
+        # Classes without a name are an error of their own, and what a repair made of it.
+        if name.startswith(UNUSED) or name.endswith(NO_NAME):
             continue
         if not any(by_split.values()):
             findings("class_without_examples", first, f"'{name}' has no example")

@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rehead.configs.readers import CocoSplit, CsvSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
+from rehead.configs.readers import CocoSplit, CsvSplit, FoldersSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
 from rehead.data.check.findings import Findings
 from rehead.data.check.sources import Source
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import file_names, image_names
+from rehead.data.readers.folders import stray_files
+from rehead.data.readers.passed_over import passed_over
 
 NO_LABELS = frozenset({"classes.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"})
 """Text files beside YOLO's labels that are none."""
@@ -31,7 +33,23 @@ def report_files(sources: Sequence[Source], findings: Findings) -> None:
             for name in image_names(folder):
                 if name not in known:
                     findings("unlisted_image", source.reader.folder / name, "no annotation names it")
+        if known is not None:
+            _report_passed_over(source, known, findings)
         _report_labels(source, findings)
+
+
+def _report_passed_over(source: Source, known: set[str], findings: Findings) -> None:
+    """Files among the images, and among the masks, that are not read."""
+    reader = source.reader
+    folders = isinstance(source.options, FoldersSplit)
+    files = stray_files(reader.folder, reader.classes.names) if folders else passed_over(reader.folder)
+    for name, why in files.items():
+        # Those that the annotations name are read, or are errors.
+        if name not in known:
+            findings("passed_over", reader.folder / name, why)
+    if reader.columns.masks is not None and reader.mask_folder != reader.folder:
+        for name, why in passed_over(reader.mask_folder).items():
+            findings("passed_over", reader.mask_folder / name, why)
 
 
 def _all_named(source: Source) -> bool:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rehead.data.check.boxes import report_boxes, report_keypoints, report_outlines
+from rehead.data.check.boxes import Reasons, report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
@@ -29,7 +28,10 @@ class Checked:
         data: the splits.
         findings: everything that was found.
         facts: of every image, by source, in the order of its reader.
-        useless: (N,) by source, the objects that a repair leaves out; absent for sources without boxes.
+        useless: (N,) by source, why a repair leaves objects out: the code of a finding; empty for those that stay.
+            Absent for sources without boxes.
+        shapeless: the same of their outlines, where the boxes stay.
+        read: how many of the findings are from reading the annotations: the first ones.
         counts: of examples, by class and split.
         numbers: how many images beyond 8 bits, and what is in them, by the number that becomes 255.
     """
@@ -37,7 +39,9 @@ class Checked:
     data: DataSet
     findings: Findings
     facts: list[list[Facts]] = field(default_factory=list)
-    useless: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    useless: dict[int, Reasons] = field(default_factory=dict)
+    shapeless: dict[int, Reasons] = field(default_factory=dict)
+    read: int = 0
     counts: Counts = field(default_factory=dict)
     numbers: list[tuple[int, Numbers]] = field(default_factory=list)
 
@@ -65,7 +69,7 @@ def check_data(
     data = open_all(source, overrides or {}, findings)
     if to_repair:
         data.refuse_several()
-    checked = Checked(data, findings)
+    checked = Checked(data, findings, read=len(findings))
     if not data.sources:
         return checked
     report_files(data.sources, findings)
@@ -79,7 +83,8 @@ def check_data(
             sizes = _annotated_sizes(one, facts)
             useless = report_boxes(one.reader, sizes, findings)
             report_keypoints(one.reader, sizes, findings)
-            checked.useless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
+            checked.useless[number] = useless
+            checked.shapeless[number] = report_outlines(one.reader, sizes, one.tasks, useless, findings)
             _report_bare(one, findings)
     _count_classes(checked)
     return checked
@@ -181,7 +186,10 @@ def _report_bare(source: Source, findings: Findings) -> None:
     assert columns.starts is not None
     asked = np.concatenate([[0], np.cumsum(source.reader.asked())])
     bare = np.flatnonzero(asked[columns.starts[1:]] == asked[columns.starts[:-1]])
+    unlabelled = source.reader.unlabelled
     for row in bare.tolist():
+        if unlabelled is not None and unlabelled[row]:
+            continue  # which is a finding of its own
         findings("no_objects", source.reader.folder / columns.names[row], f"no object ({source.split})")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.load import load_config, override
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
-from rehead.data.check.findings import Findings
+from rehead.data.check.findings import Finding, Findings
 from rehead.data.pixels import SUFFIXES, channels_in
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import reason
@@ -37,6 +37,7 @@ class Source:
         reader: of all that could be read of it.
         tasks: of the heads that learn from it; empty where a folder is checked without a configuration.
         named: whether the values of class maps have names: else any value is right.
+        unread: what was wrong when it was read.
     """
 
     split: str
@@ -45,6 +46,7 @@ class Source:
     reader: ColumnReader
     tasks: frozenset[str]
     named: bool = True
+    unread: Sequence[Finding] = ()
 
 
 @dataclass
@@ -148,6 +150,7 @@ def _open(
             data_set.drawn.append(split)
             continue
         task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        so_far = len(findings)
         try:
             reader = open_whole(options, split, names, where, task, findings)
         except DataError as error:
@@ -158,7 +161,8 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            opened.append(Source(split, own, Path(options.root).expanduser(), reader, frozenset(tasks), named))
+            root = Path(options.root).expanduser()
+            opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")
     _compare_lists(opened, findings)
@@ -185,7 +189,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
         raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
     given: dict[str, Any] = override({}, overrides).get("data") or {}
     asked = given.get("format")
-    found = recognise(root, {"segmentation"} if asked == "masks" else ())
+    found = recognise(root, {"segmentation"} if asked == "masks" else (), asked)
     if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
         found = recognise(root, {"segmentation"})
     if asked not in (None, found.format):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
@@ -44,6 +45,28 @@ class UnusableError(ValueError):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+class UnknownClassError(UnusableError):
+    """An object whose class has a number that no name belongs to."""
+
+    def __init__(self, number: int, message: str) -> None:
+        self.number = number
+        super().__init__("unknown_category", message)
+
+
+NO_NAME = "(no name)"
+"""How what a class without a name is called ends."""
+
+
+def with_unnamed(classes: Classes, numbers: Iterable[int]) -> Classes:
+    """The same classes, and behind them those of some ids that have no name, called by their id.
+
+    Only what is checked or repaired has such classes: in training they are errors.
+    """
+    new = [number for number in sorted(set(numbers)) if number not in classes.ids]
+    names = [f"class {number} {NO_NAME}" for number in new]
+    return replace(classes, names=(*classes.names, *names), ids=(*classes.ids, *new))
 
 
 def code_for(error: ValueError) -> str:
@@ -145,6 +168,14 @@ class Reader(ABC):
             f"{self[index].path}: this data format has no instance masks; use coco, yolo, via or instance_masks"
         )
 
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """(N,) which of an image's objects have an outline, and no area that the annotation says; (0,) for none.
+
+        Args:
+            index: of the image.
+        """
+        return np.zeros(0, bool)
+
 
 def with_pixels(
     sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None, scale: float | None
@@ -192,15 +223,16 @@ def image_names(folder: Path) -> list[str]:
 
 def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
     """The same for files with any of some suffixes, given in lower case."""
+    return [name for name in all_files(folder) if os.path.splitext(name)[1].lower() in suffixes]
+
+
+def all_files(folder: Path) -> list[str]:
+    """The same for every file."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
-        found += [
-            prefix + name
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
+        found += [prefix + name for name in files if not name.startswith(".")]
     return sorted(found)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.readers.base import Report, checked_classes, existing, refuse
+from rehead.data.readers.base import Report, checked_classes, existing, refuse, with_unnamed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import LARGEST, Columns, Texts, ids_of
 from rehead.data.readers.store import stored
@@ -124,6 +124,9 @@ def parse(path: Path, report: Report = refuse) -> Columns:
     label_of = classes.label_of
     points = len(classes.keypoints)
     annotations = _usable(path, file.annotations, index_of, label_of, points, report)
+    named = len(classes)
+    classes = with_unnamed(classes, (a.category_id for a in annotations))
+    label_of = classes.label_of
     count = len(annotations)
     images = np.fromiter((index_of[a.image_id] for a in annotations), np.int64, count)
     labels = np.fromiter((label_of[a.category_id] for a in annotations), np.int32, count)
@@ -150,6 +153,7 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         # As text until an image is read.
         segmentations=Texts.of(outlines[row] for row in order.tolist()),
         keypoints=_keypoints(grouped, points) if points else None,
+        unnamed=len(classes) - named,
     )
 
 
@@ -208,25 +212,27 @@ def _usable(
     points: int,
     report: Report,
 ) -> list[_Annotation]:
-    """Those of images and categories that there are, with a box, and with this many points if with any."""
+    """Those of images that there are, with a box, and with this many points if with any."""
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
     wrong = ~((boxes[:, 2:] >= 0).all(axis=1) & (np.abs(boxes) < LARGEST).all(axis=1))
     areas = np.array([a.area or 0 for a in annotations], np.float64)
     wrong |= ~(np.abs(areas) < LARGEST**2)
     wrong |= np.fromiter((a.image_id not in images for a in annotations), np.bool_, len(annotations))
-    wrong |= np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
+    nameless = np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
     if points:
         counts = (len(a.keypoints) if a.keypoints else points * 3 for a in annotations)
         wrong |= np.fromiter(counts, np.int64, len(annotations)) != points * 3
         far = (any(abs(value) >= LARGEST for value in a.keypoints or ()) for a in annotations)
         wrong |= np.fromiter(far, np.bool_, len(annotations))
-    for row in np.flatnonzero(wrong).tolist():
+    for row in np.flatnonzero(wrong | nameless).tolist():
         one = annotations[row]
         where = f"annotation {one.id}"
+        if nameless[row]:
+            report("unknown_category", path, f"{where}: category_id {one.category_id}, which categories does not list")
+        if not wrong[row]:
+            continue
         if one.image_id not in images:
             report("unknown_image", path, f"{where}: image_id {one.image_id!r}, which images does not list")
-        elif one.category_id not in categories:
-            report("unknown_category", path, f"{where}: category_id {one.category_id}, which categories does not list")
         elif one.keypoints and len(one.keypoints) != points * 3 and points:
             report(
                 "broken_keypoints",

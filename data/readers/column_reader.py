@@ -42,9 +42,14 @@ class ColumnReader(Reader):
         values: what the values of class maps mean, for formats that have them.
         mask_folder: that the names of the class maps start from.
 
+    Attributes:
+        unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
+
     Raises:
         DataError: naming the classes that are not there.
     """
+
+    unlabelled: NDArray[np.bool_] | None = None
 
     def __init__(
         self,
@@ -103,9 +108,19 @@ class ColumnReader(Reader):
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
             sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()
-            sample.areas = None if columns.areas is None else columns.areas[rows].copy()
+            if columns.areas is not None:
+                sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
+                areas = columns.areas[rows]
+                sample.areas = np.where(np.isnan(areas), sides[:, 0] * sides[:, 1], areas)
             sample.keypoints = None if columns.keypoints is None else columns.keypoints[rows].copy()
         return sample
+
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """Which objects have an outline and no area in the file."""
+        areas = self.columns.areas
+        rows = self.rows_of(range(len(self))[index])
+        found: NDArray[np.bool_] = np.isnan(areas[rows]) if areas is not None else np.zeros(0, bool)
+        return found
 
     def rows_of(self, index: int) -> slice | NDArray[np.int64]:
         """Where in the columns the image's objects of the chosen classes are."""
@@ -116,6 +131,21 @@ class ColumnReader(Reader):
         if self._label_of is None:
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def unnamed(self) -> dict[str, NDArray[np.intp]]:
+        """The objects of classes that have an id and no name, by what they are called.
+
+        Nothing where only some of the other classes were asked for. None is among the reader's classes, so `asked`
+        leaves them out.
+        """
+        columns = self.columns
+        if columns.classes is None or columns.labels is None:
+            return {}
+        named = len(columns.classes) - columns.unnamed
+        if set(columns.classes.names[:named]) > set(self.classes.names):
+            return {}
+        names = list(enumerate(columns.classes.names))[named:]
+        return {name: np.flatnonzero(columns.labels == label) for label, name in names}
 
     def asked(self) -> NDArray[np.bool_]:
         """(N,) which objects of the columns are of the chosen classes."""
@@ -184,7 +214,8 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
     if wanted is None:
         if known is None:
             raise DataError(f"{annotations}: names no class; list the classes in data.classes")
-        return known
+        count = len(known) - columns.unnamed
+        return replace(known, names=known.names[:count], ids=known.ids[:count]) if columns.unnamed else known
     if known is None:
         return Classes(tuple(wanted))
     if not columns.listed:

@@ -90,6 +90,7 @@ class Columns:
         masks: (I,) names of the files of the class maps, relative to their folder.
         image_labels: (I,) int64 class of the whole image.
         listed: whether the format lists its classes, rather than naming one wherever it occurs.
+        unnamed: how many of the classes, the last ones, only have an id: none but where a check went on.
         kept: where the store keeps these columns, and the stamp of that file: what crosses to other processes.
     """
 
@@ -108,6 +109,7 @@ class Columns:
     masks: Texts | None = None
     image_labels: NDArray[np.int64] | None = None
     listed: bool = True
+    unnamed: int = 0
     kept: tuple[Path, str] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -232,11 +234,12 @@ class Builder:
         self.segmentations.append(segmentation)
         self.keypoints.append(keypoints)
 
-    def columns(self, classes: Classes | None = None) -> Columns:
+    def columns(self, classes: Classes | None = None, unnamed: int = 0) -> Columns:
         """What was added.
 
         Args:
             classes: of the indices in `label`; for names, those that occurred are the classes, sorted.
+            unnamed: as in `Columns`.
 
         Raises:
             DataError: for two images of one id.
@@ -267,4 +270,5 @@ class Builder:
             if classes is not None and classes.keypoints
             else None,
             listed=listed,
+            unnamed=unnamed,
         )

@@ -108,12 +108,14 @@ def parse(path: Path, folder: Path, report: Report = refuse) -> Columns:
         for number, cells in rows:
             try:
                 box = _box(cells)
+                if box is not None and not cells.get("class", "object"):
+                    raise ValueError("a box without a class, though the table has a column for it")
             except ValueError as error:
                 report(code_for(error), path, f"line {number}: {error}")
                 continue
             if box is not None:
                 crowd = cells.get("iscrowd", "").lower() in {"1", "true", "yes"}
-                builder.object(cells.get("class") or "object", box, f"line {number}", crowd=crowd)
+                builder.object(cells.get("class", "object"), box, f"line {number}", crowd=crowd)
     coordinates = [value for box in builder.boxes for value in box]
     if coordinates and max(coordinates) <= 1 and not all(value.is_integer() for value in coordinates):
         raise DataError(f"{path}: all coordinates are between 0 and 1; they should be pixels, not shares of the image")

@@ -92,11 +92,11 @@ def _recognised(root: Path, maps: bool, asked: str | None) -> Found:
     """What a folder is, by the tasks that could be meant."""
     if asked == "masks" or (maps and asked is None):
         try:
-            return recognise(root, {"segmentation"})
+            return recognise(root, {"segmentation"}, asked)
         except DataError:
             if asked is not None:
                 raise
-    return recognise(root, ())
+    return recognise(root, (), asked)
 
 
 def open_every_split(source: SourceOptions, task: str) -> dict[str, Reader]:

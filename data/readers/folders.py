@@ -12,6 +12,7 @@ from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import SHOWN, Report, existing, image_names, listed, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError, did_you_mean
 from rehead.types import Classes
 
@@ -64,9 +65,20 @@ def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) 
             f"no images in {listed(empty)} (images end in {', '.join(sorted(SUFFIXES))}); "
             "remove folders that are no class, or list the classes in data.classes",
         )
+    if report is refuse:
+        say_passed_over(folder, stray_files(folder, names))
     files = Texts.of(f"{name}/{image}" for name, found in zip(names, images, strict=True) for image in found)
     labels = np.repeat(np.arange(len(images)), [len(found) for found in images])
     return Columns(classes=Classes(tuple(names)), names=files, ids=files, image_labels=labels)
+
+
+def stray_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Everything in the folders of some classes that is not read, and images beside those folders; and why."""
+    inside = {
+        f"{name}/{file}": why for name in names for file, why in passed_over(folder / name, everything=True).items()
+    }
+    beside = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    return {**inside, **dict.fromkeys(beside, "in no folder of a class")}
 
 
 def _check_listed(classes: Sequence[str], folders: Sequence[str], folder: Path) -> None:

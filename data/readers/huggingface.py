@@ -176,8 +176,13 @@ def _parse(table: Any, image: str, annotation: str, split: HuggingFaceSplit, fol
         for place, one in enumerate(objects):
             x1, y1, x2, y2 = one["bbox"]
             box = (x1, y1, x2, y2) if split.boxes == "xyxy" else (x1, y1, x1 + x2, y1 + y2)
+            what = f"row {number} object {place}"
+            if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
+                raise DataError(f"{where}: {what}: bbox {one['bbox']} as {split.boxes} has a negative or infinite side")
+            if listed_names and not (isinstance(one[key], int) and 0 <= one[key] < len(listed_names)):
+                raise DataError(f"{where}: {what}: {key} {one[key]!r}, but there are {len(listed_names)} classes")
             label = one[key] if listed_names else str(one[key])
-            builder.object(label, box, f"row {number} object {place}", crowd=bool(one.get("iscrowd")))
+            builder.object(label, box, what, crowd=bool(one.get("iscrowd")))
     return builder.columns(checked_classes(listed_names, range(len(listed_names)), where) if listed_names else None)
 
 

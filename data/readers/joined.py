@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE
 from rehead.data.readers.base import Reader
@@ -102,6 +103,13 @@ class JoinedReader(Reader):
             if row >= 0 and part.masks:
                 return part.segmentations(int(row), size)
         return super().segmentations(index, size)
+
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """Those of the reader that has masks."""
+        for part, row in zip(self.parts, self._rows[index], strict=True):
+            if row >= 0 and part.masks:
+                return part.unmeasured(int(row))
+        return super().unmeasured(index)
 
 
 def _kinds(reader: Reader) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,10 @@ from rehead.data.readers.base import Report, existing, files_by_stem, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError
+
+logger = logging.getLogger("rehead")
 
 
 class MasksReader(ColumnReader):
@@ -72,6 +76,9 @@ def matched(
         DataError: for no images, images without a mask, or two files of one name.
     """
     images = files_by_stem(folder, SUFFIXES, report)
+    if report is refuse:
+        say_passed_over(folder, passed_over(folder))
+        say_passed_over(mask_folder, passed_over(mask_folder))
     if not images:
         raise DataError(f"{folder}: no images")
     by_stem = files_by_stem(mask_folder, SUFFIXES, report)
@@ -83,6 +90,11 @@ def matched(
             continue
         masks[own] = name
     unmatched = [name for stem, name in images.items() if stem not in masks]
+    if report is refuse:
+        alone = [name for own, name in masks.items() if own not in images]
+        say_passed_over(mask_folder, alone, "masks are not read, since no image has their name")
+        if partial and unmatched:
+            logger.info("%s: %d of %d images have no mask and are left out", folder, len(unmatched), len(images))
     if unmatched and not (partial and len(unmatched) < len(images)):
         for name in unmatched:
             report(

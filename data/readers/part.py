@@ -70,6 +70,10 @@ class PartReader(Reader):
         """The objects' masks, in the order of the boxes."""
         return self.whole.segmentations(int(self.rows[index]), size)
 
+    def unmeasured(self, index: int) -> NDArray[np.bool_]:
+        """Which objects have no area of their own."""
+        return self.whole.unmeasured(int(self.rows[index]))
+
 
 def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:
     """The rows of one split of a reader.

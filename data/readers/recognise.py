@@ -7,22 +7,23 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
+import yaml
 
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import listed
+from rehead.data.readers.base import image_names, listed
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
+from rehead.data.readers.yolo import label_file, listed_images
 from rehead.errors import DataError
 
 WORDS = {
@@ -94,36 +95,70 @@ class Tree:
         """Folders with images, and their names."""
         return dict(self.ending(*SUFFIXES))
 
-    def holding(self, name: str, split: str | None) -> str | None:
-        """The folder from which a relative path leads to a file; of several, the one that is called as the split."""
-        found = [folder for folder in self.files if is_file(self.root / folder / file_named(self.root / folder, name))]
-        return next((folder for folder in found if split_of(folder) == split), found[0] if found else None)
+    def holding(self, names: Sequence[str], split: str | None, what: str) -> str | None:
+        """The folder from which the most of some relative paths lead to files.
+
+        Of several, the one that is called as the split, and rather none of masks.
+
+        Raises:
+            DataError: where several are left.
+        """
+        counts = {
+            folder: sum(is_file(here / file_named(here, name)) for name in dict.fromkeys(names))
+            for folder in self.files
+            if (here := self.root / folder)
+        }
+        ranks = {
+            folder: (count, split_of(folder) == split, not _holds_masks(folder))
+            for folder, count in counts.items()
+            if count
+        }
+        return self.best(ranks, f"the images of {what}")
+
+    def best(self, ranks: Mapping[str, tuple[object, ...]], what: str) -> str | None:
+        """The folder of the highest rank; None where there is none.
+
+        Raises:
+            DataError: where several have it.
+        """
+        highest = max(ranks.values(), default=None)
+        found = [folder for folder, rank in ranks.items() if rank == highest]
+        if len(found) > 1:
+            raise DataError(f"{self.root}: {what} could be in {listed(found)}; write the splits out")
+        return found[0] if found else None
 
 
-def recognise(root: Path, tasks: Collection[str]) -> Found:
+def recognise(root: Path, tasks: Collection[str], asked: str | None = None) -> Found:
     """The format of a folder that serves some tasks.
 
     Args:
         root: the folder.
         tasks: of the heads that are to learn from it; all must be served.
+        asked: the format, where somebody has said it; only its splits are looked for then.
 
     Raises:
-        DataError: saying what there is, when nothing is recognised or nothing that serves the tasks.
+        DataError: saying what there is, when nothing is recognised, nothing that serves the tasks, or several things.
     """
     try:
-        return _recognised(Tree.of(root), tasks)
+        return _recognised(Tree.of(root), tasks, asked)
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(f"{root}: holds a file that cannot be read: {error}") from error
 
 
-def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
+def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     root = tree.root
     found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
+    if asked is not None:
+        found = [one for one in found if one.format == asked] or found
     fitting = [one for one in found if set(tasks) <= set(one.serves)]
+    # Folders of images, and of masks beside them, are in other formats too.
+    sure = [one for one in fitting if one.format not in UNSURE]
+    if len(sure) > 1:
+        raise DataError(f"{root}: could be read in several ways: {_ways(sure)}; choose one of them")
     if fitting:
-        return fitting[0]
+        return (sure or fitting)[0]
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
     if found:
         seen = "; ".join(f"{one.saw} ({one.format})" for one in found)
@@ -134,6 +169,22 @@ def _recognised(tree: Tree, tasks: Collection[str]) -> Found:
         f"{root}: no format is recognised in {len(there)} files ({listed(kinds)}) in {len(tree.files)} folders "
         f"({listed(list(tree.files))}); docs/data.md shows how each format lays out its files"
     )
+
+
+def _ways(found: Sequence[Found]) -> str:
+    """What there is to choose from, as it would be written."""
+    return "; ".join(
+        f"{one.saw} (data.format={one.format} "
+        + " ".join(f"data.{split}={inline(options)}" for split, options in one.splits.items())
+        + ")"
+        for one in found
+    )
+
+
+def inline(value: Any) -> str:
+    """A value as the command line takes it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return f"'{text.strip()}'"
 
 
 def split_of(name: str) -> str | None:
@@ -150,7 +201,7 @@ def _by_split(names: Collection[str]) -> dict[str, str]:
     """One path for each split; a single one that names none is for training.
 
     Raises:
-        DataError: for two of one split.
+        DataError: for two of one split, and several of which none says which it is.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -162,10 +213,20 @@ def _by_split(names: Collection[str]) -> dict[str, str]:
                 f"{found[split]} and {name} both look like {split}; write the splits out, or set root to one data set"
             )
         found[split] = name
+    if names and not found:
+        raise DataError(f"{listed(list(names))}: none of them says which split it is; write the splits out")
     return found
 
 
+def _passed_over(names: Collection[str], splits: Mapping[str, str]) -> str:
+    """What is said of paths that are of no split."""
+    rest = [name for name in names if name not in splits.values()]
+    return f" (passed over, since they name no split: {listed(rest)})" if rest else ""
+
+
 def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
+    found: dict[str, tuple[Found, str]] = {}
+    problems: list[DataError] = []
     for folder, names in tree.ending(".yaml", ".yml"):
         for name in names:
             path = tree.root / folder / name
@@ -174,7 +235,17 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
             except DataError:
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
-                return _from_yaml(tree.root, path, content)
+                try:
+                    one = _from_yaml(tree.root, path, content)
+                    # Two files that say the same are one.
+                    said = [{**own, "names": content["names"]} for own in one.splits.values()]
+                    found.setdefault(repr(said), (one, _kind_of_labels(tree, one, content)))
+                except DataError as error:
+                    problems.append(error)
+    if found:
+        return _one_of(tree, list(found.values()), tasks)
+    if problems:
+        raise problems[0]
     labels = [folder for folder, _ in tree.ending(".txt") if "labels" in PurePosixPath(folder).parts]
     pairs = {}
     for folder in labels:
@@ -185,6 +256,42 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
         return None
     splits = {split: {"images": pairs[folder]} for split, folder in _by_split(list(pairs)).items()}
     return Found("yolo", splits, f"text files in {listed(list(pairs))}")
+
+
+def _one_of(tree: Tree, found: list[tuple[Found, str]], tasks: Collection[str]) -> Found:
+    """Of several YAML files that with images of the same kind of labels as a task wants.
+
+    Raises:
+        DataError: where that does not leave one.
+    """
+    if len(found) == 1:
+        return found[0][0]
+    wanted = {kind for kind, task in LABELS.items() if task in tasks}
+    fitting = [one for one, kind in found if kind in wanted]
+    if len(fitting) == 1:
+        others = [one.saw for one, _ in found if one is not fitting[0]]
+        return replace(fitting[0], saw=f"{fitting[0].saw} with {' and '.join(wanted)} (not taken: {listed(others)})")
+    kinds = "; ".join(f"{one.saw} with {kind}" for one, kind in found)
+    raise DataError(f"{tree.root}: could be read in several ways: {kinds}; {_ways([one for one, _ in found])}")
+
+
+def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
+    """What the first label files of a YAML file hold: a key of `LABELS`, or in other words what else."""
+    if content.get("kpt_shape"):
+        return "points"
+    kinds: set[str] = set()
+    for options in found.splits.values():
+        source = tree.root / options["images"]
+        if source.is_file():
+            images = [tree.root / name for name in listed_images(source, tree.root.absolute())]
+        else:
+            images = [source / name for name in image_names(source)]
+        for image in images[:LOOKED_AT]:
+            label = label_file(image.absolute())
+            if label.is_file():
+                rows = [line.split() for line in label.read_text(encoding="utf-8", errors="replace").splitlines()]
+                kinds |= {"boxes" if len(row) == 5 else "polygons" for row in rows if row}
+    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
 
 
 def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
@@ -224,7 +331,8 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
     for folder, names in tree.ending(".json"):
         for name in names:
             path = tree.root / folder / name
-            content = _searchable(path)
+            # What a repair did speaks of images and annotations too.
+            content = b"" if name == "repair.json" else _searchable(path)
             if all(content.find(word) >= 0 for word in words):
                 found.append((PurePosixPath(folder) / name).as_posix())
     return found
@@ -250,29 +358,35 @@ def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
     # COCO's own folder holds the same images several times.
     wanted = "person_keypoints" if "keypoint_detection" in tasks else "instances"
     files = [name for name in files if PurePosixPath(name).name.startswith(wanted)] or files
-    return Found("coco", _with_images(tree, files, b"file_name"), f"COCO JSON in {listed(files)}") if files else None
+    if not files:
+        return None
+    splits, rest = _with_images(tree, files, b"file_name")
+    return Found("coco", splits, f"COCO JSON in {listed(files)}{rest}")
 
 
 def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
     files = _json(tree, b'"regions"', b'"filename"')
-    return Found("via", _with_images(tree, files, b"filename"), f"a VIA file, {listed(files)}") if files else None
+    if not files:
+        return None
+    splits, rest = _with_images(tree, files, b"filename")
+    return Found("via", splits, f"a VIA file, {listed(files)}{rest}")
 
 
-def _with_images(tree: Tree, files: Collection[str], key: bytes) -> dict[str, dict[str, Any]]:
-    """JSON files by split, with the folders of the images that they name under a key."""
+def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[str, dict[str, Any]], str]:
+    """JSON files by split, with the folders of the images that they name under a key; and what is left over."""
     splits = {}
-    for split, name in _by_split(files).items():
+    by_split = _by_split(files)
+    for split, name in by_split.items():
         content = _searchable(tree.root / name)
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
         images = [match.group(1) for match in islice(found, LOOKED_AT)]
-        folders = (tree.holding(json.loads(image), split) for image in images)
-        folder = next(filter(None, folders), PurePosixPath(name).parent.as_posix())
-        splits[split] = {"images": folder, "annotations": name}
-    return splits
+        folder = tree.holding([json.loads(image) for image in images], split, name)
+        splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
+    return splits, _passed_over(files, by_split)
 
 
 def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
-    files = {}
+    files: dict[str, list[PurePosixPath]] = {}
     for folder, names in tree.ending(".csv"):
         for name in names:
             path = tree.root / folder / name
@@ -280,24 +394,30 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
                 images = table_of(path)
             except DataError:
                 continue
-            paths = [PurePosixPath(image.replace("\\", "/")) for image in islice(images, LOOKED_AT)]
             file = (PurePosixPath(folder) / name).as_posix()
-            # By their names alone only where no whole path leads anywhere.
-            tried = [*map(str, paths), *(path.name for path in paths)]
-            files[file] = next(filter(None, (tree.holding(one, split_of(file)) for one in tried)), ".")
-    splits: dict[str, dict[str, Any]] = {
-        split: {"images": files[name], "annotations": name} for split, name in _by_split(files).items()
-    }
-    return Found("csv", splits, f"a table of boxes, {listed(list(files))}") if splits else None
+            files[file] = [PurePosixPath(image) for image in islice(images, LOOKED_AT)]
+    by_split = _by_split(files)
+    splits: dict[str, dict[str, Any]] = {}
+    for split, file in by_split.items():
+        # By their names alone only where no whole path leads anywhere.
+        own = split_of(file)
+        images_in = tree.holding([str(path) for path in files[file]], own, file) or tree.holding(
+            [path.name for path in files[file]], own, file
+        )
+        splits[split] = {"images": images_in or ".", "annotations": file}
+    saw = f"a table of boxes, {listed(list(files))}{_passed_over(files, by_split)}"
+    return Found("csv", splits, saw) if splits else None
 
 
-def _nearest(folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
+def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
     """The folder with the most images of some names, a few of which may be missing; of several, the closest."""
-
-    def likeness(one: str) -> tuple[int, bool, bool]:
-        return len(images[one] & stems), one == folder, split_of(one) == split_of(folder)
-
-    return max(images, key=likeness, default=folder)
+    ranks = {
+        one: (count, one == folder, split_of(one) == split_of(folder), not _holds_masks(one))
+        for one, own in images.items()
+        if (count := len(own & stems))
+    }
+    # Where there is none, any will do to name what is missing.
+    return tree.best(ranks, f"the images of {folder}") or next(iter(images), folder)
 
 
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -305,7 +425,7 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     folders = {}
     for folder, names in tree.ending(".xml"):
         if b"<annotation" in _searchable(tree.root / folder / names[0])[:1000]:
-            folders[folder] = _nearest(folder, {os.path.splitext(name)[0] for name in names}, images)
+            folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
     if len(folders) == 1:
@@ -380,15 +500,17 @@ def _split_of_masks(folder: str) -> str | None:
 def _values(paths: list[Path]) -> set[int] | None:
     """The values of the first masks that can be read; None if they are in colour."""
     found: set[int] = set()
+    bits: set[bool] = set()
     for path in paths[:LOOKED_AT]:
         try:
             mask = read_mask(path)
-            found |= set((mask.astype(np.uint8) * 255 if mask.dtype == bool else mask).ravel().tolist())
+            (bits if mask.dtype == bool else found).update(mask.ravel().tolist())
         except DataError:
             with suppress(DataError):
                 if opened_mask(path).mode not in NUMBERED:
                     return None
-    return found
+    # The 1 of one bit is what others of the same folder have for it.
+    return found | {int(bit) * (255 if 255 in found else 1) for bit in bits}
 
 
 def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -438,3 +560,9 @@ LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
     _folders,
 )
 """In the order of how sure they are."""
+
+UNSURE = ("masks", "instance_masks", "folders")
+"""What is recognised by the names of files and folders alone."""
+
+LABELS = {"boxes": "detection", "polygons": "instance_segmentation", "points": "keypoint_detection"}
+"""The task that each kind of YOLO's labels is for."""

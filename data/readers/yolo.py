@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -16,6 +17,7 @@ from rehead.configs.readers import YoloSplit
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import (
     Report,
+    UnknownClassError,
     UnusableError,
     checked_classes,
     code_for,
@@ -25,13 +27,17 @@ from rehead.data.readers.base import (
     reason,
     refuse,
     watched,
+    with_unnamed,
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
+
+logger = logging.getLogger("rehead")
 
 
 class YoloReader(ColumnReader):
@@ -43,7 +49,7 @@ class YoloReader(ColumnReader):
 
     Args:
         split: `images`, a folder or a text file of paths; `labels`, the folder of the label files; `names`, the
-            YAML file that names the classes.
+            YAML file that names the classes; `missing_labels`, what is done about images without a label file.
         root: what their paths are relative to.
         classes: names that select and order the classes of the YAML file; where there is no such file, the names of
             classes 0, 1, 2, ...
@@ -67,7 +73,9 @@ class YoloReader(ColumnReader):
         if split.labels is not None:
             existing(root, split.labels, "labels", folder=True)
         folder = root if is_list else source
-        images = _listed(source, root) if is_list else image_names(source)
+        images = listed_images(source, root) if is_list else image_names(source)
+        if report is refuse and not is_list:
+            say_passed_over(source, passed_over(source))
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
@@ -78,13 +86,27 @@ class YoloReader(ColumnReader):
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
+        lacking = [not is_file(path) for path in labels]
+        count = sum(lacking)
+        if split.missing_labels == "error" or report is not refuse:
+            for name, path, lacks in zip(images, labels, lacking, strict=True):
+                if lacks:
+                    said = f"no label file {path}, as for {count} of {len(images)} images"
+                    report("missing_label_file", folder / name, f"{said}; an empty one says that there is no object")
+        if split.missing_labels == "skip" and count:
+            logger.warning("%s: %d of %d images have no label file and are left out", source, count, len(images))
+            images = [name for name, lacks in zip(images, lacking, strict=True) if not lacks]
+            labels = [path for path, lacks in zip(labels, lacking, strict=True) if not lacks]
+            lacking = [False] * len(images)
         columns = stored(
-            f"yolo {source.absolute()} {split.labels} {known}",
+            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels}",
             [*filter(is_file, (folder / name for name in images)), *filter(is_file, labels)],
             lambda: parse(folder, images, labels, known, report),
             report,
         )
         super().__init__(columns, folder, source, classes)
+        without = {name for name, lacks in zip(images, lacking, strict=True) if lacks}
+        self.unlabelled = np.array([columns.names[row] in without for row in range(len(columns))], bool)
 
 
 def class_names(path: Path) -> Classes:
@@ -111,7 +133,7 @@ def class_names(path: Path) -> Classes:
         raise DataError(f"{path}: kpt_shape {shape!r} with flip_idx {content.get('flip_idx')!r}: {error}") from error
 
 
-def _listed(path: Path, root: Path) -> list[str]:
+def listed_images(path: Path, root: Path) -> list[str]:
     """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
     found = []
     for line in lines_of(path):
@@ -126,24 +148,31 @@ def _listed(path: Path, root: Path) -> list[str]:
 def _beside(folder: Path, images: Sequence[str], root: Path, split: YoloSplit) -> list[Path]:
     """The label files of a folder's images."""
     if split.labels is None:
-        return [_usual_label_file(folder / name) for name in images]
+        return [label_file(folder / name) for name in images]
     return [(root / split.labels / name).with_suffix(".txt") for name in images]
 
 
 def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSplit, report: Report) -> list[Path]:
     """Those of listed images."""
     if split.labels is None:
-        return [_usual_label_file(folder / name) for name in images]
+        return [label_file(folder / name) for name in images]
     # A list's paths start from the root, and those of label files from their folder: as much of the path's end as
     # there is.
-    found = [_nested(root / split.labels, PurePosixPath(name).with_suffix(".txt")) for name in images]
+    labels = root / split.labels
+    found = [_nested(labels, PurePosixPath(name).with_suffix(".txt")) for name in images]
+    lost: set[Path] = set()
     users: dict[Path, list[str]] = defaultdict(list)
     for path, name in zip(found, images, strict=True):
         users[path].append(name)
     for path, names in users.items():
         if len(set(names)) > 1:
             report("contested_file", path, f"would be the labels of {len(names)} images, {listed(names)}")
-    return found
+            lost.add(path)
+    # Nobody's, where reading goes on.
+    return [
+        path if path not in lost else (labels / name).with_suffix(".txt")
+        for path, name in zip(found, images, strict=True)
+    ]
 
 
 def _nested(labels: Path, name: PurePosixPath) -> Path:
@@ -151,7 +180,8 @@ def _nested(labels: Path, name: PurePosixPath) -> Path:
     return next(filter(is_file, ends), labels / name.name)
 
 
-def _usual_label_file(image: Path) -> Path:
+def label_file(image: Path) -> Path:
+    """Where YOLO looks for the labels of an image."""
     # The last folder called images, as YOLO has it; else beside the image.
     parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
@@ -170,6 +200,7 @@ def parse(
         DataError: as `YoloReader`.
     """
     builder = Builder(folder, report)
+    known = classes
     for name, path in watched(list(zip(images, labels, strict=True))):
         try:
             size = image_size(folder / name)
@@ -187,11 +218,17 @@ def parse(
             continue
         for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
             if line.strip():
+                what = f"{path.name} line {number}"
                 try:
-                    _add(builder, line, size, classes, f"{path.name} line {number}")
+                    try:
+                        _add(builder, line, size, classes, what)
+                    except UnknownClassError as error:
+                        report(code_for(error), path, f"line {number}: {error}")
+                        known = with_unnamed(known, [error.number])
+                        _add(builder, line, size, known, what)
                 except ValueError as error:
                     report(code_for(error), path, f"line {number}: {error}")
-    return builder.columns(classes)
+    return builder.columns(known, len(known) - len(classes))
 
 
 def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, name: str) -> None:
@@ -202,7 +239,10 @@ def _add(builder: Builder, line: str, size: tuple[int, int], classes: Classes, n
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} is not a class number and coordinates") from None
     if numbers[0] not in classes.label_of:
-        raise UnusableError("unknown_category", f"class {words[0]}, but the classes are {listed(list(classes.ids))}")
+        said = f"class {words[0]}, but the classes are {listed(list(classes.ids))}"
+        if numbers[0].is_integer() and numbers[0] >= 0:
+            raise UnknownClassError(int(numbers[0]), said)
+        raise UnusableError("unknown_category", said)
     label = classes.label_of[int(numbers[0])]
     values = np.array(numbers[1:], np.float64)
     height, width = size

@@ -38,7 +38,14 @@ class Written:
     notes: Notes
 
 
-def write(splits: Mapping[str, Reader], form: str, folder: Path, *, link: bool = False) -> Written:
+def write(
+    splits: Mapping[str, Reader],
+    form: str,
+    folder: Path,
+    *,
+    link: bool = False,
+    more: Mapping[str, str] | None = None,
+) -> Written:
     """Writes a data set in a format, whole or not at all.
 
     Args:
@@ -46,6 +53,7 @@ def write(splits: Mapping[str, Reader], form: str, folder: Path, *, link: bool =
         form: one of `WRITERS`.
         folder: a new or an empty one.
         link: images become hard links of the source's, which take no room; else they are copied.
+        more: other files of text to write into the folder, by name.
 
     Raises:
         DataError: for data that the format has no place for at all, and images that are not there.
@@ -57,4 +65,9 @@ def write(splits: Mapping[str, Reader], form: str, folder: Path, *, link: bool =
     notes: Notes = Notes()
     with atomic_folder(folder) as temporary:
         options = WRITERS[form](content, temporary, notes)
+        for reader, rows in content.splits.values():
+            unlabelled = 0 if reader.unlabelled is None else int(reader.unlabelled[list(rows)].sum())
+            notes["{} images without a label file are written as images without objects"] += unlabelled
+        for name, text in (more or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
     return Written({"format": form, "root": str(folder), **options}, notes)

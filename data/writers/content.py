@@ -209,8 +209,8 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
     assert sample.labels is not None
     labels = label_of[sample.labels].tolist()
     boxes = decimals(sample.boxes)
-    areas = decimals(sample.areas) if sample.areas is not None else None
     rows = reader.rows_of(row)
+    areas = decimals(columns.areas[rows]) if columns.areas is not None else None
     places = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
     found = []
     for number, place in enumerate(places):

@@ -229,6 +229,7 @@ class TestCsv:
             ("image,xmin,ymin,xmax,ymax\n\na.png,1,inf,3,x", "line 3: ymin 'inf', ymax 'x': not a number"),
             ("image,xmin,ymin,xmax,ymax\na.png,9,2,3,4", "line 2: xmin 9, ymin 2, xmax 3, ymax 4: a side is negative"),
             ('image,bbox\na.png,"[1, 2, 3]"', r"line 2: bbox is '\[1, 2, 3\]', not \[x, y, w, h\]"),
+            ("image,class,xmin,ymin,xmax,ymax\na.png,cat,1,2,3,4\na.png,,1,2,3,4", "line 3: a box without a class"),
             ("image,xmin,ymin,xmax,ymax\na.png,0.1,0.2,0.3,0.4", "all .* they should be pixels"),
         ],
     )

@@ -85,6 +85,27 @@ def test_objects_as_a_list_and_as_lists(saved: Path) -> None:
     assert found[0].boxes.tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        ({"bbox": [1, 2, 3, 4], "category": -1}, "row 0 object 1: category -1, but there are 2 classes"),
+        (
+            {"bbox": [1, 2, -3, 4], "category": 1},
+            r"row 0 object 1: bbox \[1.0, 2.0, -3.0, 4.0\] as xywh has a neg",
+        ),
+        ({"bbox": [1, 2, float("nan"), 4], "category": 1}, "row 0 object 1: bbox .* infinite side"),
+    ],
+)
+def test_objects_that_are_none_are_named(saved: Path, one: dict[str, Any], said: str) -> None:
+    box = datasets.Sequence(datasets.Value("float32"), length=4)
+    kinds = {"bbox": box, "category": datasets.ClassLabel(names=["cat", "dog"])}
+    features = datasets.Features({"image": datasets.Image(), "objects": datasets.List(kinds)})
+    rows = {"image": [png(10)], "objects": [[{"bbox": [1, 2, 3, 4], "category": 1}, one]]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features)}).save_to_disk(str(saved / "broken"))
+    with pytest.raises(DataError, match=said):
+        opened(saved, "detection", {"dataset": "broken"})
+
+
 def test_class_maps(saved: Path) -> None:
     found = opened(saved, "segmentation", classes=["sky", "road"], ignore_index=[255])
     maps = [found.read(index).semantic for index in range(3)]

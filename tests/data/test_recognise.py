@@ -14,7 +14,9 @@ from PIL import Image
 from rehead.configs.load import dump, load_config
 from rehead.configs.readers import CocoSplit
 from rehead.configs.schema import Config, DataOptions
+from rehead.data.check.run import check_data
 from rehead.data.readers import open_data, open_reader
+from rehead.data.readers.recognise import recognise
 from rehead.errors import ConfigError, DataError
 
 HEADS = {
@@ -302,3 +304,78 @@ def test_real_data(shared: Path, name: str, task: str, found: str, counts: tuple
         sample = reader.read(len(reader) - 1)
         for masks in (sample.masks, None if sample.semantic is None else sample.semantic[None]):
             assert masks is None or masks.shape[1:] == sample.pixels.shape[:2]
+
+
+def yolo(root: Path, name: str, folder: str, label: str) -> None:
+    fill(root, f"{folder}/images/train/a.png")
+    fill(root, f"{folder}/labels/train/a.txt", text=label)
+    fill(root, name, text=f"{{train: {folder}/images/train, val: {folder}/images/train, names: [cat]}}")
+
+
+BOX, POLYGON = "0 0.5 0.5 0.5 0.5", "0 0.1 0.1 0.9 0.1 0.5 0.9"
+
+
+class TestSeveralCandidates:
+    def test_of_two_yaml_files_the_one_of_the_tasks_kind_is_taken_and_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        yolo(tmp_path, "a-seg.yaml", "polygons", POLYGON)
+        yolo(tmp_path, "b.yaml", "boxes", BOX)
+        assert splits(auto(tmp_path, "detection"))["train"] == {"images": "boxes/images/train", "names": "b.yaml"}
+        assert "b.yaml with boxes (not taken: a-seg.yaml): yolo" in capsys.readouterr().err
+        assert splits(auto(tmp_path, "instance_segmentation"))["train"]["names"] == "a-seg.yaml"
+
+    def test_where_the_kind_does_not_decide_all_are_listed(self, tmp_path: Path) -> None:
+        yolo(tmp_path, "a.yaml", "one", BOX)
+        yolo(tmp_path, "b.yaml", "two", BOX)
+        with pytest.raises(ConfigError, match=r"could be read in several ways: a\.yaml with boxes; b\.yaml with boxes"):
+            auto(tmp_path, "detection")
+        with pytest.raises(DataError, match=r"data\.train='\{images: two/images/train, names: b\.yaml\}'"):
+            recognise(tmp_path, ())
+
+    def test_two_files_that_say_the_same_are_one(self, tmp_path: Path) -> None:
+        yolo(tmp_path, "a.yaml", "one", BOX)
+        (tmp_path / "copy.yaml").write_text((tmp_path / "a.yaml").read_text())
+        assert splits(auto(tmp_path, "detection"))["train"]["images"] == "one/images/train"
+
+    def test_of_two_formats_none_is_taken_unless_one_is_asked_for(self, tmp_path: Path) -> None:
+        fill(tmp_path, "images/a.jpg")
+        fill(tmp_path, "xml/a.xml", text=VOC)
+        fill(tmp_path, "train.json", text=coco("a.jpg"))
+        with pytest.raises(ConfigError, match=r"ways: COCO JSON in train\.json \(data\.format=coco data\.train="):
+            auto(tmp_path, "detection")
+        # Boxes alone are no masks.
+        assert auto(tmp_path, "instance_segmentation").data.format == "coco"
+        assert recognise(tmp_path, (), "voc").format == "voc"
+        assert check_data(tmp_path, {"data.format": "voc"}).data.format == "voc"
+
+    def test_files_that_name_no_split_are_not_passed_over_in_silence(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fill(tmp_path, "images/a.jpg")
+        fill(tmp_path, "one.json", "two.json", text=coco("a.jpg"))
+        with pytest.raises(ConfigError, match=r"one\.json, two\.json: none of them says which split it is"):
+            auto(tmp_path, "detection")
+        (tmp_path / "one.json").rename(tmp_path / "train.json")
+        auto(tmp_path, "detection")
+        assert "passed over, since they name no split: two.json" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("form", ["coco", "voc", "csv"])
+    def test_two_folders_with_the_same_images(self, form: str, tmp_path: Path) -> None:
+        fill(tmp_path, "one/a.jpg", "one/b.jpg", "two/a.jpg", "masks/a.jpg")
+        if form == "coco":
+            fill(tmp_path, "train.json", text=coco("a.jpg"))
+        elif form == "voc":
+            fill(tmp_path, "xml/a.xml", text=VOC)
+        else:
+            fill(tmp_path, "train.csv", text="filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0,0,4,4\n")
+        with pytest.raises(ConfigError, match=r"the images of .* could be in one, two; write the splits out"):
+            auto(tmp_path, "detection")
+        (tmp_path / "two/a.jpg").unlink()
+        assert splits(auto(tmp_path, "detection"))["train"]["images"] == "one"
+
+
+def test_what_is_said_of_a_split_is_added_to_what_was_found(tmp_path: Path) -> None:
+    yolo(tmp_path, "data.yaml", ".", BOX)
+    found = splits(auto(tmp_path, "detection", train={"missing_labels": "skip"}))
+    assert found["train"] == {"images": "images/train", "missing_labels": "skip"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import yaml
 from checked_data import SIZE, annotation, codes, content, noise, save, write_coco, write_format, write_masks
 from PIL import Image
 
+from rehead.configs.readers import CocoSplit
 from rehead.configs.schema import SourceOptions
+from rehead.data.check.before_training import say_if_repaired
 from rehead.data.check.findings import CODES
 from rehead.data.check.repair import repair
 from rehead.data.check.run import check_data
@@ -33,8 +37,6 @@ def repaired(root: Path, out: Path, overrides: dict[str, Any] | None = None) -> 
 
 
 def train(out: Path) -> Reader:
-    from rehead.configs.readers import CocoSplit
-
     split = CocoSplit(images="images/train", annotations="annotations/instances_train.json")
     return open_reader(SourceOptions(format="coco", root=str(out), train=split), "train")
 
@@ -73,12 +75,129 @@ def test_what_can_be_repaired_is_not_found_again(tmp_path: Path) -> None:
     }
     assert all(CODES[code].repair for code in found)
     said = repaired(root, tmp_path / "out")
-    assert codes(tmp_path / "out") == {}
-    counts = {"images left out: 1", "objects left out: 5", "boxes cut to their image: 1"}
-    assert counts | {"images written anew, upright and in 8 bits: 2"} <= {*said}
-    sample = train(tmp_path / "out")[0]
+    # The object whose outline encloses nothing keeps its box.
+    assert codes(tmp_path / "out") == {"missing_outline": 1}
+    assert [line for line in said if not line.startswith(" ")][1:8] == [
+        "images left out: 1",
+        "objects left out: 9",
+        "outlines left out, the boxes stay: 1",
+        "files left out: 1",
+        "images written anew, upright and in 8 bits: 2",
+        "boxes cut to their image: 1",
+        "objects of classes without a name, kept under their number: 1",
+    ]
+    reader = train(tmp_path / "out")
+    sample = reader[0]
     assert sample.boxes is not None
-    assert sample.boxes.tolist() == [[5, 4, 25, 14], [14, 4, 34, 14], [30, 4, 40, 14]]
+    assert sample.labels is not None
+    twice = [5, 4, 25, 14]
+    assert sample.boxes.tolist() == [twice, [14, 4, 34, 14], [30, 4, 40, 14], twice, twice]
+    assert [reader.classes.names[label] for label in sample.labels][-2:] == ["dog", "class 77 (no name)"]
+
+
+def listed(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "repair.json").read_text())
+    return found
+
+
+def changes(out: Path) -> dict[tuple[str, str], int]:
+    return {(one["done"], one["kind"]): one["count"] for one in listed(out)["changes"]}
+
+
+def test_every_change_is_listed_by_kind_file_and_object_and_the_counts_add_up(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    whole = content("train")
+    whole["annotations"] += [
+        {**annotation(92, 1), "bbox": [5, 4, 0, 3]},
+        {**annotation(93, 2), "bbox": [5, 4, -2, 3]},
+        {**annotation(96, 1), "category_id": 77},
+        {**annotation(97, 1), "image_id": 77},
+    ]
+    save(root, "train", whole)
+    (root / "val" / "d.png").write_bytes(b"no image")
+    said = repaired(root, tmp_path / "out")
+    assert f"every change: {tmp_path / 'out/repair.json'}" in said
+    assert any(line.startswith("  negative_box: 1 (a box with a negative") and "annotation 93" in line for line in said)
+    assert changes(tmp_path / "out") == {
+        ("images left out", "unreadable_image"): 1,
+        ("objects left out", "unreadable_image"): 2,
+        ("objects left out", "empty_box"): 1,
+        ("objects left out", "negative_box"): 1,
+        ("objects left out", "unknown_image"): 1,
+        ("objects of classes without a name, kept under their number", "unknown_category"): 1,
+    }
+    found = listed(tmp_path / "out")
+    kinds = {one["kind"]: one["items"] for one in found["changes"]}
+    assert kinds["empty_box"] == [
+        {"split": "train", "file": str(root / "train/a.png"), "what": "annotation 92: box 5 4 5 7"}
+    ]
+    assert kinds["unknown_category"][0]["what"] == "annotation 96: class 77 (no name)"
+    assert kinds["negative_box"][0]["file"] == str(root / "train.json")
+    before, after = found["before"], found["after"]
+    assert before["train"] == {
+        "images": 3,
+        "objects": len(whole["annotations"]),
+        "by_class": {"cat": 4, "dog": 3, "class 77 (no name)": 1},
+    }
+    assert after["train"] == {"images": 3, "objects": 7, "by_class": {"cat": 3, "dog": 3, "class 77 (no name)": 1}}
+    assert (before["val"]["images"], after["val"]["images"]) == (2, 1)
+    lost = sum(before[split]["objects"] - after[split]["objects"] for split in before)
+    assert found["left_out"] == {"images": 1, "objects": 5}
+    assert lost == 5
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_objects_of_classes_without_a_name_stay_under_their_number(name: str, tmp_path: Path) -> None:
+    root = write_format(name, tmp_path / "data")
+    if name == "coco":
+        whole = content("train")
+        for one in whole["annotations"]:
+            one["category_id"] = {1: 1, 2: 17}[one["category_id"]]
+        save(root, "train", whole)
+    else:
+        for file in (root / "labels/train").iterdir():
+            file.write_text(re.sub(r"^1 ", "17 ", file.read_text(), flags=re.MULTILINE))
+    assert codes(root)["unknown_category"] == 3
+    said = repaired(root, tmp_path / "out")
+    assert "objects of classes without a name, kept under their number: 3" in said
+    assert not any(line.startswith("objects left out") for line in said)
+    reader = train(tmp_path / "out")
+    assert (reader.classes.names[-1], reader.classes.ids[-1]) == ("class 17 (no name)", 17)
+    assert sum(len(sample.labels) for sample in reader if sample.labels is not None) == 6
+    assert codes(tmp_path / "out")["no_objects"] == 0
+    # Told otherwise.
+    said = repaired(root, tmp_path / "chosen", {"data.classes": ["cat"]})
+    assert "objects left out: 5" in said
+    assert train(tmp_path / "chosen").classes.names == ("cat",)
+
+
+def test_a_broken_outline_costs_its_object_only_where_masks_are_learned(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "data")
+    whole = content("train")
+    whole["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    whole["annotations"][3]["segmentation"] = {"size": [*SIZE], "counts": ""}
+    save(root, "train", whole)
+    repaired(root, tmp_path / "boxes")
+    assert changes(tmp_path / "boxes") == {("outlines left out, the boxes stay", "broken_polygon"): 2}
+    splits = {split: {"images": split, "annotations": f"{split}.json"} for split in ("train", "val")}
+    data = {"format": "coco", "root": str(root), **splits}
+    config = {"task": "instance_segmentation", "data": data, "model": {"head": "mask_rcnn"}}
+    (tmp_path / "masks.yaml").write_text(yaml.safe_dump(config))
+    repair(check_data(tmp_path / "masks.yaml"), tmp_path / "masks")
+    assert changes(tmp_path / "masks") == {("objects left out", "broken_polygon"): 2}
+
+
+def test_data_that_are_a_repaired_copy_are_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_coco(tmp_path / "data")
+    (root / "train" / "a.png").write_bytes(b"no image")
+    repaired(root, tmp_path / "out")
+    say_if_repaired(train(tmp_path / "out"), "data.val")
+    expected = "data.val: a repaired copy: 1 images and 2 objects of the original are not in it ({}/repair.json)"
+    assert expected.format(tmp_path / "out") in caplog.text
+    caplog.clear()
+    split = CocoSplit(images="train", annotations="train.json")
+    say_if_repaired(open_reader(SourceOptions(format="coco", root=str(root), train=split), "train"), "data.train")
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("stored", [SIZE, SIZE[::-1]])
