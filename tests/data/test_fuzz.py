@@ -38,7 +38,7 @@ from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.recognise import recognise
 from rehead.errors import DataError, ReheadError
 
-FEW, MANY = 60, 1500
+FEW, MANY = 60, 300
 SETTINGS: Any = {
     "deadline": None,
     "derandomize": True,

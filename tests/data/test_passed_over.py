@@ -21,7 +21,7 @@ from rehead.tasks.predict import find_images
 
 def spoil(folder: Path) -> None:
     """Pictures that are none by their suffix."""
-    Image.fromarray(noise(1)).save(folder / "drawn.psd", format="GIF")
+    (folder / "drawn.psd").write_bytes(b"8BPS\0\1")
     Image.fromarray(noise(2)).save(folder / "web.image", format="JPEG")
     Image.fromarray(noise(3)).save(folder / "bare", format="PNG")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
@@ -39,7 +39,7 @@ def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     assert found.keys() == PICTURES
     assert found["web.image"] == "holds a JPEG, but its suffix is .image; rename it"
     assert found["bare"] == "holds a PNG, but its suffix is missing; rename it"
-    assert found["drawn.psd"] == "PSD is not read; convert it to PNG or JPEG"
+    assert found["drawn.psd"] == ".psd is not read; convert it to PNG or JPEG"
     assert passed_over(tmp_path, everything=True).keys() == PICTURES | {"notes.txt"}
 
 
@@ -51,9 +51,7 @@ def test_in_the_folder_of_a_class_every_file_counts(tmp_path: Path, caplog: pyte
     assert len(open_reader(data, "train")) == 2
     (line,) = caplog.messages
     assert line.startswith(f"{root}/train: 6 files are not read: ")
-    assert all(
-        f"1 {part}" in line for part in (".psd (class0/drawn.psd)", ".png (nowhere.png)", ".txt (class0/notes")
-    )
+    assert all(f"1 {part}" in line for part in (".psd (class0/drawn.psd)", ".png (nowhere.png)", ".txt (class0/notes"))
     found = [one for one in check_data(root).findings if one.code == "passed_over"]
     assert {Path(one.file).name for one in found} == PICTURES | {"notes.txt", "nowhere.png"}
     assert all(one.severity == "warning" for one in found)
