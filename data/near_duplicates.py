@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rehead.data.pixels import channels_in, image_size, read_image
+from rehead.data.pixels import channels_in, decode_image
 from rehead.errors import DataError
 
 SIDE = 32
@@ -35,9 +35,6 @@ Measured on 687 photographs (COCO, raccoons, Penn-Fudan): JPEG of quality 50, ha
 grey for colour change at most 4 bits. Of 90 million pairs of different photographs (ImageNet, ten classes)
 five differ in 6 bits and none in fewer. Cutting off two per cent at two sides changes up to 12, and is not found.
 """
-
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-"""OpenCV's flags for decoding a JPEG at a part of its size."""
 
 REDUCED_SIDE = 128
 """Pixels that the shorter side keeps: below, an eighth of the size changes up to 12 bits."""
@@ -82,20 +79,12 @@ def fingerprint_of(path: Path) -> int | None:
     A JPEG is decoded at a half, a quarter or an eighth of its size, as long as its shorter side keeps
     `REDUCED_SIDE` pixels, which costs half as much and changes 2 bits at most.
     """
-    if path.suffix.lower() not in {".jpg", ".jpeg"}:
-        try:
-            # All bands, and numbers as they are: what is near in them is, whatever becomes of them.
-            return fingerprint(read_image(path, channels_in(path), scale=255))
-        except DataError:
-            return None
     try:
-        shorter = min(image_size(path))
-        data = np.fromfile(path, np.uint8)
-    except (DataError, OSError):
+        # All bands, and numbers as they are: what is near in them is, whatever becomes of them.
+        found = decode_image(path, channels_in(path), shrink=lambda size: min(size) / REDUCED_SIDE, scale=255)
+    except DataError:
         return None
-    factor = max((factor for factor in REDUCED if shorter >= factor * REDUCED_SIDE), default=1)
-    image = cv2.imdecode(data, REDUCED.get(factor, cv2.IMREAD_COLOR))
-    return None if image is None else fingerprint(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return fingerprint(found.image)
 
 
 def near_duplicates(fingerprints: ArrayLike, distance: int = DISTANCE) -> list[list[int]]:

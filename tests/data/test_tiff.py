@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +236,14 @@ def test_fractions_are_no_classes(tmp_path: Path) -> None:
         read_mask(path)
     np.save(tmp_path / "m.npy", np.full((4, 6), 2, np.int64))
     assert (read_mask(tmp_path / "m.npy") == 2).all()
+
+
+def test_who_has_no_tiffs_does_not_wait_for_their_library(tmp_path: Path) -> None:
+    """It takes half a second to import."""
+    Image.fromarray(BANDS[:, :, :3]).save(tmp_path / "a.png")
+    asked = (
+        "import sys; from pathlib import Path; from rehead.data.pixels import read_image; read_image(Path('a.png')); "
+    )
+    asked += "print({'tifffile', 'imagecodecs', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
