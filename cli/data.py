@@ -56,11 +56,15 @@ def stats(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values by dotted key: data.scale=10000 ...", metavar="key=value")
     ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the model's input; the configuration's or the first image's unless given."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many are read, evenly from the training images.")] = 1000,
 ) -> None:
     """Measure the training images: mean and std of every channel, and the range of their numbers.
 
-    Example: rehead data stats sentinel.yaml data.scale=10000
+    Example: rehead data stats datasets/sentinel data.scale=10000 --channels 4
     """
     from rehead.data.check.findings import Findings
     from rehead.data.check.numbers import channel_statistics
@@ -74,12 +78,13 @@ def stats(
     if not readers:
         reason = f": {findings[0].file}: {findings[0].message}" if findings else ""
         raise DataError(f"{source}: no training images that could be measured{reason}")
-    measured = channel_statistics(readers[0], found.channels, found.scale, images)
-    say(f"{measured.images} of {len(readers[0])} training images, {found.channels} channels")
+    channels = channels or found.channels
+    measured = channel_statistics(readers[0], channels, found.scale, images)
+    say(f"{measured.images} of {len(readers[0])} training images, {channels} channels")
     if measured.numbers is not None:
         say(f"numbers in their files: {measured.numbers}")
     backbone = {
-        "in_channels": found.channels,
+        "in_channels": channels,
         "mean": [float(f"{value:.4g}") for value in measured.mean],
         "std": [float(f"{value:.4g}") for value in measured.std],
     }

@@ -195,7 +195,9 @@ class BackboneOptions(Options):
         if isinstance(self.freeze, int) and self.freeze < 0:
             raise ValueError(f"freeze counts entries from the stem: 0, 1, ... or all, not {self.freeze}")
         if self.in_channels != 3 and (self.mean is None or self.std is None):
-            raise ValueError(f"mean and std must be given for {self.in_channels} channels")
+            raise ValueError(
+                f"mean and std must be given for {self.in_channels} channels; `rehead data stats` measures them"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")

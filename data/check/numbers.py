@@ -56,9 +56,13 @@ class Numbers:
 
     def __str__(self) -> str:
         shown = ", ".join(
-            f"{share:.0%} below {value:,.4g}" for share, value in zip(SHARES, self.percentiles, strict=True)
+            f"{share:.0%} below {_short(value)}" for share, value in zip(SHARES, self.percentiles, strict=True)
         )
-        return f"{self.least:,.4g} to {self.most:,.4g} ({shown}), where {self.white:,.6g} becomes 255"
+        return f"{_short(self.least)} to {_short(self.most)} ({shown}), where {_short(self.white)} becomes 255"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def some_numbers(image: NDArray[Any]) -> tuple[float, ...]:
