@@ -118,7 +118,8 @@ def convert(
     for line in lines(written.notes):
         say(f"not kept: {line}")
     say(f"{dest}: written; the configuration that reads it:")
-    typer.echo(yaml.safe_dump({"data": written.options}, sort_keys=False, allow_unicode=True).rstrip())
+    scale = {} if options.scale is None else {"scale": options.scale}
+    typer.echo(yaml.safe_dump({"data": {**written.options, **scale}}, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @data.command()

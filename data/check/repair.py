@@ -116,6 +116,8 @@ def repair(checked: Checked, out: Path) -> list[str]:
         else:
             written = write(readers, "masks" if first.values is not None else "coco", out, more={FILE: report})
             options, notes = written.options, lines(written.notes)
+    if checked.data.scale is not None:
+        options["scale"] = checked.data.scale
     left = [
         f"not repaired, {code}: {len(group)} ({CODES[code].meaning})"
         for code, group in checked.findings.grouped().items()

@@ -121,3 +121,21 @@ def test_images_of_many_bands_are_near_duplicates_or_not_whatever_their_range(fa
     found = [fingerprint_of(tmp_path / f"{number}.tif") for number in range(2)]
     assert None not in found
     assert found[0] != found[1]
+
+
+def test_copies_and_splits_keep_the_scale(tmp_path: Path) -> None:
+    root = write(tmp_path / "data", [RNG.integers(0, 3000, (20, 30, 3), dtype=np.uint16) for _ in range(4)])
+    asked = [*MASKS, "data.scale=3000"]
+    runner = CliRunner()
+    arguments = ["data", "convert", str(root), str(tmp_path / "copy"), "--to", "masks", *asked]
+    converted = runner.invoke(app, arguments, catch_exceptions=False)
+    assert yaml.safe_load(converted.stdout)["data"]["scale"] == 3000
+    split = runner.invoke(app, ["data", "split", str(root), "--val", "0.25", *asked], catch_exceptions=False)
+    assert yaml.safe_load(split.stdout)["data"]["scale"] == 3000
+    fixed = runner.invoke(app, ["data", "check", str(root), "--fix", str(tmp_path / "fixed"), *asked])
+    assert '"scale": 3000.0' in fixed.stdout
+    data = DataOptions(format="masks", root=str(root), classes=["a", "b"], scale=3000)
+    one = open_reader(data.model_copy(update={"train": MasksSplit(images="images", masks="masks")}), "train")
+    copied = yaml.safe_load(converted.stdout)["data"]
+    other = data.model_copy(update={"root": copied["root"], "train": MasksSplit(**copied["train"])})
+    np.testing.assert_array_equal(open_reader(other, "train").read(0).pixels, one.read(0).pixels)
