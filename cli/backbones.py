@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rehead.errors import ConfigError
+from rehead.progress import results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +70,6 @@ def _options(freeze: str, **given: Any) -> BackboneOptions:
 
 def _list_ours() -> None:
     import timm
-    from rich.console import Console
 
     from rehead.backbones.describe import summarise
     from rehead.configs.backbones import BACKBONES
@@ -81,7 +81,7 @@ def _list_ours() -> None:
         channels = " ".join(str(row.shape[0]) for row in summary.rows if row.feature)
         block, blocks, paper = (entry.about.get(fact, "") for fact in ("block", "blocks", "paper"))
         table.add_row(entry.name, block, blocks, _millions(summary.parameters), channels, paper)
-    console = Console()
+    console = results()
     console.print(table, "")
     console.print(
         f"size: parameters without a classifier. There are {len(timm.list_models())} more in timm: "
@@ -95,20 +95,19 @@ def _list_ours() -> None:
 def _list_timm(pattern: str) -> None:
     import timm
     from rich.columns import Columns
-    from rich.console import Console
 
     from rehead.errors import BuildError
 
     names = timm.list_models(pattern.removeprefix("timm/"))
     if not names:
         raise BuildError(f"no timm model matches '{pattern}'; * stands for any letters, as in '*convnext*'")
-    console = Console()
-    console.print(Columns(names, padding=(0, 2), column_first=True), highlight=False, markup=False)
+    console = results()
+    listing = Columns(names, padding=(0, 2), column_first=True) if console.is_terminal else "\n".join(names)
+    console.print(listing, highlight=False, markup=False)
     console.print(f"{len(names)} of timm's models match '{pattern}'", highlight=False, markup=False)
 
 
 def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
-    from rich.console import Console
 
     from rehead.backbones.describe import summarise
 
@@ -134,7 +133,7 @@ def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
         cells = [row.name, row.feature, "x".join(map(str, row.shape)), str(row.stride), parameters, frozen]
         table.add_row(*cells, *([str(row.receptive_field), row.shortcut.replace("(dashed)", "- -")] if inside else []))
     frozen_share = _millions(summary.frozen_parameters) if summary.frozen_parameters else "none"
-    console = Console()
+    console = results()
     console.print(table, "")
     console.print(
         f"{_millions(summary.parameters)} parameters, {frozen_share} of them frozen; "

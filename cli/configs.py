@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rehead.configs.load import load_config, recipes, to_yaml
+from rehead.progress import results
 
 
 def configs(
@@ -33,4 +33,4 @@ def configs(
             config.model.backbone.name,
             ", ".join(head.name for head in config.model.heads.values()),
         )
-    Console().print(table)
+    results().print(table)

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from rehead.configs.load import find, parse_overrides
 from rehead.errors import ConfigError
 from rehead.files import check_free, write_text
+from rehead.progress import results
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rehead.data.check.findings import Findings
     from rehead.data.check.run import Checked
     from rehead.data.check.sources import Source
@@ -50,7 +52,7 @@ def check(
     from rehead.data.check.run import check_data
 
     checked = check_data(source, parsed, to_repair=fix is not None)
-    console = Console()
+    console = results()
     root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
@@ -105,7 +107,7 @@ def _print_findings(console: Console, findings: Findings, examples: int, root: s
             title=f"[{COLOURS[severity]}]{_plural(totals[severity], severity)}[/]",
             title_justify="left",
             box=SIMPLE_HEAD,
-            expand=True,
+            expand=console.is_terminal,
         )
         for code, group in own.items():
             shown = [inside(root, f"{one.file}: {one.message}") for one in group[:examples]]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from rehead.progress import say
+from rehead.progress import results, say
 
 
 def demo(
@@ -27,14 +26,14 @@ def demo(
     """
     from rehead.tasks.demo import demo as run
 
-    results = run(out, device=device)
+    rows = run(out, device=device)
     table = Table(
         title="The same steps on the same images, with and without the trained backbone", title_justify="left"
     )
     for column in ("task", "figure", "transferred", "from scratch"):
         table.add_column(column, justify="left" if column in ("task", "figure") else "right")
-    for row in results:
+    for row in rows:
         scratch = "-" if row.scratch is None else f"{row.scratch:.3f}"
         table.add_row(row.task, row.figure, f"{row.transferred:.3f}", scratch)
-    Console().print(table)
+    results().print(table)
     say(f"Pictures: {out}/sheet.png. Each run folder in {out} has its config, figures and checkpoints.")

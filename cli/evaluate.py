@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rehead.configs.load import parse_overrides
 from rehead.errors import ConfigError
 from rehead.files import write_text
-from rehead.progress import say
+from rehead.progress import results, say
 
 
 def evaluate(
@@ -41,7 +40,7 @@ def evaluate(
         write_text(json_file, json.dumps(figures, indent=2) + "\n")
     for key, own in figures.items():
         say(f"{checkpoint}, head '{key}'")
-        Console().print(_table(own))
+        results().print(_table(own))
 
 
 def _table(figures: dict[str, Any]) -> Table:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 
 from rehead.configs.heads import HEADS
+from rehead.progress import results
 
 
 def heads() -> None:
@@ -14,7 +14,7 @@ def heads() -> None:
 
     Example: rehead heads
     """
-    console = Console()
+    console = results()
     width = max(len(entry.name) for entry in HEADS)
     # By task, so that neither a task nor a name, which are typed, is cut off in a narrow window.
     for task in dict.fromkeys(entry.about["task"] for entry in HEADS):
@@ -25,7 +25,7 @@ def heads() -> None:
             title=f"task: {task}",
             title_justify="left",
             box=SIMPLE_HEAD,
-            expand=True,
+            expand=console.is_terminal,
         )
         for entry in HEADS:
             if entry.about["task"] == task:

@@ -22,9 +22,8 @@ def predict(
 
     Example: rehead predict runs/coco_faster_rcnn/best.safetensors street.jpg --out predicted
     """
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise DataError(f"no such image or folder: {', '.join(missing)}")
+    if not any(path.exists() for path in paths):
+        raise DataError(f"no such image or folder: {', '.join(map(str, paths))}")
 
     from rehead.tasks.predict import predict as run
 

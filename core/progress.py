@@ -6,13 +6,36 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+WIDE = 100_000
+"""Columns of what is no terminal."""
+
 console = Console(stderr=True, soft_wrap=True)
 """Where progress and messages go: standard error, so that standard output holds results alone."""
+
+
+class _Piped(Console):
+    """Lines of any length: a path that is broken in two is no path for what reads it."""
+
+    def __init__(self) -> None:
+        super().__init__(width=WIDE)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As a console prints, without the spaces that fill a table's lines."""
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def results() -> Console:
+    """Where results go, standard output: as wide as the terminal, and where there is none, nothing is wrapped."""
+    console = Console()
+    return console if console.is_terminal else _Piped()
 
 
 def _clock(seconds: float) -> str:

@@ -38,6 +38,9 @@ _FIRST: tuple[Colour, ...] = (
     (250, 160, 150),
     (110, 110, 120),
 )
+SMALL = 3
+"""Lines of text: boxes less high or wide than this are not written over."""
+
 _GOOD: Colour = (40, 160, 75)
 _BAD: Colour = (215, 45, 55)
 _NEUTRAL: Colour = (45, 48, 54)
@@ -65,7 +68,7 @@ def draw_boxes(
 ) -> Picture:
     """Draws boxes with their class names, and their scores where given; the best on top.
 
-    Where names would cover one another, the lesser box goes without: its colour still tells its class.
+    Where names would cover one another, or a small box, the lesser box goes without: its colour still tells its class.
 
     Args:
         image: (H, W, C), uint8 or floating point in 0..255.
@@ -87,12 +90,13 @@ def draw_boxes(
     order = np.argsort(-areas if scores is None else np.asarray(scores), kind="stable").tolist()
     for row in order:
         _outline(pen, _inside(boxes[row], picture.size), colour_of(int(labels[row])), line)
-    # Names in the opposite order: the box on top chooses the place of its name first.
+    # Names in the opposite order: the box on top chooses the place of its name first. None lies on a small box.
     taken: list[Box] = []
+    small = _small([_inside(box, picture.size) for box in boxes], picture.size)
     for row in reversed(order):
         text = names[int(labels[row])] + ("" if scores is None else f" {float(scores[row]):.2f}")
         box = _inside(boxes[row], picture.size)
-        _tag(pen, picture.size, box, text, colour_of(int(labels[row])), line, taken)
+        _tag(pen, picture.size, box, text, colour_of(int(labels[row])), line, small, taken)
     return np.asarray(picture)
 
 
@@ -344,10 +348,23 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> N
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=min(line, max(1, (min(x2 - x1, y2 - y1) + 1) // 2)))
 
 
+def _small(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
+    """Those that a name would hide much of."""
+    least = SMALL * _text_height(size)
+    return [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) < least]
+
+
 def _tag(
-    pen: ImageDraw.ImageDraw, size: tuple[int, int], box: Box, text: str, colour: Colour, line: int, taken: list[Box]
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: Box,
+    text: str,
+    colour: Colour,
+    line: int,
+    small: Sequence[Box],
+    taken: list[Box],
 ) -> None:
-    """Writes a name at its box, inside the picture, where no other is yet; notes its place in `taken`."""
+    """Writes a name at its box, inside the picture, where neither another nor a small box is; notes it in `taken`."""
     font = _font(_text_height(size))
     pad = max(1, _text_height(size) // 6)
     text = _shortened(text, font, size[0] - 2 * pad)
@@ -359,7 +376,7 @@ def _tag(
     for x, y in places:
         x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
         place = (x, y, x + width, y + height)
-        if any(_overlap(place, other) for other in taken):
+        if any(_overlap(place, other) for other in (*taken, *small)):
             continue
         taken.append(place)
         pen.rectangle((round(x), round(y), round(x + width) - 1, round(y + height) - 1), fill=colour)

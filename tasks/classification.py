@@ -27,7 +27,7 @@ class Classification(Task):
 
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """Accuracy of the best guess and of the best five."""
-        return LabelEvaluator()
+        return LabelEvaluator(len(classes))
 
     def judges(self, truth: Sample) -> bool:
         """Images with a label."""
@@ -52,10 +52,15 @@ class Classification(Task):
 
 
 class LabelEvaluator(Evaluator):
-    """Counts right guesses."""
+    """Counts right guesses.
 
-    def __init__(self) -> None:
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
         self.accuracy = Accuracy()
+        self.classes = classes
 
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image."""
@@ -73,8 +78,9 @@ class LabelEvaluator(Evaluator):
         self.accuracy.count += count
 
     def figures(self) -> Figures:
-        """`top1` and `top5`, 0..1."""
-        return self.accuracy.figures()
+        """`top1`, and `top5` where there are more than five classes; 0..1."""
+        figures = self.accuracy.figures()
+        return figures if self.classes > TOP else {"top1": figures["top1"]}
 
 
 def class_of(truth: Sample) -> int:

@@ -71,7 +71,7 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
     config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
     _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
-    reader = open_data(config, config.data.split, names)
+    reader = open_data(config, config.data.split, names, dict.fromkeys(names))
     say_if_repaired(reader, f"data.{config.data.split}")
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)

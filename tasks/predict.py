@@ -17,6 +17,7 @@ from rehead.files import write_text
 from rehead.progress import Progress, say
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures
+from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.tasks.model import load
 from rehead.training.engine import choose_device
 
@@ -34,17 +35,18 @@ def predict(
         device: `auto`, `cpu`, `cuda`, ...
 
     Returns:
-        The images that could not be read, with the reason; the others are done.
+        The images that could not be read and the paths that are not there, with the reason; the others are done.
 
     Raises:
-        DataError: for a path that does not exist, or if no image could be read.
+        DataError: if no image could be read.
     """
-    images = find_images(paths)
+    images, missing = find_images(paths)
     model = load(checkpoint, choose_device(device))
     heads = {key: model.head(key) for key in model.heads}
     several = len(heads) > 1
     folder = Path(out)
     unreadable: dict[Path, str] = {}
+    shown = dict.fromkeys(heads, 0)
     records: dict[str, list[Figures]] = {key: [] for key in heads}
     stems: set[str] = set()
     ids: set[int | str] = set()
@@ -72,6 +74,8 @@ def predict(
             ids.add(image_id)
             for key, head in heads.items():
                 place = folder / key if several else folder
+                scores = found[key].scores
+                shown[key] += 0 if scores is None else int((scores >= DRAWN_FROM).sum())
                 said = TASKS[head.task].records(found[key], head.classes, image_id, stem, place)
                 records[key] += [{**record, "file_name": str(path)} for record in said]
     if len(unreadable) == len(images):
@@ -79,19 +83,32 @@ def predict(
         raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
     written = records if several else next(iter(records.values()))
     write_text(folder / "predictions.json", json.dumps(written, indent=1) + "\n")
-    say(f"{len(images) - len(unreadable)} images predicted: {folder}/predictions.json, {folder}/pictures/")
-    for reason in unreadable.values():
+    done = len(images) - len(unreadable)
+    drawn = [_objects_said(key, shown[key], len(records[key]), several) for key in heads if _finds(heads[key].task)]
+    say(f"{done} image{'s' * (done != 1)} predicted{''.join(drawn)}: {folder}/predictions.json, {folder}/pictures/")
+    for reason in (*missing.values(), *unreadable.values()):
         say(f"skipped: {reason}")
-    return unreadable
+    return {**missing, **unreadable}
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of a list of files and folders, in order.
+def _finds(task: str) -> bool:
+    """Whether a task finds objects."""
+    return isinstance(TASKS[task], Detection)
+
+
+def _objects_said(key: str, shown: int, written: int, several: bool) -> str:
+    whose = f" by {key}" if several else ""
+    return f", {shown} object{'s' * (shown != 1)}{whose} of a score of {DRAWN_FROM} or more (of {written} written)"
+
+
+def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files of a list of files and folders, in order; and the paths that are not there, with that reason.
 
     Raises:
-        DataError: for a path that does not exist, or if there is no image at all.
+        DataError: if there is no image at all.
     """
     found: list[Path] = []
+    missing: dict[Path, str] = {}
     for path in map(Path, paths):
         if path.is_dir():
             found += [path / name for name in image_names(path)]
@@ -99,9 +116,11 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"{path}: no such image or folder")
+            missing[path] = f"{path}: no such image or folder"
+    if not found and len(missing) == len(paths):
+        raise DataError("\n".join(missing.values()))
     if not found:
         raise DataError(
             f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})"
         )
-    return found
+    return found, missing

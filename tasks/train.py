@@ -19,6 +19,7 @@ from rehead.data.check.before_training import refuse_broken, say_if_repaired
 from rehead.data.loader import make_loader
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
+from rehead.data.readers.part import unused_classes
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
 from rehead.progress import say
@@ -92,7 +93,9 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = with_classes(config, classes)
-    readers["val"] = open_data(config, "val")
+    # A class that nothing in training is an example of need not be listed by validation.
+    unused = {key: unused_classes(readers["train"].of(key)) for key in config.model.heads}
+    readers["val"] = open_data(config, "val", optional=unused)
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}
         channels = config.model.backbone.in_channels

@@ -49,21 +49,21 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
 
     empty = asked & (sides <= 0).any(axis=1)
     for row in np.flatnonzero(empty).tolist():
-        findings("empty_box", *_where(reader, images, row, _shown(boxes[row])))
+        findings("empty_box", *_where(reader, images, row, shown(reader, boxes[row])))
     outside = judged & ~empty & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits)).any(axis=1)
     over = np.maximum(np.maximum(-boxes[:, :2], boxes[:, 2:] - limits), 0).max(axis=1, initial=0)
     for row in np.flatnonzero(outside).tolist():
-        said = f"{_shown(boxes[row])}, nothing of which is inside {_by(known[row])}"
+        said = f"{shown(reader, boxes[row])}, nothing of which is inside {_by(known[row])}"
         findings("box_outside", *_where(reader, images, row, said))
     for row in np.flatnonzero(judged & ~outside & (over > EDGE)).tolist():
-        said = f"{_shown(boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
+        said = f"{shown(reader, boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
         findings("box_over_edge", *_where(reader, images, row, said))
     tiny = asked & ~empty & (sides.min(axis=1, initial=np.inf) <= 1)
     for row in np.flatnonzero(tiny).tolist():
-        findings("tiny_box", *_where(reader, images, row, f"{_shown(boxes[row])}, {_side(sides[row])}"))
+        findings("tiny_box", *_where(reader, images, row, f"{shown(reader, boxes[row])}, {_side(sides[row])}"))
     twice = _twice(reader, images, boxes, asked & ~empty)
     for row, first in twice:
-        said = f"{_shown(boxes[row])} as of {name_of_object(reader, first)}"
+        said = f"{shown(reader, boxes[row])} as of {name_of_object(reader, first)}"
         findings("duplicate_annotation", *_where(reader, images, row, said))
     useless = np.full(len(boxes), "", object)
     useless[[row for row, _ in twice]] = "duplicate_annotation"
@@ -91,8 +91,10 @@ def _where(reader: ColumnReader, images: NDArray[np.int64], row: int, said: str)
     return str(reader.folder / reader.columns.names[int(images[row])]), f"{name_of_object(reader, row)}: {said}"
 
 
-def _shown(box: NDArray[np.float64]) -> str:
-    return "box " + " ".join(f"{value:.6g}" for value in box.tolist())
+def shown(reader: ColumnReader, box: NDArray[Any]) -> str:
+    """A box's corners as the file counts them: where pixels count from 1, the last one is inside."""
+    x1, y1, x2, y2 = box.tolist()
+    return "box " + " ".join(f"{value:.6g}" for value in (x1 + reader.first_pixel, y1 + reader.first_pixel, x2, y2))
 
 
 def _by(size: NDArray[np.int64]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rehead.data.check.boxes import name_of_object, points_outside
+from rehead.data.check.boxes import name_of_object, points_outside, shown
 from rehead.data.check.changes import FILE, Changes, left_out_as
 from rehead.data.check.findings import CODES, Finding
 from rehead.data.check.images import Facts, Size, by
@@ -331,10 +331,10 @@ def _objects(
             box = np.clip(scaled, 0, limit)
             reason = useless[place] or ("" if (box[2:] > box[:2]).all() else "box_outside")
             if reason:
-                note("objects", reason, place, f"box {_numbers(columns.boxes[place])}")
+                note("objects", reason, place, shown(old, columns.boxes[place]))
                 continue
             if (box != scaled).any():
-                note("cut", "box_over_edge", place, f"box {_numbers(scaled)} to {_numbers(box)}")
+                note("cut", "box_over_edge", place, f"{shown(old, scaled)} to {shown(old, box).removeprefix('box ')}")
             kept.append(place)
             boxes.append(box)
             text = b"" if columns.segmentations is None else columns.segmentations.raw(place)
@@ -384,10 +384,6 @@ def _scaled(text: bytes, factor: tuple[float, float], before: Size | None, after
     mask = decode([code_of(segmentation, before)], before)[0]
     resized = cv2.resize(mask, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return msgspec.json.encode(to_json(encode(resized[None])[0]))
-
-
-def _numbers(box: NDArray[np.float32]) -> str:
-    return " ".join(f"{value:.6g}" for value in box.tolist())
 
 
 def _write_folders(readers: Mapping[str, Reader], out: Path, more: Mapping[str, str]) -> dict[str, Any]:

@@ -112,15 +112,18 @@ def _look_at_images(checked: Checked, workers: int | None) -> None:
         jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
     facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
     users: dict[Path, set[str]] = defaultdict(set)
+    # Two splits may say two sizes of one image.
+    split_of: dict[Job, set[str]] = defaultdict(set)
     for source, own in zip(checked.data.sources, by_source, strict=True):
         for job in own:
             if job in facts:
                 users[job.path].add(source.split)
+                split_of[job].add(source.split)
             else:
                 findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it")
         checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
-    report_images(seen, [facts[job] for job in seen], [_splits(users[job.path]) for job in seen], findings)
+    report_images(seen, [facts[job] for job in seen], [_splits(split_of[job]) for job in seen], findings)
     _report_numbers(checked, facts)
     readable = [job for job in seen if facts[job].size]
     report_duplicates([job.path for job in readable], [facts[job].fingerprint for job in readable], users, findings)

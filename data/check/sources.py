@@ -17,10 +17,11 @@ from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
 from rehead.data.pixels import SUFFIXES, channels_in
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import reason
+from rehead.data.readers.base import inline, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.part import unused_classes
 from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
 from rehead.errors import ConfigError, DataError
 from rehead.progress import say
@@ -152,7 +153,8 @@ def _open(
         task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
         so_far = len(findings)
         try:
-            reader = open_whole(options, split, names, where, task, findings)
+            free = None if split != "train" else ()
+            reader = open_whole(options, split, names, where, task, findings, free)
         except DataError as error:
             if str(error).startswith("data."):
                 raise  # what the configuration says is wrong, not the data
@@ -178,9 +180,12 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
         known = one.reader.columns.classes
         if one is train or known is None or not one.reader.columns.listed:
             continue
-        absent = [name for name in train.reader.classes.names if name not in known.names]
+        unused = unused_classes(train.reader)
+        absent = [name for name in train.reader.classes.names if name not in {*known.names, *unused}]
         if absent:
-            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has")
+            rest = [name for name in train.reader.classes.names if name in known.names and name not in unused]
+            cure = f"; to train without: data.classes={inline(rest)}" if rest else ""
+            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
 
 
 def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,19 @@ __all__ = ["JoinedReader", "PartReader", "Reader", "open_data", "open_reader"]
 SPLITS = ("train", "val", "test")
 
 
-def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] | None = None) -> Reader:
+def open_data(
+    config: Config,
+    split: str,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    optional: Mapping[str, Collection[str] | None] | None = None,
+) -> Reader:
     """Opens one split for every head of a configuration.
 
     Args:
         config: where each head's data are, and which classes it was asked to tell apart.
         split: `train`, `val` or `test`.
         classes: by head, names in order, such as a checkpoint's; the configuration's unless given.
+        optional: by head, as in `open_reader`; no class is, unless given.
 
     Returns:
         One reader, and a `JoinedReader` where the heads have several sources.
@@ -48,7 +54,9 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
         kind = "maps" if task == "segmentation" else ""
         which = (key if own else "", kind, None if wanted is None else tuple(wanted))
         if which not in opened:
-            opened[which] = open_reader(source, split, wanted, f"data.sources.{key}" if own else "data", task)
+            where = f"data.sources.{key}" if own else "data"
+            free = () if optional is None else optional[key]
+            opened[which] = open_reader(source, split, wanted, where, task, free)
         by_head[key] = opened[which]
     # Asked of every reader, since only one of a joined pair may have masks or the label at all.
     for reader in opened.values():
@@ -62,7 +70,12 @@ def open_data(config: Config, split: str, classes: Mapping[str, Sequence[str]] |
 
 
 def open_reader(
-    data: SourceOptions, split: str, classes: Sequence[str] | None = None, where: str = "data", task: str = ""
+    data: SourceOptions,
+    split: str,
+    classes: Sequence[str] | None = None,
+    where: str = "data",
+    task: str = "",
+    optional: Collection[str] | None = (),
 ) -> Reader:
     """Opens one split of one source of data.
 
@@ -72,6 +85,8 @@ def open_reader(
         classes: names in order, such as a checkpoint's; the source's own unless given.
         where: the source's key in the configuration, for messages.
         task: of the head that learns from it, for formats that serve several.
+        optional: those of `classes` that a split need not list, since nothing is an example of them. None where nobody
+            knows which they are: then all of them, as long as the split lists no others instead.
 
     Raises:
         DataError: naming the key (`data.val.images`) and the full path, when the split is not configured,
@@ -90,11 +105,17 @@ def open_reader(
     if split in shares or (split == "train" and shares):
         whole = open_whole(data, "train", classes, where, task)
         return PartReader(whole, part(whole, shares, split, Path(data.root).expanduser()))
-    return open_whole(data, split, classes, where, task)
+    return open_whole(data, split, classes, where, task, optional=optional)
 
 
 def open_whole(
-    data: SourceOptions, split: str, classes: Sequence[str] | None, where: str, task: str, report: Report = refuse
+    data: SourceOptions,
+    split: str,
+    classes: Sequence[str] | None,
+    where: str,
+    task: str,
+    report: Report = refuse,
+    optional: Collection[str] | None = (),
 ) -> Reader:
     """Opens one split of one source, nothing drawn from it.
 
@@ -105,6 +126,7 @@ def open_whole(
         where: as for `open_reader`.
         task: as for `open_reader`.
         report: what is done about annotations that cannot be used.
+        optional: as for `open_reader`.
 
     Raises:
         DataError: as `open_reader`.
@@ -126,6 +148,7 @@ def open_whole(
             values=data.values,
             task=task,
             report=report,
+            optional=optional,
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error

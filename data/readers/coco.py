@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +72,7 @@ class CocoReader(ColumnReader):
         root: what their paths are relative to.
         classes: names that select and order the categories; annotations of others are left out.
         report: what is done about entries that cannot be used.
+        optional: those of the classes that the file need not list; see `open_reader`.
 
     Raises:
         DataError: naming the file and the annotation, for JSON that is broken or not COCO's, boxes that are
@@ -84,12 +85,13 @@ class CocoReader(ColumnReader):
         root: Path,
         classes: Sequence[str] | None = None,
         report: Report = refuse,
+        optional: Collection[str] | None = (),
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
         columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path, report), report)
-        super().__init__(_with_files(columns, folder), folder, path, classes)
+        super().__init__(_with_files(columns, folder), folder, path, classes, optional=optional)
 
 
 def _with_files(columns: Columns, folder: Path) -> Columns:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
     Reader,
     checked_classes,
+    inline,
     listed,
     named_classes,
-    unknown_classes,
     with_pixels,
 )
 from rehead.data.readers.columns import Columns, id_at
@@ -26,6 +27,8 @@ from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
 from rehead.errors import DataError, did_you_mean
 from rehead.types import UNUSED, Classes
+
+logger = logging.getLogger("rehead")
 
 
 class ColumnReader(Reader):
@@ -41,8 +44,10 @@ class ColumnReader(Reader):
         classes: names that select and order the classes; objects of others are left out.
         values: what the values of class maps mean, for formats that have them.
         mask_folder: that the names of the class maps start from.
+        optional: those of `classes` that the file need not list; see `open_reader`.
 
     Attributes:
+        first_pixel: what the files call the first column and row, which messages do too.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
     Raises:
@@ -50,6 +55,7 @@ class ColumnReader(Reader):
     """
 
     unlabelled: NDArray[np.bool_] | None = None
+    first_pixel: int = 0
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class ColumnReader(Reader):
         *,
         values: MaskValues | None = None,
         mask_folder: Path | None = None,
+        optional: Collection[str] | None = (),
     ) -> None:
         if not len(columns):
             raise DataError(f"{annotations}: no images")
@@ -68,7 +75,7 @@ class ColumnReader(Reader):
         self.annotations = annotations
         self.values = values
         self.mask_folder = mask_folder if mask_folder is not None else folder
-        self.classes = values.classes if values is not None else _chosen(columns, classes, annotations)
+        self.classes = values.classes if values is not None else _chosen(columns, classes, annotations, optional)
         self._label_of: NDArray[np.int64] | None = None
         if values is None and columns.classes is not None and self.classes.names != columns.classes.names:
             own = {name: label for label, name in enumerate(self.classes.names)}
@@ -209,7 +216,9 @@ class ColumnReader(Reader):
         return found
 
 
-def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -> Classes:
+def _chosen(
+    columns: Columns, wanted: Sequence[str] | None, annotations: Path, optional: Collection[str] | None
+) -> Classes:
     known = columns.classes
     if wanted is None:
         if known is None:
@@ -229,7 +238,18 @@ def _chosen(columns: Columns, wanted: Sequence[str] | None, annotations: Path) -
             )
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
-    unknown_classes(wanted, known.names, annotations)
+    absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
+    if optional is None:
+        others = [name for name in known.names if name not in wanted]
+        optional = () if others or len(absent) == len(wanted) else absent
+    lacking = [name for name in absent if name not in optional]
+    if lacking:
+        said = ", ".join(f"'{name}'{did_you_mean(name, known.names)}" for name in lacking)
+        rest = [name for name in wanted if name not in absent]
+        cure = f"; to do without, in training too: data.classes={inline(rest)}" if rest else ""
+        raise DataError(f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}")
+    if absent:
+        logger.warning("%s lists no class %s: nothing in it is one", annotations, listed([f"'{n}'" for n in absent]))
     id_of = dict(zip(known.names, known.ids, strict=True))
     # Ids below 0 for classes that nothing is an example of.
     ids = [id_of.get(name, -1 - label) for label, name in enumerate(wanted)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class HuggingFaceReader(ColumnReader):
         ignore_index: values of class maps that do not count.
         values: the value or the colour of every name in class maps.
         task: which of the columns is the annotation; unless given, boxes, else a class map, else a class.
+        optional: those of the classes that the data set need not list; see `open_reader`.
 
     Raises:
         ConfigError: where `datasets` is not installed.
@@ -52,6 +53,7 @@ class HuggingFaceReader(ColumnReader):
         ignore_index: Sequence[int] = (),
         values: Mapping[str, int | Colour] | None = None,
         task: str = "",
+        optional: Collection[str] | None = (),
         **_: object,
     ) -> None:
         table = _loaded(split, root)
@@ -66,7 +68,7 @@ class HuggingFaceReader(ColumnReader):
         )
         maps = columns.masks is not None
         meant = MaskValues(classes, ignore_index, values, where) if maps else None
-        super().__init__(columns, folder, where, classes, values=meant, mask_folder=folder)
+        super().__init__(columns, folder, where, classes, values=meant, mask_folder=folder, optional=optional)
 
 
 def _loaded(split: HuggingFaceSplit, root: Path) -> Any:

@@ -102,6 +102,11 @@ class MaskValues:
         found: NDArray[Any] = self._label_at[place]
         return found
 
+    @property
+    def ignored(self) -> list[int]:
+        """The values (or packed colours) of the files that do not count, rising."""
+        return sorted(value for value, label in self.labels.items() if label == self._ignored)
+
     def distinct(self, path: Path) -> list[int]:
         """The values of a mask file, rising; a colour is 65536 red + 256 green + blue.
 

@@ -75,6 +75,15 @@ class PartReader(Reader):
         return self.whole.unmeasured(int(self.rows[index]))
 
 
+def unused_classes(reader: Reader) -> frozenset[str]:
+    """The classes that annotations of objects list, and that no object is an example of."""
+    whole = reader.whole if isinstance(reader, PartReader) else reader
+    if not isinstance(whole, ColumnReader) or whole.columns.classes is None or whole.columns.labels is None:
+        return frozenset()
+    known = whole.columns.classes.names
+    return frozenset(known) - {known[label] for label in np.unique(whole.columns.labels).tolist()}
+
+
 def part(whole: Reader, shares: Mapping[str, FromTrainSplit], split: str, root: Path) -> NDArray[np.int64]:
     """The rows of one split of a reader.
 

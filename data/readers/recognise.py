@@ -14,11 +14,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import image_names, listed
+from rehead.data.readers.base import image_names, inline, listed
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
@@ -179,12 +177,6 @@ def _ways(found: Sequence[Found]) -> str:
         + ")"
         for one in found
     )
-
-
-def inline(value: Any) -> str:
-    """A value as the command line takes it."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    return f"'{text.strip()}'"
 
 
 def split_of(name: str) -> str | None:

@@ -61,6 +61,8 @@ class VocReader(ColumnReader):
             set that nothing belongs to.
     """
 
+    first_pixel = 1
+
     def __init__(
         self,
         split: VocSplit,

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -54,6 +54,7 @@ class YoloReader(ColumnReader):
         classes: names that select and order the classes of the YAML file; where there is no such file, the names of
             classes 0, 1, 2, ...
         report: what is done about lines that cannot be used.
+        optional: those of the classes that the YAML file need not list; see `open_reader`.
 
     Raises:
         DataError: naming the file and the line, for what is no label, and classes without a name.
@@ -65,6 +66,7 @@ class YoloReader(ColumnReader):
         root: Path,
         classes: Sequence[str] | None = None,
         report: Report = refuse,
+        optional: Collection[str] | None = (),
         **_: object,
     ) -> None:
         root = root.absolute()
@@ -104,7 +106,7 @@ class YoloReader(ColumnReader):
             lambda: parse(folder, images, labels, known, report),
             report,
         )
-        super().__init__(columns, folder, source, classes)
+        super().__init__(columns, folder, source, classes, optional=optional)
         without = {name for name, lacks in zip(images, lacking, strict=True) if lacks}
         self.unlabelled = np.array([columns.names[row] in without for row in range(len(columns))], bool)
 

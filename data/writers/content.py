@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader, checked_classes, named_classes
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.part import PartReader
+from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.types import Classes
@@ -71,6 +73,7 @@ class Picture:
         size: (height, width) of the annotation or, where it has none, of the image as people see it.
         things: its objects.
         semantic: its class map in 0..K-1 and what does not count, where that is what is annotated.
+        values: (H, W) what the file of the class map holds, where that are numbers and not colours.
         unsized: whether the annotation does not say the size.
     """
 
@@ -80,6 +83,7 @@ class Picture:
     size: tuple[int, int]
     things: list[Thing]
     semantic: NDArray[Any] | None = None
+    values: NDArray[Any] | None = None
     unsized: bool = False
 
     @property
@@ -118,7 +122,7 @@ class Content:
         readers = [reader for reader, _ in self.splits.values()]
         self.source = readers[0].annotations
         self.maps = readers[0].values is not None
-        self.classes = _all_classes(readers)
+        self.classes = _all_classes({name: reader for name, (reader, _) in self.splits.items()})
         self._label = {name: label for label, name in enumerate(self.classes.names)}
 
     def pictures(self, split: str, *, stems: bool = False, taken: set[str] | None = None) -> Iterator[Picture]:
@@ -154,6 +158,7 @@ class Content:
             size,
             [] if semantic is not None else _things(reader, row, label_of),
             semantic,
+            _values_of(reader, sample),
             unsized=sample.size is None,
         )
 
@@ -179,7 +184,19 @@ class Content:
             ) from error
 
 
-def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
+def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
+    if reader.values is None or reader.values.colours or sample.mask_path is None:
+        return None
+    return read_mask(sample.mask_path)
+
+
+def _all_classes(splits: Mapping[str, ColumnReader]) -> Classes:
+    """Those of all splits.
+
+    Raises:
+        DataError: naming the splits that give a class two ids, or two classes one.
+    """
+    readers = list(splits.values())
     first = readers[0].classes
     if all(reader.classes == first for reader in readers):
         return first
@@ -187,10 +204,18 @@ def _all_classes(readers: Sequence[ColumnReader]) -> Classes:
     if not readers[0].columns.listed:
         return named_classes(names)
     id_of: dict[str, int] = {}
-    for reader in readers:
+    seen: dict[str | int, str] = {}
+    name_of: dict[int, str] = {}
+    for split, reader in splits.items():
+        where = reader.annotations
         for name, number in zip(reader.classes.names, reader.classes.ids, strict=True):
             if id_of.setdefault(name, number) != number:
-                raise DataError(f"{reader.annotations}: class '{name}' has id {number}, but {id_of[name]} elsewhere")
+                raise DataError(f"{where}: class '{name}' has id {number} in {split}, {id_of[name]} in {seen[name]}")
+            if name_of.setdefault(number, name) != name:
+                other = f"'{name_of[number]}' in {seen[number]}"
+                raise DataError(f"{where}: id {number} is class '{name}' in {split}, {other}; give each its own")
+            seen.setdefault(name, split)
+            seen.setdefault(number, split)
         if reader.classes.keypoints != first.keypoints:
             raise DataError(f"{reader.annotations}: its keypoints are not those of {readers[0].annotations}")
     plain = checked_classes(names, [id_of[name] for name in names], readers[0].annotations)

@@ -20,7 +20,7 @@ BACKGROUND = "background"
 
 
 def write_masks(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
-    """Class maps keep the user's values; what does not count gets one that is free.
+    """Class maps of numbers keep the user's values, those that do not count too; of colours they become numbers.
 
     Objects are painted by class, the larger ones first, so that none lies hidden under a larger one; their classes
     are numbered from 1 after the background. Crowds do not count, but where another object lies over them.
@@ -36,15 +36,22 @@ def write_masks(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
         if classes.ids[1:] != content.classes.ids:
             notes["{} classes get other numbers, 1, 2, 3, ... after the background"] += len(content.classes)
     values = np.array(classes.ids)
-    free = next(value for value in (255, *range(65535, -1, -1)) if value not in classes.ids)
-    kind = np.uint8 if max(*classes.ids, free) < 256 else np.uint16
+    meant = [reader.values for reader, _ in content.splits.values() if reader.values is not None]
+    # Of colours, and of objects, what does not count gets a value that is free, in 8 bits if there is one.
+    free = next(value for value in (*range(255, -1, -1), *range(256, 65536)) if value not in classes.ids)
+    ignored = sorted({value for one in meant for value in ([free] if one.colours and one.ignored else one.ignored)})
+    if not content.maps:
+        ignored = [free]
+    kind = np.uint8 if max(*classes.ids, *ignored) < 256 else np.uint16
     if kind is np.uint16:
         notes["the palette: values above 255 are written as grey of 16 bits"] += 1
     palette = _palette(classes) if kind is np.uint8 else None
     for split in content.splits:
         for picture in content.pictures(split, stems=True):
             content.put(picture, folder / "images" / split)
-            if picture.semantic is not None:
+            if picture.values is not None:
+                written = picture.values.astype(np.int64)
+            elif picture.semantic is not None:
                 semantic = picture.semantic.astype(np.int64)
                 written = np.where(
                     semantic == ignore_of(picture.semantic), free, values[semantic.clip(0, len(values) - 1)]
@@ -60,7 +67,8 @@ def write_masks(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
     options: dict[str, Any] = {
         split: {"images": f"images/{split}", "masks": f"masks/{split}"} for split in content.splits
     }
-    return {**options, "values": dict(zip(classes.names, classes.ids, strict=True)), "ignore_index": [free]}
+    options["values"] = dict(zip(classes.names, classes.ids, strict=True))
+    return {**options, **({"ignore_index": ignored} if ignored else {})}
 
 
 def _palette(classes: Classes) -> list[int]:

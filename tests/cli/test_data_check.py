@@ -10,6 +10,8 @@ from checked_data import annotation, content, noise, save, write_coco, write_mas
 from PIL import Image
 
 from rehead.cli.data_check import inside
+from rehead.data.check.repair import repair
+from rehead.data.check.run import check_data
 
 
 def broken(root: Path) -> Path:
@@ -116,3 +118,33 @@ def test_misuse_is_one_message_and_exit_code_2(
 def test_paths_are_shown_from_the_folder_on(text: str, shown: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert inside("birds", text.format(here=tmp_path)) == shown.format(here=tmp_path)
+
+
+def test_piped_output_is_wrapped_nowhere(rehead_command, tmp_path: Path) -> None:
+    root = tmp_path / ("a folder with a long name " * 8).strip() / "d"
+    root.mkdir(parents=True)
+    outcome = rehead_command("data", "check", broken(root))
+    lines = outcome.out.splitlines()
+    # Relative to the folder; the whole path stands in what is not inside it.
+    assert any("train.json: annotation 90: category_id 77, which categories does not list" in line for line in lines)
+    assert not any(line.endswith(" ") for line in lines)
+    write_masks(tmp_path / "masks")
+    long = tmp_path / "masks" / "train" / f"{'long' * 40}.gif"
+    long.write_bytes(b"GIF89a")
+    outcome = rehead_command("data", "check", tmp_path / "masks", "data.format=masks")
+    assert any(
+        f"train/{long.name}: GIF is not read; convert it to PNG or JPEG" in line for line in outcome.out.splitlines()
+    )
+
+
+def test_boxes_are_said_as_the_file_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "xml").mkdir()
+    Image.fromarray(noise(1)).save(tmp_path / "images/a.png")
+    box = "<xmin>7</xmin><ymin>3</ymin><xmax>77</xmax><ymax>12</ymax>"
+    thing = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    (tmp_path / "xml/a.xml").write_text(f"<annotation>{thing}</annotation>")
+    checked = check_data(tmp_path)
+    (found,) = (one for one in checked.findings if one.code == "box_over_edge")
+    assert found.message == "a.xml object 1: box 7 3 77 12 reaches 37.0 pixels over 40x30"
+    assert any("box 7 3 77 12 to 7 3 40 12" in line for line in repair(checked, tmp_path / "out"))

@@ -65,6 +65,31 @@ def test_predict(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     refused(rehead_command("predict", checkpoint))
 
 
+def test_predict_goes_on_without_what_is_missing(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
+    image = next((drawn / "scenes/val").glob("*.png"))
+    missing = tmp_path / "no.jpg"
+    outcome = rehead_command("predict", checkpoint, missing, image, tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome
+    assert "1 image predicted: " in outcome.err
+    for path in (missing, tmp_path / "nowhere"):
+        assert f"skipped: {path}: no such image or folder" in outcome.err
+    refused(rehead_command("predict", checkpoint, missing, "--out", tmp_path / "out"), "no such image or folder")
+
+
+def test_predict_says_how_many_objects_it_is_sure_of(rehead_command, tmp_path: Path, drawn: Path) -> None:
+    torch.manual_seed(0)
+    rehead.build_model(TINY, "fcos", ["cat"]).save(tmp_path / "fcos.safetensors")
+    images = sorted((drawn / "scenes/val").glob("*.png"))[:2]
+    outcome = rehead_command("predict", tmp_path / "fcos.safetensors", *images, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome
+    records = json.loads((tmp_path / "out/predictions.json").read_text())
+    sure = sum(record["score"] >= 0.3 for record in records)
+    said = (
+        f"2 images predicted, {sure} object{'s' * (sure != 1)} of a score of 0.3 or more (of {len(records)} written): "
+    )
+    assert said in outcome.err
+
+
 def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "new.safetensors"
     arguments = ["--classes", "a,b", "--out", out]

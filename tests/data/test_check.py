@@ -155,6 +155,19 @@ def test_objects(name: str, tmp_path: Path) -> None:
     assert "90" in found[-1].message
 
 
+def test_a_size_that_one_of_two_splits_says_is_said_of_that_one(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    whole = content("train")
+    whole["images"][0]["width"] = 90
+    save(tmp_path, "val", whole)
+    save(tmp_path, "train", content("train"))
+    splits = {split: {"images": "train", "annotations": f"{split}.json"} for split in ("train", "val")}
+    data = {"format": "coco", "root": str(tmp_path), **splits}
+    (tmp_path / "both.yaml").write_text(json.dumps({"data": data}))
+    (found,) = (one for one in check_data(tmp_path / "both.yaml").findings if one.code == "size_mismatch")
+    assert found.message == "the image is 40x30, its annotation (val) 90x30"
+
+
 def test_every_broken_annotation_is_named_and_not_only_the_first(tmp_path: Path) -> None:
     write_coco(tmp_path)
     whole = content("train")

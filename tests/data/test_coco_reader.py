@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from rehead.configs.load import dump, load_config
 from rehead.configs.readers import CocoSplit
-from rehead.configs.schema import DataOptions
+from rehead.configs.schema import Config, DataOptions
+from rehead.data.check.run import check_data
 from rehead.data.coco_format import ground_truth
-from rehead.data.readers import open_reader
+from rehead.data.readers import open_data, open_reader
 from rehead.data.readers.coco import CocoReader
+from rehead.data.readers.part import unused_classes
 from rehead.errors import DataError
+from rehead.tasks.evaluate import evaluate
+from rehead.tasks.train import train as run_training
 from rehead.types import Classes
 
 SPLIT = CocoSplit(images="images", annotations="a.json")
@@ -247,3 +253,72 @@ def test_coco(shared: Path) -> None:
     assert sum(len(sample.labels) for sample in found if sample.labels is not None) == 2243
     sample = found.read(0)
     assert sample.pixels.shape[:2] == sample.size
+
+
+class TestClassesThatNothingIsAnExampleOf:
+    """Roboflow's super-category, id 0, is listed by some exports of a data set and not by others."""
+
+    def write(self, root: Path, split: str, names: list[str], used: list[str]) -> None:
+        (root / split).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(root / split / "a.png")
+        categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+        rows = [
+            {"id": n, "image_id": 1, "category_id": names.index(name), "bbox": [1, 1, 9, 9], "area": 81}
+            for n, name in enumerate(used)
+        ]
+        images = [{"id": 1, "file_name": "a.png", "width": 20, "height": 20}]
+        (root / f"{split}.json").write_text(
+            json.dumps({"images": images, "annotations": rows, "categories": categories})
+        )
+
+    def config(self, root: Path) -> Config:
+        splits = {split: {"images": split, "annotations": f"{split}.json"} for split in ("train", "val")}
+        data = {"format": "coco", "root": str(root), **splits}
+        return load_config({"task": "detection", "data": data, "model": {"head": "fcos"}})
+
+    def test_they_need_not_be_listed_by_validation(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.write(tmp_path, "train", ["animals", "cat", "dog"], ["cat", "dog"])
+        self.write(tmp_path, "val", ["dog", "cat"], ["cat", "dog"])
+        config = self.config(tmp_path)
+        train = open_data(config, "train")
+        assert unused_classes(train) == {"animals"}
+        names = {"main": train.classes.names}
+        for optional in ({"main": unused_classes(train)}, {"main": None}):
+            val = open_data(config, "val", names, optional)
+            assert val.classes.names == ("animals", "cat", "dog")
+            assert val.classes.ids[1:] == (1, 0)
+            assert val[0].labels is not None
+            assert val[0].labels.tolist() == [1, 2]
+            assert "val.json lists no class 'animals'" in caplog.text
+        (finding,) = (one for one in check_data(tmp_path).findings if "class" in one.code)
+        assert (finding.code, finding.severity) == ("class_without_examples", "warning")
+
+    def test_a_class_that_is_trained_must_be_and_the_cure_is_an_override(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "train", ["animals", "cat", "big dog"], ["cat", "big dog"])
+        self.write(tmp_path, "val", ["Big dog", "cat"], ["cat"])
+        config = self.config(tmp_path)
+        train = open_data(config, "train")
+        names = {"main": train.classes.names}
+        cure = r"'big dog'; did you mean 'Big dog'\?.* to do without, in training too: data\.classes='\[cat\]'"
+        for optional in ({"main": unused_classes(train)}, {"main": None}):
+            with pytest.raises(DataError, match=cure):
+                open_data(config, "val", names, optional)
+        (finding,) = (one for one in check_data(tmp_path).findings if one.code == "classes_differ")
+        assert finding.message == "lacks big dog, which train has; to train without: data.classes='[cat]'"
+        # What is said works.
+        chosen = load_config(dump(config), {"data.classes": ["cat"]})
+        assert len(open_data(chosen, "val")) == 1
+        assert not any(one.severity == "error" for one in check_data(tmp_path, {"data.classes": ["cat"]}).findings)
+
+    def test_they_never_stop_a_training(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "train", ["animals", "cat"], ["cat"])
+        self.write(tmp_path, "val", ["cat"], ["cat"])
+        small = {
+            "model.backbone": {"name": "resnet18", "weights": "none"},
+            "data.resize": {"height": 64, "width": 64},
+            "data.workers": 0,
+            "train": {"epochs": 1, "batch_size": 1, "pictures": 0, "optimizer": {"name": "sgd", "lr": 0.001}},
+            "out": str(tmp_path / "run"),
+        }
+        folder = run_training(dump(load_config(dump(self.config(tmp_path)), small)))
+        assert evaluate(folder / "last.safetensors")["main"]["bbox"]["AP"] >= 0

@@ -74,6 +74,24 @@ def test_names_never_cover_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(draw._overlap(a, b) for i, a in enumerate(taken) for b in taken[:i])
 
 
+def test_names_never_cover_small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[draw.Box] = []
+    genuine = draw._tag
+
+    def noted(*arguments: Any) -> None:
+        genuine(*arguments)
+        taken[:] = arguments[-1]
+
+    monkeypatch.setattr(draw, "_tag", noted)
+    # A crowd of small objects, one at every edge, and a large one around all of them.
+    corners = [(x, y) for x in range(0, 400, 40) for y in range(0, 400, 40)]
+    small = np.array([(x, y, x + 12, y + 9) for x, y in corners], float)
+    boxes = np.concatenate([small, [(0, 0, 400, 400)]])
+    draw.draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, np.arange(len(boxes)) % 80, NAMES)
+    assert taken
+    assert not any(draw._overlap(place, tuple(box)) for place in taken for box in small.tolist())
+
+
 def test_class_maps_are_coloured_with_a_legend_of_what_occurs() -> None:
     semantic = np.full((300, 400), IGNORE, np.uint8)
     semantic[:100], semantic[100:200] = 2, 5

@@ -91,5 +91,5 @@ def test_predict_says_it_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with pytest.raises(DataError, match="no image in"):
         find_images([tmp_path])
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    assert find_images([tmp_path]) == [tmp_path / "a.png"]
+    assert find_images([tmp_path]) == ([tmp_path / "a.png"], {})
     assert "5 files are not read" in caplog.text

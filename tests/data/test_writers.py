@@ -292,6 +292,56 @@ def test_class_maps_stay_what_they_are(more: dict[str, Any], tmp_path: Path) -> 
         write({"train": first}, "voc", tmp_path / "no")
 
 
+@pytest.mark.parametrize(
+    ("more", "there_are", "ignored"),
+    [
+        ({"values": {"background": 0, "lesion": 255}}, [0, 255], None),
+        ({"values": {"a": 0, "b": 255}, "ignore_index": 7}, [0, 7, 255], [7]),
+        ({"classes": ["a", "b"], "ignore_index": [7, 255]}, [0, 1, 7, 255], [7, 255]),
+        ({"values": {"a": 0, "b": 1, "c": 7}, "classes": ["a", "b"]}, [0, 1, 7], [7]),
+        ({"values": {"a": 0, "b": 3000}}, [0], None),
+    ],
+)
+def test_values_are_written_as_they_came_in_and_in_no_more_bits(
+    more: dict[str, Any], there_are: list[int], ignored: list[int] | None, tmp_path: Path
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    values = np.random.default_rng(0).choice(np.array(there_are, np.uint8), (6, 9))
+    Image.new("RGB", (9, 6)).save(tmp_path / "images/a.png")
+    Image.fromarray(values).save(tmp_path / "masks/a.png")
+    own = {"images": "images", "masks": "masks"}
+    written = write(
+        {"train": read({"format": "masks", "root": str(tmp_path), "train": own, **more})}, "masks", tmp_path / "copy"
+    )
+    assert written.options.get("ignore_index") == ignored
+    with Image.open(tmp_path / "copy/masks/train/a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), values)
+        assert (image.mode == "P") == (3000 not in written.options["values"].values())
+
+
+@pytest.mark.parametrize(
+    ("categories", "said"),
+    [
+        ([{"id": 7, "name": "cat"}], r"val\.json: class 'cat' has id 7 in val, 1 in train"),
+        ([{"id": 1, "name": "dog"}], r"val\.json: id 1 is class 'dog' in val, 'cat' in train"),
+    ],
+)
+def test_ids_that_mean_other_classes_in_another_split_are_said_by_split(
+    categories: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 9, "width": 9}
+    parts: dict[str, Any] = {}
+    for split, own in (("train", [{"id": 1, "name": "cat"}]), ("val", categories)):
+        whole = {"images": [image], "annotations": [], "categories": own}
+        (tmp_path / f"{split}.json").write_text(json.dumps(whole))
+        parts[split] = {"images": ".", "annotations": f"{split}.json"}
+    options = {"format": "coco", "root": str(tmp_path), **parts}
+    with pytest.raises(DataError, match=said):
+        write({split: read(options, split) for split in parts}, "coco", tmp_path / "copy")
+
+
 def test_splits_and_names_that_would_meet(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     parts: dict[str, Any] = {}

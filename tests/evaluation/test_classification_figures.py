@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rehead.data.sample import Sample
 from rehead.evaluation.classification import Accuracy
+from rehead.tasks.classification import LabelEvaluator
+from rehead.types import Prediction
 
 
 @given(data=st.data(), classes=st.integers(1, 9), count=st.integers(1, 12))
@@ -34,3 +40,11 @@ def test_between_equals_the_lower_class_comes_first() -> None:
 
 def test_no_images_are_zero() -> None:
     assert Accuracy().figures() == {"top1": 0, "top5": 0}
+
+
+def test_the_best_five_of_five_are_not_worth_a_figure() -> None:
+    for classes, expected in ((5, {"top1"}), (6, {"top1", "top5"})):
+        evaluator = LabelEvaluator(classes)
+        sample = Sample("a", Path("a"), label=1)
+        evaluator.update(sample, Prediction(probabilities=torch.eye(classes)[1]))
+        assert evaluator.figures().keys() == expected
