@@ -90,7 +90,7 @@ class MaskValues:
         if self.colours:
             mask: NDArray[np.integer] = pack(read_colours(path))
         else:
-            mask = self._numbers(path)
+            mask = self.numbers(path)
             if mask.dtype == np.uint8:
                 if not self._known[mask].all():
                     raise self._unknown(path, mask)
@@ -113,12 +113,17 @@ class MaskValues:
         Raises:
             DataError: naming the file, if it cannot be read.
         """
-        mask = pack(read_colours(path)) if self.colours else self._numbers(path)
+        mask = pack(read_colours(path)) if self.colours else self.numbers(path)
         small = mask.dtype == np.uint8
         values: list[int] = (np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)).tolist()
         return values
 
-    def _numbers(self, path: Path) -> NDArray[np.integer]:
+    def numbers(self, path: Path) -> NDArray[np.integer]:
+        """(H, W) the values of a mask file, the 1 of one bit as what it stands for.
+
+        Raises:
+            DataError: as `read_mask`.
+        """
         mask = read_mask(path)
         return mask.astype(np.uint8) * np.uint8(self.white) if mask.dtype == bool else mask
 

@@ -15,8 +15,10 @@ from rehead.configs.readers import MasksSplit
 from rehead.configs.schema import DataOptions
 from rehead.data.check.run import check_data
 from rehead.data.readers import open_reader
+from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.masks import MasksReader
 from rehead.data.readers.recognise import recognise
+from rehead.data.writers import write as write_data
 from rehead.errors import DataError
 from rehead.tasks import TASKS
 from rehead.types import IGNORE, Prediction
@@ -291,3 +293,14 @@ def test_gifs_hold_the_indices_of_their_palette(grey: bool, tmp_path: Path) -> N
     reader = MasksReader(SPLIT, tmp_path, ["x", "y", "z"])
     np.testing.assert_array_equal(reader.semantic(0), mask)
     assert reader.read(0).pixels.shape == (12, 20, 3)
+
+
+def test_copies_of_one_bit_masks_hold_the_values_that_are_meant(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((12, 20)) < 0.5
+    one_bit(tmp_path, "a", mask)
+    values: dict[str, int | tuple[int, int, int]] = {"no": 0, "yes": 255}
+    written = write_data({"train": MasksReader(SPLIT, tmp_path, values=values)}, "masks", tmp_path / "copy")
+    split = MasksSplit(**written.options["train"])
+    copied = MasksReader(split, tmp_path / "copy", values=written.options["values"])
+    np.testing.assert_array_equal(copied.semantic(0), mask)
+    assert set(np.unique(read_mask(tmp_path / "copy" / split.masks / "a.png")).tolist()) == {0, 255}
