@@ -51,6 +51,48 @@ def show(
 
 
 @data.command()
+def stats(
+    source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values by dotted key: data.scale=10000 ...", metavar="key=value")
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the model's input; the configuration's or the first image's unless given."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many are read, evenly from the training images.")] = 1000,
+) -> None:
+    """Measure the training images: mean and std of every channel, and the range of their numbers.
+
+    Example: rehead data stats datasets/sentinel data.scale=10000 --channels 4
+    """
+    from rehead.data.check.findings import Findings
+    from rehead.data.check.numbers import channel_statistics
+    from rehead.data.check.sources import open_all
+    from rehead.errors import DataError
+    from rehead.progress import say
+
+    findings = Findings()
+    found = open_all(source, parse_overrides(overrides or []), findings)
+    readers = [one.reader for one in found.sources if one.split == "train"]
+    if not readers:
+        reason = f": {findings[0].file}: {findings[0].message}" if findings else ""
+        raise DataError(f"{source}: no training images that could be measured{reason}")
+    channels = channels or found.channels
+    measured = channel_statistics(readers[0], channels, found.scale, images)
+    say(f"{measured.images} of {len(readers[0])} training images, {channels} channels")
+    if measured.numbers is not None:
+        say(f"numbers in their files: {measured.numbers}")
+    backbone = {
+        "in_channels": channels,
+        "mean": [float(f"{value:.4g}") for value in measured.mean],
+        "std": [float(f"{value:.4g}") for value in measured.std],
+    }
+    written = {"data": {"scale": measured.scale}} if measured.scale is not None else {}
+    typer.echo(yaml.safe_dump({**written, "model": {"backbone": backbone}}, sort_keys=False, default_flow_style=None))
+
+
+@data.command()
 def convert(
     source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write: a new one.")],
@@ -76,7 +118,8 @@ def convert(
     for line in lines(written.notes):
         say(f"not kept: {line}")
     say(f"{dest}: written; the configuration that reads it:")
-    typer.echo(yaml.safe_dump({"data": written.options}, sort_keys=False, allow_unicode=True).rstrip())
+    scale = {} if options.scale is None else {"scale": options.scale}
+    typer.echo(yaml.safe_dump({"data": {**written.options, **scale}}, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @data.command()

@@ -153,6 +153,10 @@ def _print_statistics(console: Console, checked: Checked, picture: Path | None) 
     if len(names) > CLASSES_SHOWN:
         rest = names[CLASSES_SHOWN:]
         console.print(f"and {len(rest)} more classes, the rarest {rest[-1]}", markup=False, highlight=False)
+    for count, numbers in checked.numbers:
+        console.print(
+            f"numbers in {count} images beyond 8 bits: {numbers}", markup=False, highlight=False, soft_wrap=True
+        )
     if boxes is not None:
         console.print(_box_table(boxes))
         for line in boxes.meaning():

@@ -78,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([f"not YAML: {error}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
@@ -96,7 +96,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
             continue
         try:
             parsed[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             parsed[key] = value
     if problems:
         raise ConfigError(problems, "command line")

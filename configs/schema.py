@@ -158,6 +158,12 @@ class DataOptions(SourceOptions):
         description="where a JPEG that is shrunk to half or less is decoded at 1/2, 1/4 or 1/8 of its size, which is "
         "faster; always: in evaluation too",
     )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="the number in image files that becomes 255, full brightness; unless given, 255 of 8 bits, 65535 "
+        "of 16 bits, and floating point is left as it is",
+    )
     sampling: SamplingOptions = SamplingOptions()
     group_by_aspect: bool = Field(False, description="landscape and portrait images in batches of their own")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
@@ -201,7 +207,9 @@ class BackboneOptions(Options):
         if isinstance(self.freeze, int) and self.freeze < 0:
             raise ValueError(f"freeze counts entries from the stem: 0, 1, ... or all, not {self.freeze}")
         if self.in_channels != 3 and (self.mean is None or self.std is None):
-            raise ValueError(f"mean and std must be given for {self.in_channels} channels")
+            raise ValueError(
+                f"mean and std must be given for {self.in_channels} channels; `rehead data stats` measures them"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.in_channels} channels")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rehead.data.instance_masks import pixels_of
+from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader
 from rehead.errors import DataError
 
@@ -37,8 +38,10 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
         if sample.boxes is None or sample.labels is None:
             raise DataError(f"{sample.path}: has no boxes; boxes are judged on detection data only")
         image: dict[str, Any] = {"id": sample.image_id, "file_name": sample.path.name}
-        if sample.size is not None:
-            image |= {"height": sample.size[0], "width": sample.size[1]}
+        # Masks are judged in the image's size, which some files do not say.
+        size = image_size(sample.path) if masks and sample.size is None else sample.size
+        if size is not None:
+            image |= {"height": size[0], "width": size[1]}
         images.append(image)
         boxes = sample.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
@@ -60,9 +63,8 @@ def ground_truth(reader: Reader, *, masks: bool = False) -> dict[str, Any]:
             )
         ]
         if masks:
-            if sample.size is None:
-                raise DataError(f"{sample.path}: masks are judged where the annotation says how large its image is")
-            for annotation, code in zip(rows, reader.segmentations(index, sample.size), strict=True):
+            assert size is not None
+            for annotation, code in zip(rows, reader.segmentations(index, size), strict=True):
                 annotation["segmentation"] = code
             for row in np.flatnonzero(reader.unmeasured(index)).tolist():
                 rows[row]["area"] = pixels_of(rows[row]["segmentation"])

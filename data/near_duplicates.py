@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rehead.data.pixels import image_size, read_image
+from rehead.data.pixels import channels_in, decode_image
 from rehead.errors import DataError
 
 SIDE = 32
@@ -36,9 +36,6 @@ grey for colour change at most 4 bits. Of 90 million pairs of different photogra
 five differ in 6 bits and none in fewer. Cutting off two per cent at two sides changes up to 12, and is not found.
 """
 
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-"""OpenCV's flags for decoding a JPEG at a part of its size."""
-
 REDUCED_SIDE = 128
 """Pixels that the shorter side keeps: below, an eighth of the size changes up to 12 bits."""
 
@@ -50,7 +47,8 @@ def fingerprint(image: NDArray[Any]) -> int:
     ones are alike, and black is not like white.
 
     Args:
-        image: (H, W, C) with values of 0..255. Three channels are RGB; of others the mean counts.
+        image: (H, W, C), uint8 or float32, whose range does not matter. Three channels are RGB; of others the mean
+            counts.
 
     Returns:
         64 bits, of which images of the same thing share all but a few (`DISTANCE`).
@@ -60,8 +58,14 @@ def fingerprint(image: NDArray[Any]) -> int:
     else:
         grey = image.mean(axis=2, dtype=np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    levels = 1.0
+    if image.dtype != np.uint8:
+        # Of what there is, as many levels as of 8 bits.
+        levels = 255 / max(float(np.abs(small).max()), 1e-30)
+        small *= np.float32(levels)
     if float(small.std()) <= FLAT:
-        colour = np.rint(image.mean(axis=(0, 1), dtype=np.float64)).astype(int).tolist()
+        means = image.mean(axis=(0, 1), dtype=np.float64).tolist()
+        colour = [round(mean) if levels == 1 else float(f"{mean:.2g}") for mean in means]
         return int.from_bytes(hashlib.blake2b(repr(colour).encode(), digest_size=8).digest())
     # The lowest of all is the mean, which says how bright the image is, not what it shows.
     frequencies = cv2.dct(small)[:BANDS, :BANDS].ravel()[1:]
@@ -75,19 +79,12 @@ def fingerprint_of(path: Path) -> int | None:
     A JPEG is decoded at a half, a quarter or an eighth of its size, as long as its shorter side keeps
     `REDUCED_SIDE` pixels, which costs half as much and changes 2 bits at most.
     """
-    if path.suffix.lower() not in {".jpg", ".jpeg"}:
-        try:
-            return fingerprint(read_image(path))
-        except DataError:
-            return None
     try:
-        shorter = min(image_size(path))
-        data = np.fromfile(path, np.uint8)
-    except (DataError, OSError):
+        # All bands, and numbers as they are: what is near in them is, whatever becomes of them.
+        found = decode_image(path, channels_in(path), shrink=lambda size: min(size) / REDUCED_SIDE, scale=255)
+    except DataError:
         return None
-    factor = max((factor for factor in REDUCED if shorter >= factor * REDUCED_SIDE), default=1)
-    image = cv2.imdecode(data, REDUCED.get(factor, cv2.IMREAD_COLOR))
-    return None if image is None else fingerprint(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return fingerprint(found.image)
 
 
 def near_duplicates(fingerprints: ArrayLike, distance: int = DISTANCE) -> list[list[int]]:

@@ -30,7 +30,7 @@ class Sample:
         mask_path: of the file that holds the semantic map.
         label: of the whole image: its class, 0..K-1; or (K,) float32, soft: the classes' probabilities or, where
             an image may have several classes, 1 for those that are present and 0 for the others.
-        image: (H, W, C), uint8, or float32 in 0..255 (16-bit and multispectral files).
+        image: (H, W, C), uint8, or float32, 255 being full brightness (beyond 8 bits).
         semantic: (H, W) in 0..K-1, of `rehead.types.map_type`; `ignore_of` it where nothing counts.
         reduction: as in `rehead.data.pixels.Decoded`. Where it is not 1, all of the annotation is in pixels of the
             whole image until `aligned`.

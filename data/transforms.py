@@ -107,8 +107,13 @@ class Transform(Step):
         self._transform.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         image = sample.pixels
         floating = image.dtype == np.float32
-        # albumentations holds floating-point images to be in 0..1.
-        given: dict[str, Any] = {"image": image / _FULL if floating else image}
+        low, full = np.float32(0), _FULL
+        if floating and not self._moves:
+            # albumentations holds floating-point images to be in 0..1, and cuts off what a change of colours takes
+            # beyond: no number that the file holds may be, such as a height below the sea's.
+            low = np.minimum(image.min(), low)
+            full = np.maximum(image.max(), _FULL) - low
+        given: dict[str, Any] = {"image": (image - low) / full if floating else image}
         if self._moves:
             self._add_annotation(given, sample)
         try:
@@ -124,7 +129,7 @@ class Transform(Step):
             raise DataError(
                 f"{self._cannot(sample)}: it would make it {changed.shape[2]} channels of {changed.dtype}; leave it out"
             )
-        after = replace(sample, image=changed * _FULL if floating else changed)
+        after = replace(sample, image=changed * full + low if floating else changed)
         return self._with_annotation(after, result) if self._moves else after
 
     def _cannot(self, sample: Sample) -> str:

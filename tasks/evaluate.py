@@ -199,7 +199,7 @@ def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Figures]:
 
 def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Picture:
     """What was predicted beside what is true: a row for every head."""
-    image = read_image(truth.path, model.backbone.options.in_channels, truth.size)
+    image = read_image(truth.path, model.backbone.options.in_channels, truth.size, model.config.data.scale)
     tiles, captions = [], []
     for key, prediction in found.items():
         head = model.head(key)

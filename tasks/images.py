@@ -113,7 +113,7 @@ def batch_of(model: Model, image: str | Path | np.ndarray[Any, Any]) -> ImageBat
     """
     path = Path() if isinstance(image, np.ndarray) else Path(image)
     channels = model.backbone.options.in_channels
-    pixels = image if isinstance(image, np.ndarray) else read_image(path, channels)
+    pixels = image if isinstance(image, np.ndarray) else read_image(path, channels, scale=model.config.data.scale)
     if pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
         raise DataError(f"an image should be (height, width, {channels}), found {pixels.shape}")
     sample = Sample(image_id=str(path), path=path, image=pixels)

@@ -55,7 +55,7 @@ def predict(
         for path in images:
             progress.advance(path.name)
             try:
-                image = read_image(path, model.backbone.options.in_channels)
+                image = read_image(path, model.backbone.options.in_channels, scale=model.config.data.scale)
             except DataError as error:
                 unreadable[path] = str(error)
                 continue

@@ -117,7 +117,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     readers["val"] = open_data(config, "val", optional=unused)
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}
-        refuse_broken(reader, f"data.{split}", tasks, learn=split == "train")
+        channels = config.model.backbone.in_channels
+        refuse_broken(reader, f"data.{split}", tasks, learn=split == "train", channels=channels)
         say_if_repaired(reader, f"data.{split}")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)

@@ -1,9 +1,9 @@
-"""The cheap part of the check, which training does itself: no image is decoded."""
+"""The cheap part of the check, which training does itself: of images the heads are read, and the first is decoded."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from rehead.configs.heads import MULTI_LABEL
 from rehead.data.check.boxes import image_of
 from rehead.data.check.changes import FILE
+from rehead.data.check.numbers import numbers_of, some_numbers
+from rehead.data.check.sizes import FIND, refuse_sizes
 from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
@@ -27,7 +29,7 @@ logger = logging.getLogger("rehead")
 WITH_BOXES = frozenset({"detection", "instance_segmentation", "keypoint_detection"})
 
 
-def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: bool) -> None:
+def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: bool, channels: int = 3) -> None:
     """Finds now what would stop a run later.
 
     Args:
@@ -35,17 +37,21 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         where: its key in the configuration, such as `data.train`, for messages.
         tasks: of the heads.
         learn: whether there must be something to learn from.
+        channels: of the model's input.
 
     Raises:
-        DataError: naming the first file: if images or masks are not there or empty, outlines give no mask, or there
-            is nothing to learn from.
+        DataError: naming the first file: if images or masks are not there, are no images by their heads, or differ in
+            size; if outlines give no mask; if the first image cannot be read; or if there is nothing to learn from.
     """
     images: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
     masks: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
     boxes = classes = False
     bare = 0
+    samples: list[Sample] = []
     for index in range(len(reader)):
         sample = reader[index]
+        # Of a large split, not everything at once.
+        samples.append(Sample(sample.image_id, sample.path, sample.size, mask_path=sample.mask_path))
         bare += sample.labels is not None and not len(sample.labels)
         _look(sample.path, images)
         if sample.mask_path is not None:
@@ -59,10 +65,11 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         for problem, paths in found.items():
             if paths:
                 raise DataError(
-                    f"{where}: {len(paths)} of {len(reader)} {what} {problem}, the first is {paths[0]}; "
-                    "`rehead data check` lists them all"
+                    f"{where}: {len(paths)} of {len(reader)} {what} {problem}, the first is {paths[0]}; {FIND}"
                 )
-    _refuse_outlines(reader, where)
+    sizes = refuse_sizes(samples, where)
+    _refuse_outlines(reader, where, sizes)
+    _refuse_first(reader, where, channels)
     _say_background(reader, where, bare)
     if learn and WITH_BOXES & set(tasks) and not boxes:
         raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
@@ -124,6 +131,22 @@ def say_if_repaired(reader: Reader, where: str) -> None:
         logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
 
 
+def _refuse_first(reader: Reader, where: str, channels: int) -> None:
+    """Reads the first image, of which much is true for all: its kind, its channels, the range of its numbers."""
+    try:
+        pixels = reader.read(0, channels).pixels
+    except DataError as error:
+        raise DataError(f"{where}: the first image cannot be used: {error}; {FIND}") from error
+    if pixels.dtype == np.uint8:
+        return
+    found = numbers_of([some_numbers(pixels)], 255)
+    if found is not None and not found.fits:
+        logger.warning(
+            "%s: the numbers of the first image, %s, are read as %s; `rehead data stats` proposes a data.scale",
+            *(where, reader[0].path, found),
+        )
+
+
 def _look(path: Path, problems: dict[str, list[Path]]) -> None:
     try:
         if path.stat().st_size == 0:
@@ -153,7 +176,7 @@ def _columns_of(reader: Reader) -> Iterator[ColumnReader]:
             yield from _columns_of(part)
 
 
-def _refuse_outlines(reader: Reader, where: str) -> None:
+def _refuse_outlines(reader: Reader, where: str, sizes: Mapping[Path, tuple[int, int]]) -> None:
     """Looks at every outline where masks are wanted: a few microseconds for each."""
     for own in _columns_of(reader):
         columns = own.columns
@@ -167,7 +190,8 @@ def _refuse_outlines(reader: Reader, where: str) -> None:
             problem = NO_SEGMENTATION
             if raw:
                 height, width = (0, 0) if columns.sizes is None else columns.sizes[images[row]].tolist()
-                size = (height, width) if height and width else None
+                path = own.folder / columns.names[int(images[row])]
+                size = (height, width) if height and width else sizes.get(path)
                 outline = msgspec.json.decode(raw)
                 problem = wrong_segmentation(outline, size) or no_outline(outline, size)
                 tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
@@ -178,7 +202,7 @@ def _refuse_outlines(reader: Reader, where: str) -> None:
             raise DataError(
                 f"{where}: {own.annotations}: {len(broken)} of {len(columns.boxes)} objects have no outline that can "
                 f"be used, the first is annotation {id_at(columns.objects, row)} of "
-                f"{own.folder / columns.names[int(images[row])]}: {problem}; `rehead data check` lists them all"
+                f"{own.folder / columns.names[int(images[row])]}: {problem}; {FIND}"
             )
         own.sound = columns.sizes is not None and bool((columns.sizes > 0).all())
         if tiny:

@@ -70,6 +70,8 @@ CODES: dict[str, Kind] = {
     "class_not_in_train": Kind("warning", "a class with examples, but none to train on"),
     "cmyk": Kind("warning", "inks instead of colours, which programs turn into RGB in different ways", "8-bit RGB"),
     "16_bit": Kind("warning", "16 bits per channel: read as floating point", "8-bit RGB"),
+    "number_range": Kind("warning", "numbers that are far from those that become 0 to 255"),
+    "animated": Kind("warning", "a film, of which the first frame is used"),
     # Good to know.
     "class_not_in_val": Kind("advice", "a class that is trained, but not judged"),
     "near_duplicate": Kind("advice", "nearly the same image twice in a split"),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from rehead.data.check.findings import Findings
+from rehead.data.check.numbers import some_numbers
 from rehead.data.near_duplicates import fingerprint
-from rehead.data.pixels import EXIF_ORIENTATION, read_image
+from rehead.data.pixels import decode_image, decoding, head_of
 from rehead.data.readers.base import listed, reason
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
 from rehead.errors import DataError
@@ -43,6 +45,8 @@ class Job:
         channels: that are wanted.
         mask: of its class map.
         colours: whether classes are colours there.
+        scale: the number in the file that becomes 255.
+        white: what the 1 of a mask of one bit stands for.
     """
 
     path: Path
@@ -50,6 +54,8 @@ class Job:
     channels: int = 3
     mask: Path | None = None
     colours: bool = False
+    scale: float | None = None
+    white: int = 1
 
 
 @dataclass
@@ -62,6 +68,8 @@ class Facts:
         orientation: EXIF's, 1 for upright.
         kinds: codes of what its pixels are, such as `grey`.
         fingerprint: see `near_duplicates`.
+        numbers: of files beyond 8 bits: the least, some between, and the most, as they are in the file.
+        white: the number in the file that became 255.
         problem: why it cannot be read.
         mask_size: of its class map.
         mask_problem: why that cannot be read.
@@ -73,6 +81,8 @@ class Facts:
     orientation: int = 1
     kinds: tuple[str, ...] = ()
     fingerprint: int = 0
+    numbers: tuple[float, ...] = ()
+    white: float = 255
     problem: str = ""
     mask_size: Size | None = None
     mask_problem: str = ""
@@ -107,14 +117,18 @@ def examine(job: Job) -> Facts:
     """Looks at one image, reading it as training does."""
     facts = Facts()
     if job.mask is not None:
-        _examine_mask(job.mask, job.colours, facts)
+        _examine_mask(job.mask, job.colours, job.white, facts)
     try:
         # As the readers have it: the size of the annotation or of the mask says which way up the image is.
-        image = read_image(job.path, job.channels, job.size or facts.mask_size)
+        found = decode_image(job.path, job.channels, job.size or facts.mask_size, scale=job.scale)
     except DataError as error:
         facts.problem = reason(error, job.path)
     else:
+        image = found.image
         facts.size = image.shape[:2]
+        facts.white = job.scale or found.top or 255
+        if image.dtype == np.float32:
+            facts.numbers = some_numbers(image * np.float32(facts.white / 255))
         facts.fingerprint = fingerprint(image)
         if job.path.suffix.lower() != ".npy":
             _look_at_file(job.path, image.dtype == np.float32, facts)
@@ -123,15 +137,16 @@ def examine(job: Job) -> Facts:
 
 def _look_at_file(path: Path, deep: bool, facts: Facts) -> None:
     """What the head of a file says."""
-    try:
-        with Image.open(path) as image:
-            facts.stored = image.height, image.width
-            facts.orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
-            kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
-            if image.mode == "P" and "transparency" in image.info:
-                kinds.append("alpha")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return  # OpenCV reads it, and that is what counts
+    head = head_of(path)
+    facts.stored, facts.orientation = head.stored, head.orientation
+    kinds: list[str] = []
+    # Of some TIFFs Pillow does not know what to think, and nothing here needs it to.
+    with suppress(DataError), decoding(path), Image.open(path) as image:
+        kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
+        if image.mode == "P" and "transparency" in image.info:
+            kinds.append("alpha")
+        if getattr(image, "n_frames", 1) > 1 and head.kind not in ("JPEG", "TIFF"):
+            kinds.append("animated")
     if deep and "16_bit" not in kinds:
         kinds.append("16_bit")
     facts.kinds = tuple(kinds)
@@ -153,7 +168,7 @@ _KINDS = {
 """By Pillow's mode, what is worth saying."""
 
 
-def _examine_mask(path: Path, colours: bool, facts: Facts) -> None:
+def _examine_mask(path: Path, colours: bool, white: int, facts: Facts) -> None:
     try:
         mask = opened_mask(path)
     except DataError as error:
@@ -163,7 +178,7 @@ def _examine_mask(path: Path, colours: bool, facts: Facts) -> None:
     if colours:
         array = pack(np.asarray(mask.convert("RGB")))
     elif mask.mode in NUMBERED:
-        array = np.asarray(mask).astype(np.int64)
+        array = np.asarray(mask).astype(np.int64) * (white if mask.mode == "1" else 1)
     else:
         facts.mask_problem = f"the mask is in colour ({mask.mode}); it must hold one number per pixel"
         return
@@ -203,6 +218,7 @@ CODE_MESSAGES = {
     "palette": "colours from a palette",
     "cmyk": "cyan, magenta, yellow and black",
     "16_bit": "16 bits per channel, or floating point",
+    "animated": "several frames",
 }
 
 

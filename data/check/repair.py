@@ -49,12 +49,14 @@ class _Work:
     Attributes:
         scratch: a folder for images and masks that are made anew.
         channels: of the images.
+        scale: the number in their files that becomes 255.
         done: what was done.
         made: how many files were.
     """
 
     scratch: Path
     channels: int
+    scale: float | None
     done: Changes = field(default_factory=Changes)
     made: int = 0
 
@@ -93,9 +95,8 @@ def repair(checked: Checked, out: Path) -> list[str]:
     checked.data.refuse_several()
     if not sources:
         raise DataError("--fix: no split could be read, so there is nothing to repair")
-    channels = 3 if checked.data.config is None else checked.data.config.model.backbone.in_channels
     with tempfile.TemporaryDirectory(prefix="rehead-") as scratch:
-        work = _Work(Path(scratch), channels)
+        work = _Work(Path(scratch), checked.data.channels, checked.data.scale)
         readers: dict[str, Reader] = {}
         before: dict[str, Any] = {}
         for number, source in enumerate(sources):
@@ -115,6 +116,8 @@ def repair(checked: Checked, out: Path) -> list[str]:
         else:
             written = write(readers, "masks" if first.values is not None else "coco", out, more={FILE: report})
             options, notes = written.options, lines(written.notes)
+    if checked.data.scale is not None:
+        options["scale"] = checked.data.scale
     left = [
         f"not repaired, {code}: {len(group)} ({CODES[code].meaning})"
         for code, group in checked.findings.grouped().items()
@@ -255,10 +258,12 @@ def _stretch(before: Size, after: Size) -> tuple[float, float] | None:
 def _image(sample: Sample, name: str, facts: Facts, split: str, work: _Work) -> tuple[Path, str]:
     """The file to copy and its name: the original, or one that is made anew as training sees it."""
     turned = facts.orientation > 1
+    if facts.numbers and work.scale is not None:
+        return sample.path, name  # eight bits would be on another scale
     kinds = facts.kinds if work.channels == 3 else ()
     if not (turned or kinds) or sample.path.suffix.lower() == ".npy" or work.channels not in (1, 3, 4):
         return sample.path, name
-    image = read_image(sample.path, work.channels, sample.size or facts.mask_size)
+    image = read_image(sample.path, work.channels, sample.size or facts.mask_size, work.scale)
     pixels = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
     jpeg = sample.path.suffix.lower() in {".jpg", ".jpeg"} and work.channels != 4
     made = work.new(".jpg" if jpeg else ".png")

@@ -15,6 +15,7 @@ from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Facts, Job, examine_all, report_images, report_masks
+from rehead.data.check.numbers import Numbers, numbers_of
 from rehead.data.check.sources import DataSet, Source, open_all
 from rehead.data.near_duplicates import near_duplicates
 
@@ -32,6 +33,7 @@ class Checked:
         shapeless: the same of their outlines, where the boxes stay.
         read: how many of the findings are from reading the annotations: the first ones.
         counts: of examples, by class and split.
+        numbers: how many images beyond 8 bits, and what is in them, by the number that becomes 255.
     """
 
     data: DataSet
@@ -41,6 +43,7 @@ class Checked:
     shapeless: dict[int, Reasons] = field(default_factory=dict)
     read: int = 0
     counts: Counts = field(default_factory=dict)
+    numbers: list[tuple[int, Numbers]] = field(default_factory=list)
 
 
 def check_data(
@@ -69,13 +72,12 @@ def check_data(
     checked = Checked(data, findings, read=len(findings))
     if not data.sources:
         return checked
-    channels = 3 if data.config is None else data.config.model.backbone.in_channels
     report_files(data.sources, findings)
-    _look_at_images(checked, channels, workers)
+    _look_at_images(checked, workers)
     for number, (one, facts) in enumerate(zip(data.sources, checked.facts, strict=True)):
         columns = one.reader.columns
         if one.reader.values is not None:
-            jobs = _jobs(one, channels)
+            jobs = _jobs(one, data)
             report_masks(jobs, facts, one.reader.values.labels if one.named else None, findings)
         elif columns.boxes is not None:
             sizes = _annotated_sizes(one, facts)
@@ -88,23 +90,24 @@ def check_data(
     return checked
 
 
-def _jobs(source: Source, channels: int) -> list[Job]:
+def _jobs(source: Source, data: DataSet) -> list[Job]:
     reader = source.reader
     colours = reader.values is not None and reader.values.colours
+    white = 1 if reader.values is None else reader.values.white
     jobs = []
     for row in range(len(reader)):
         sample = reader[row]
-        jobs.append(Job(sample.path, sample.size, channels, sample.mask_path, colours))
+        jobs.append(Job(sample.path, sample.size, data.channels, sample.mask_path, colours, data.scale, white))
     return jobs
 
 
-def _look_at_images(checked: Checked, channels: int, workers: int | None) -> None:
+def _look_at_images(checked: Checked, workers: int | None) -> None:
     """Every file once, whichever splits and heads use it."""
     jobs: dict[Job, None] = {}
     by_source = []
     findings = checked.findings
     for source in checked.data.sources:
-        own = _jobs(source, channels)
+        own = _jobs(source, checked.data)
         by_source.append(own)
         jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
     facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
@@ -121,8 +124,24 @@ def _look_at_images(checked: Checked, channels: int, workers: int | None) -> Non
         checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
     report_images(seen, [facts[job] for job in seen], [_splits(split_of[job]) for job in seen], findings)
+    _report_numbers(checked, facts)
     readable = [job for job in seen if facts[job].size]
     report_duplicates([job.path for job in readable], [facts[job].fingerprint for job in readable], users, findings)
+
+
+def _report_numbers(checked: Checked, facts: Mapping[Job, Facts]) -> None:
+    """Whether numbers beyond 8 bits are in the range that a model is given."""
+    by_white: dict[float, list[Job]] = defaultdict(list)
+    for job, one in facts.items():
+        if one.numbers:
+            by_white[one.white].append(job)
+    for white, jobs in by_white.items():
+        found = numbers_of([facts[job].numbers for job in jobs], white)
+        assert found is not None
+        checked.numbers.append((len(jobs), found))
+        if not found.fits:
+            message = f"and {len(jobs) - 1} others: {found}; data.scale: {found.proposal:g} would fit"
+            checked.findings("number_range", jobs[0].path, message)
 
 
 def _splits(users: set[str]) -> str:

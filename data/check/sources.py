@@ -15,7 +15,7 @@ from rehead.configs.load import load_config, override
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
-from rehead.data.pixels import SUFFIXES
+from rehead.data.pixels import SUFFIXES, channels_in
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import inline, reason
 from rehead.data.readers.column_reader import ColumnReader
@@ -59,12 +59,16 @@ class DataSet:
         drawn: the splits that are drawn from the training images.
         config: where one was given.
         format: of the first source.
+        channels: of the images: the configuration's, or the first image's.
+        scale: the number in image files that becomes 255.
     """
 
     sources: list[Source]
     drawn: list[str]
     config: Config | None
     format: str
+    channels: int = 3
+    scale: float | None = None
 
     def refuse_several(self) -> None:
         """A repaired copy is of one source of annotations.
@@ -95,15 +99,16 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
         DataError: for a folder in no known format, and paths of a configuration that are not there.
     """
     if Path(source).is_dir():
-        return _folder(Path(source), overrides, findings)
+        return _measured(_folder(Path(source), overrides, findings))
     alone = data_alone(source, overrides)
     if alone is not None:
         given, _ = alone
-        data_set = DataSet([], [], None, given.format or "")
+        data_set = DataSet([], [], None, given.format or "", scale=given.scale)
         _open(data_set, given, "data", tuple(given.classes) if given.classes else None, set(), findings)
-        return data_set
+        return _measured(data_set)
     config = load_config(source, overrides)
-    data_set = DataSet([], [], config, config.data.format or "")
+    channels = config.model.backbone.in_channels
+    data_set = DataSet([], [], config, config.data.format or "", channels, config.data.scale)
     wanted: dict[tuple[str, str, tuple[str, ...] | None], set[str]] = {}
     for key, head in config.model.heads.items():
         own = key in config.data.sources
@@ -114,6 +119,16 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
     for (key, _, chosen), served in wanted.items():
         where = f"data.sources.{key}" if key else "data"
         _open(data_set, config.data.sources[key] if key else config.data, where, chosen, served, findings)
+    return data_set
+
+
+def _measured(data_set: DataSet) -> DataSet:
+    """With the channels of the first image that can be read, where no configuration says how many there are."""
+    for source in data_set.sources:
+        for row in range(min(LOOKED_AT, len(source.reader))):
+            with suppress(DataError):
+                data_set.channels = channels_in(source.reader[row].path)
+                return data_set
     return data_set
 
 
@@ -192,7 +207,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
     say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
     options = data_of({"data": raw}, found.serves[0])
-    data_set = DataSet([], [], None, found.format)
+    data_set = DataSet([], [], None, found.format, scale=options.scale)
     names = tuple(options.classes) if options.classes else None
     _open(data_set, options, "data", names, set(), findings, named=named)
     return data_set

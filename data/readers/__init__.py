@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.readers import READERS, FromTrainSplit
+from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.readers.base import MissingPathError, Reader, Report, refuse
 from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.part import PartReader, part
 from rehead.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from rehead.configs.schema import Config, SourceOptions
+    from rehead.configs.schema import Config
 
 __all__ = ["JoinedReader", "PartReader", "Reader", "open_data", "open_reader"]
 
@@ -63,7 +64,9 @@ def open_data(
         reader.masks = "instance_segmentation" in served
         reader.boxes = served != {MULTI_LABEL}
         reader.presence = MULTI_LABEL in served
-    return next(iter(opened.values())) if len(opened) == 1 else JoinedReader(by_head)
+    found = next(iter(opened.values())) if len(opened) == 1 else JoinedReader(by_head)
+    found.scale = config.data.scale
+    return found
 
 
 def open_reader(
@@ -149,4 +152,5 @@ def open_whole(
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error
+    reader.scale = data.scale if isinstance(data, DataOptions) else None
     return reader

@@ -91,12 +91,14 @@ class Reader(ABC):
         masks: whether `read` gives instance masks too, which cost time and memory.
         boxes: whether a reader of objects gives their boxes and labels.
         presence: whether a reader of objects gives which classes occur, as the label of the image.
+        scale: the number in image files that becomes 255; see `rehead.data.pixels.read_image`.
     """
 
     classes: Classes
     masks: bool = False
     boxes: bool = True
     presence: bool = False
+    scale: float | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -122,7 +124,7 @@ class Reader(ABC):
             DataError: when the image cannot be read, or is not of the size that its annotation says.
         """
         sample = self[index]
-        sample = with_pixels(sample, channels, sample.size, shrink)
+        sample = with_pixels(sample, channels, sample.size, shrink, self.scale)
         if sample.size is not None and sample.full_size != sample.size:
             raise DataError(
                 f"{sample.path}: the image is {_by(sample.full_size)} but its annotation says {_by(sample.size)} "
@@ -176,10 +178,12 @@ class Reader(ABC):
         return np.zeros(0, bool)
 
 
-def with_pixels(sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None) -> Sample:
+def with_pixels(
+    sample: Sample, channels: int, size: tuple[int, int] | None, shrink: Shrink | None, scale: float | None
+) -> Sample:
     """An annotation with its pixels; the arguments are those of `rehead.data.pixels.decode_image`."""
-    image, reduction, full = decode_image(sample.path, channels, size, shrink)
-    return replace(sample, image=image, reduction=reduction, full=full)
+    found = decode_image(sample.path, channels, size, shrink, scale)
+    return replace(sample, image=found.image, reduction=found.reduction, full=found.full)
 
 
 class MissingPathError(DataError):
@@ -294,18 +298,6 @@ def inline(value: Any) -> str:
     """A value as the command line takes it."""
     text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
     return f"'{text.strip()}'"
-
-
-def contents(path: Path) -> bytes:
-    """All bytes of a file, without a byte order mark.
-
-    Raises:
-        DataError: naming the file, if it cannot be read.
-    """
-    try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def watched(items: Collection[Item]) -> Iterator[Item]:

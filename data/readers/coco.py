@@ -6,35 +6,41 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Container, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.readers import CocoSplit
-from rehead.data.readers.base import Report, checked_classes, contents, existing, refuse, with_unnamed
+from rehead.data.readers.base import Report, checked_classes, existing, refuse, with_unnamed
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.columns import Columns, Texts, ids_of
+from rehead.data.readers.columns import LARGEST, Columns, Texts, ids_of
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import file_named, parsing, utf8_of, wrong_name
 from rehead.errors import DataError
 from rehead.types import Classes
 
 NO_OUTLINE = {b"", b"null", b"[]", b"[[]]"}
 
 
+Whole = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+
+
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
+    id: Whole | str
     file_name: str
-    width: int | None = None
-    height: int | None = None
+    # Some tools write 640.0.
+    width: float | None = None
+    height: float | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: int | str
-    image_id: int | str
-    category_id: int
+    id: Whole | str
+    image_id: Whole | str
+    category_id: Whole
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: int | bool | None = 0
@@ -43,7 +49,7 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: Whole
     name: str
     keypoints: list[str] | None = None
 
@@ -85,7 +91,15 @@ class CocoReader(ColumnReader):
         folder = existing(root, split.images, "images", folder=True)
         path = existing(root, split.annotations, "annotations", folder=False)
         columns = stored(f"coco {path.absolute()}", [path], lambda: parse(path, report), report)
-        super().__init__(columns, folder, path, classes, optional=optional)
+        super().__init__(_with_files(columns, folder), folder, path, classes, optional=optional)
+
+
+def _with_files(columns: Columns, folder: Path) -> Columns:
+    """With the names that files have, where the annotation has back-slashes or the signs of addresses in them."""
+    if not np.isin(columns.names.buffer, np.frombuffer(b"\\%", np.uint8)).any():
+        return columns
+    names = Texts.of(file_named(folder, columns.names[row]) for row in range(len(columns)))
+    return replace(columns, names=names, kept=None)
 
 
 def parse(path: Path, report: Report = refuse) -> Columns:
@@ -101,6 +115,9 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         if count > 1:
             report("duplicate_image", path, f"image id {image_id!r} occurs more than once")
     file.images = list({image.id: image for image in reversed(file.images)}.values())[::-1]
+    file.images = [image for image in file.images if _usable_image(path, image, report)]
+    if not file.images:
+        raise DataError(f"{path}: none of its images can be used")
     ids = [image.id for image in file.images]
     if len({type(i) for i in ids}) > 1:
         raise DataError(f"{path}: some image ids are numbers and some are text; use one of the two")
@@ -128,7 +145,7 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         classes=classes,
         names=Texts.of(image.file_name for image in file.images),
         ids=ids_of(ids),
-        sizes=np.array([(image.height or 0, image.width or 0) for image in file.images], np.int32),
+        sizes=np.array([(int(image.height or 0), int(image.width or 0)) for image in file.images], np.int32),
         starts=np.searchsorted(images[order], np.arange(len(ids) + 1)).astype(np.int64),
         boxes=boxes[order].astype(np.float32),
         labels=labels[order],
@@ -140,6 +157,19 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         keypoints=_keypoints(grouped, points) if points else None,
         unnamed=len(classes) - named,
     )
+
+
+def _usable_image(path: Path, image: _Image, report: Report) -> bool:
+    """Whether its name can be that of a file; a size that can be none is not used."""
+    if problem := wrong_name(image.file_name):
+        report("broken_annotation", path, f"image {image.id}: its file_name {image.file_name[:60]!r} {problem}")
+        return False
+    for side in (image.height, image.width):
+        if side is not None and not (0 <= side < LARGEST and side == int(side)):
+            report("broken_annotation", path, f"image {image.id}: it is {image.width} wide and {image.height} high")
+            image.width = image.height = None
+            break
+    return True
 
 
 def _outline(raw: msgspec.Raw) -> bytes:
@@ -186,12 +216,16 @@ def _usable(
 ) -> list[_Annotation]:
     """Those of images that there are, with a box, and with this many points if with any."""
     boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
-    wrong = ~((boxes[:, 2:] >= 0).all(axis=1) & np.isfinite(boxes).all(axis=1))
+    wrong = ~((boxes[:, 2:] >= 0).all(axis=1) & (np.abs(boxes) < LARGEST).all(axis=1))
+    areas = np.array([a.area or 0 for a in annotations], np.float64)
+    wrong |= ~(np.abs(areas) < LARGEST**2)
     wrong |= np.fromiter((a.image_id not in images for a in annotations), np.bool_, len(annotations))
     nameless = np.fromiter((a.category_id not in categories for a in annotations), np.bool_, len(annotations))
     if points:
         counts = (len(a.keypoints) if a.keypoints else points * 3 for a in annotations)
         wrong |= np.fromiter(counts, np.int64, len(annotations)) != points * 3
+        far = (any(abs(value) >= LARGEST for value in a.keypoints or ()) for a in annotations)
+        wrong |= np.fromiter(far, np.bool_, len(annotations))
     for row in np.flatnonzero(wrong | nameless).tolist():
         one = annotations[row]
         where = f"annotation {one.id}"
@@ -212,7 +246,8 @@ def _usable(
             report(
                 "negative_box",
                 path,
-                f"{where}: bbox {list(one.bbox)} has a negative or infinite side; a bbox is [x, y, width, height]",
+                f"{where}: bbox {list(one.bbox)} has a negative or infinite side (or its area or keypoints are as "
+                "large); a bbox is [x, y, width, height]",
             )
     return [one for one, bad in zip(annotations, wrong.tolist(), strict=True) if not bad]
 
@@ -228,18 +263,16 @@ def _keypoints(annotations: list[_Annotation], count: int) -> NDArray[np.float32
 
 def _parsed(path: Path, report: Report) -> _File:
     """Typed parsing: several times faster than dicts, and in a fraction of their memory."""
-    data = contents(path)
-    try:
-        return msgspec.json.decode(data, type=_File)
-    except msgspec.ValidationError:
-        return _entry_by_entry(path, msgspec.json.decode(data), report)
-    except msgspec.DecodeError as error:
-        report("broken_annotation", path, f"broken JSON: {error}")
+    data = utf8_of(path)
+    with parsing(path, "JSON"):
         try:
+            return msgspec.json.decode(data, type=_File)
+        except msgspec.ValidationError:
+            return _entry_by_entry(path, msgspec.json.decode(data), report)
+        except msgspec.DecodeError as error:
+            report("broken_annotation", path, f"broken JSON: {error}")
             # Python writes NaN, which is not JSON, and reads it.
             return _entry_by_entry(path, json.loads(data), report)
-        except ValueError:
-            raise DataError(f"{path}: broken JSON: {error}") from error
 
 
 def _entry_by_entry(path: Path, raw: Any, report: Report) -> _File:
@@ -262,7 +295,7 @@ def _entry_by_entry(path: Path, raw: Any, report: Report) -> _File:
         for number, item in enumerate(raw[key]):
             try:
                 fitting[key].append(msgspec.json.decode(msgspec.json.encode(item), type=kind))
-            except msgspec.ValidationError as error:
+            except (msgspec.MsgspecError, ValueError, OverflowError) as error:
                 name = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
                 report("broken_annotation", path, f"{word} {name}: {error}")
     return _File(**fitting)

@@ -169,7 +169,7 @@ class ColumnReader(Reader):
         if self.values is None:
             return super().read(index, channels, shrink)
         semantic = self.semantic(index)
-        sample = with_pixels(self[index], channels, (semantic.shape[0], semantic.shape[1]), shrink)
+        sample = with_pixels(self[index], channels, (semantic.shape[0], semantic.shape[1]), shrink, self.scale)
         return self._with_map(sample, semantic)
 
     def complete(self, index: int, sample: Sample) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.data.readers.base import Report, named_classes, refuse
+from rehead.data.readers.texts import wrong_name
 from rehead.types import Classes
 
 Box = tuple[float, float, float, float]
+
+LARGEST = 1e9
+"""Pixels: no coordinate is as far away, and no side as long."""
 
 
 class Texts:
@@ -168,18 +173,28 @@ class Builder:
         self.objects: list[str] = []
         self.segmentations: list[bytes] = []
         self.keypoints: list[Sequence[float]] = []
+        self.left_out = False
 
-    def image(self, name: str, image_id: int | str, size: tuple[int, int] | None = None) -> None:
-        """Adds an image; the objects that follow are on it.
+    def image(self, name: str, image_id: int | str, size: tuple[float, float] | None = None) -> None:
+        """Adds an image; the objects that follow are on it. One whose name no file can have is left out with them.
 
         Args:
             name: of the file, relative to the folder of the images.
             image_id: unique.
-            size: (height, width) in pixels, if known.
+            size: (height, width) in pixels, if known; 0 says nothing.
         """
+        problem = wrong_name(name)
+        self.left_out = bool(problem)
+        if problem:
+            self.report("broken_annotation", self.source, f"an image's name {name[:60]!r} {problem}")
+            return
+        height, width = size or (0, 0)
+        if not all(0 <= side < LARGEST and side == int(side) for side in (height, width)):
+            self.report("broken_annotation", self.source, f"{name}: its size is {width:g}x{height:g}")
+            height = width = 0
         self.names.append(name)
         self.ids.append(image_id)
-        self.sizes.append(size or (0, 0))
+        self.sizes.append((int(height), int(width)))
         self.counts.append(0)
 
     def object(
@@ -204,6 +219,12 @@ class Builder:
             segmentation: JSON as COCO has it.
             keypoints: x, y and visibility of every point of the classes.
         """
+        if self.left_out:
+            return
+        numbers = (*box, *keypoints, 0.0 if area is None else area**0.5 if area >= 0 else math.nan)
+        if not all(abs(number) < LARGEST for number in numbers):
+            self.report("negative_box", self.source, f"{name}: a number that no image is large enough for")
+            return
         self.counts[-1] += 1
         self.boxes.append(box)
         self.labels.append(label)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rehead.configs.readers import CsvSplit
@@ -14,7 +15,6 @@ from rehead.data.readers.base import (
     Report,
     UnusableError,
     code_for,
-    contents,
     existing,
     finite,
     listed,
@@ -24,11 +24,12 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import parsing, text_of
 from rehead.errors import DataError
 
 COLUMNS = {
-    "image": "image filename file_name image_path image_name image_id img img_name img_path path file filepath",
-    "class": "class label class_name label_name category category_name name class_id category_id",
+    "image": "file_name filename image_path image_name image img_path img_name img filepath path file image_id",
+    "class": "class_name label_name category_name class label category name class_id label_id category_id",
     "xmin": "xmin x1 x_min left bbox_xmin",
     "ymin": "ymin y1 y_min top bbox_ymin",
     "xmax": "xmax x2 x_max right bbox_xmax",
@@ -42,7 +43,8 @@ COLUMNS = {
     "height": "height image_height img_height",
     "iscrowd": "iscrowd crowd difficult isgroupof",
 }
-"""What columns are called, in capitals or not, with spaces, hyphens or nothing for the underscores."""
+"""What columns are called, the surest name first; in capitals or not, with spaces, hyphens or nothing for the
+underscores."""
 
 HEADLESS = ("image", "xmin", "ymin", "xmax", "ymax", "class")
 """The order of tables without a header, keras-retinanet's."""
@@ -126,15 +128,12 @@ def table_of(path: Path) -> dict[str, Rows]:
     Raises:
         DataError: for what is no table of boxes.
     """
-    try:
-        text = contents(path).decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+    text = text_of(path)
     first = text.partition("\n")[0]
-    lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     place: dict[str, int] = {}
     by_image: dict[str, Rows] = {}
-    for row in lines:
+    for row in _rows(lines, path):
         if not any(cell.strip() for cell in row):
             continue
         if not place and not _headless(row):
@@ -152,6 +151,15 @@ def table_of(path: Path) -> dict[str, Rows]:
     return by_image
 
 
+def _rows(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    while True:
+        with parsing(path, "table"):
+            row = next(lines, None)
+        if row is None:
+            return
+        yield row
+
+
 def _plain(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
@@ -165,8 +173,10 @@ def _header(row: Sequence[str], path: Path) -> dict[str, int]:
     """Where each column is."""
     known = {_plain(word): name for name, words in COLUMNS.items() for word in words.split()}
     place: dict[str, int] = {}
-    for number, cell in enumerate(row):
-        name = known.get(_plain(cell))
+    # Of several columns for one thing, the surest: class_name before class_id, wherever they stand.
+    order = {_plain(word): number for words in COLUMNS.values() for number, word in enumerate(words.split())}
+    for number in sorted(range(len(row)), key=lambda number: order.get(_plain(row[number]), 0)):
+        name = known.get(_plain(row[number]))
         if name is not None and name not in place:
             place[name] = number
     if "image" not in place and "name" in {_plain(cell) for cell in row}:
@@ -185,9 +195,9 @@ def _header(row: Sequence[str], path: Path) -> dict[str, int]:
     return place
 
 
-def _size(cells: Mapping[str, str]) -> tuple[int, int] | None:
+def _size(cells: Mapping[str, str]) -> tuple[float, float] | None:
     height, width = (finite(cells.get(side, "")) for side in ("height", "width"))
-    return (int(height), int(width)) if height and width else None
+    return (height, width) if height and width else None
 
 
 def _box(cells: Mapping[str, str]) -> Box | None:
@@ -199,7 +209,7 @@ def _box(cells: Mapping[str, str]) -> Box | None:
         names = ("x", "y", "w", "h")
         try:
             words = [str(value) for value in json.loads(cells.get("bbox") or "[]")] or [""] * 4
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             words = []
         if len(words) != 4:
             raise ValueError(f"bbox is {cells.get('bbox')!r}, not [x, y, w, h]")

@@ -9,7 +9,7 @@ from typing import Any
 from rehead.configs.heads import HEADS, task_of
 from rehead.configs.load import find, load_config, override, read_yaml
 from rehead.configs.readers import READERS
-from rehead.configs.schema import SourceOptions
+from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.base import Reader
 from rehead.data.readers.recognise import Found, recognise
@@ -19,7 +19,7 @@ from rehead.progress import say
 
 def source_of(
     source: str | Path, overrides: Mapping[str, Any] | None = None, *, maps: bool = False
-) -> tuple[SourceOptions, str]:
+) -> tuple[DataOptions, str]:
     """Where a data set's files are, and the task that they are read for.
 
     Args:
@@ -57,7 +57,7 @@ def source_of(
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
 
 
-def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[SourceOptions, str] | None:
+def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[DataOptions, str] | None:
     """What a YAML file of `data` alone says, as `rehead data split` prints it, and a task that its format is for.
 
     Returns:
@@ -77,7 +77,7 @@ def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Source
     return data_of(raw, task), task
 
 
-def data_of(raw: Mapping[str, Any], task: str) -> SourceOptions:
+def data_of(raw: Mapping[str, Any], task: str) -> DataOptions:
     """The data of a configuration that says nothing else, checked as those of a task.
 
     Raises:

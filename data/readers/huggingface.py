@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from rehead.configs.readers import HuggingFaceSplit
+from rehead.data.pixels import decoding, head_in
 from rehead.data.readers.base import checked_classes, listed, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns, Texts, ids_of
@@ -21,7 +21,7 @@ from rehead.data.readers.store import stored
 from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.files import atomic_path, cache_folder
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm", "GIF": ".gif"}
 
 
 class HuggingFaceReader(ColumnReader):
@@ -194,10 +194,10 @@ def _copied(cell: Mapping[str, Any] | None, folder: Path, where: str) -> str:
         raise DataError(f"{where}: has no image")
     try:
         content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            suffix = SUFFIXES.get(image.format or "", ".png")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: not an image that can be read: {error}") from error
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error}") from error
+    with decoding(Path(where)):
+        suffix = SUFFIXES.get(head_in(io.BytesIO(content), Path(where)).kind, ".png")
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not path.is_file():
         with atomic_path(path) as temporary:

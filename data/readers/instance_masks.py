@@ -19,6 +19,9 @@ from rehead.data.readers.store import stored
 from rehead.errors import DataError
 from rehead.types import Classes
 
+MANY = 4096
+"""Values of a mask beyond which they are a picture's."""
+
 
 class InstanceMasksReader(ColumnReader):
     """Images and masks in two folders, matched by name without suffix, at any depth (Penn-Fudan's form).
@@ -75,11 +78,17 @@ def parse(mask_folder: Path, pairs: Sequence[tuple[str, str]], classes: Classes,
     for image, name in watched(pairs):
         try:
             mask = read_mask(mask_folder / name)
+            mask = mask.astype(np.uint8) if mask.dtype == bool else mask
         except DataError as error:
             report("unreadable_mask", mask_folder / name, reason(error, mask_folder / name))
             continue
+        numbers = np.unique(mask).tolist()
+        if len(numbers) > MANY:
+            said = f"{len(numbers)} different values, which can number no objects"
+            report("unreadable_mask", mask_folder / name, said)
+            continue
         builder.image(image, image.rpartition(".")[0], (mask.shape[0], mask.shape[1]))
-        for number in np.unique(mask).tolist():
+        for number in numbers:
             if number == 0:
                 continue
             inside = mask == number

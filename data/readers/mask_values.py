@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from rehead.data.pixels import EXIF_ORIENTATION, decoding, head_of
 from rehead.data.readers.base import listed, unknown_classes
+from rehead.data.tiff import indices
 from rehead.errors import DataError
 from rehead.types import IGNORE_16, Classes, ignore_of, map_type
 
@@ -35,6 +37,8 @@ class MaskValues:
     Attributes:
         labels: from a number, or a packed colour, to its class or what does not count.
         colours: whether values are colours.
+        white: the value that the 1 of a mask of one bit stands for: 255 where that is a class's and 1 is none, since
+            programs that make PNGs small write masks of 0 and 255 so.
 
     Raises:
         DataError: for no names, too many, or names without a value.
@@ -68,6 +72,7 @@ class MaskValues:
             numbers = {value: label for value, label in labels.items() if isinstance(value, int)}
             self.classes = Classes(tuple(names), tuple(v for name in names if isinstance(v := values[name], int)))
             self.labels = numbers | dict.fromkeys(ignored, self._ignored)
+        self.white = 255 if 255 in self.labels and 1 not in self.labels else 1
         self._sorted = np.array(sorted(self.labels), np.int64)
         self._label_at = np.array([self.labels[value] for value in self._sorted.tolist()], kind)
         self._known = np.zeros(256, bool)
@@ -85,7 +90,7 @@ class MaskValues:
         if self.colours:
             mask: NDArray[np.integer] = pack(read_colours(path))
         else:
-            mask = read_mask(path)
+            mask = self.numbers(path)
             if mask.dtype == np.uint8:
                 if not self._known[mask].all():
                     raise self._unknown(path, mask)
@@ -108,10 +113,19 @@ class MaskValues:
         Raises:
             DataError: naming the file, if it cannot be read.
         """
-        mask = pack(read_colours(path)) if self.colours else read_mask(path)
+        mask = pack(read_colours(path)) if self.colours else self.numbers(path)
         small = mask.dtype == np.uint8
         values: list[int] = (np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)).tolist()
         return values
+
+    def numbers(self, path: Path) -> NDArray[np.integer]:
+        """(H, W) the values of a mask file, the 1 of one bit as what it stands for.
+
+        Raises:
+            DataError: as `read_mask`.
+        """
+        mask = read_mask(path)
+        return mask.astype(np.uint8) * np.uint8(self.white) if mask.dtype == bool else mask
 
     def present(self, values: Sequence[int], path: Path) -> frozenset[int]:
         """The classes of the values of a mask.
@@ -157,8 +171,8 @@ def pack(pixels: NDArray[np.uint8]) -> NDArray[np.integer]:
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
-def read_mask(path: Path) -> NDArray[np.integer]:
-    """(H, W) numbers as the file holds them.
+def read_mask(path: Path) -> NDArray[Any]:
+    """(H, W) numbers as the file holds them; bool for one bit.
 
     Raises:
         DataError: naming the file, if it is in colour or cannot be read.
@@ -170,8 +184,7 @@ def read_mask(path: Path) -> NDArray[np.integer]:
             "of its class (grey or palette PNG), or data.values must say which colour is which class, such as "
             "data.values: {sky: [128, 128, 128], road: [128, 64, 128]}"
         )
-    mask = np.asarray(image)
-    return mask.astype(np.uint8) if mask.dtype == bool else mask
+    return np.asarray(image)
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
@@ -184,18 +197,41 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
 
 
 def opened_mask(path: Path) -> Image.Image:
-    """A whole image by Pillow: not by OpenCV, which turns a palette into its colours.
+    """A whole mask: not by OpenCV, which turns a palette into its colours.
 
     Raises:
-        DataError: naming the file, if it cannot be read.
+        DataError: naming the file, if it cannot be read, is too large, or holds fractions.
     """
-    try:
-        # Not by its path: Pillow then maps plain TIFFs into memory, and does not turn those.
-        with path.open("rb") as file, Image.open(file) as image:
-            image.load()
+    head = head_of(path)
+    with decoding(path, "the mask cannot be read"):
+        if head.kind == "ARRAY":
+            return _picture(np.load(path, allow_pickle=False), path)
+        with path.open("rb") as file:
+            if head.kind == "TIFF":
+                image = _picture(indices(file), path)
+                # `exif_transpose` asks the picture itself.
+                image.getexif()[EXIF_ORIENTATION] = head.orientation
+            else:
+                image = Image.open(file)
+                image.load()
             # As people see it, like the images.
             return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the mask cannot be read: {error}") from error
+
+
+def _picture(array: NDArray[Any], path: Path) -> Image.Image:
+    """Numbers, or red, green and blue, as Pillow has them."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int32)
+        if not (whole == array).all():
+            raise DataError(f"{path}: the mask holds fractions; its numbers are to be those of classes")
+        array = whole
+    if array.ndim == 2 and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
+        if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+            raise DataError(f"{path}: the mask holds {array.min()} to {array.max()}, which can be no classes")
+        array = array.astype(np.int32)
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8)):
+        raise DataError(f"{path}: the mask is an array of shape {array.shape} of {array.dtype}")
+    return Image.fromarray(array)

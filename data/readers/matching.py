@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from rehead.data.readers.base import Report, image_names
 
@@ -117,6 +118,9 @@ def _finder(folder: Path, paths: Sequence[PurePosixPath]) -> Callable[[str], tup
         if len(stems.get(str(path), ())) == 1:
             return stems[str(path)][0], 1
         fitting = [one for one in sorted(bases.get(path.name, ())) if fits(path, one)]
+        if not fitting and (plain := unquote(name)) != name:
+            # As in an address: a%20b.jpg.
+            return find(plain)
         return (fitting[0], 2) if len(fitting) == 1 else None
 
     return find

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
 from rehead.data.near_duplicates import fingerprint_of, near_duplicates
 from rehead.data.pixels import Shrink
-from rehead.data.readers.base import Reader, contents, listed
+from rehead.data.readers.base import Reader, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.remembered import remembered
+from rehead.data.readers.texts import lines_of
 from rehead.data.sample import Sample
 from rehead.errors import DataError, did_you_mean
 
@@ -50,7 +50,7 @@ class PartReader(Reader):
         self.rows = rows
         self.classes = whole.classes
 
-    masks, boxes, presence = (_of_whole(name) for name in ("masks", "boxes", "presence"))
+    masks, boxes, presence, scale = (_of_whole(name) for name in ("masks", "boxes", "presence", "scale"))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -134,7 +134,7 @@ def _listed(whole: Reader, files: Mapping[str, Path], split: str) -> NDArray[np.
         rows[name_of(whole, row)].append(row)
     taken: dict[int, str] = {}
     for name, file in files.items():
-        wanted = [line.strip() for line in os.fsdecode(contents(file)).splitlines() if line.strip()]
+        wanted = [line if line in rows else line.replace("\\", "/") for line in lines_of(file)]
         unknown = [line for line in wanted if line not in rows]
         if unknown or not wanted:
             what = f"names {len(unknown)} images that training has not, first: {listed(unknown)}"
@@ -218,7 +218,7 @@ def _groups(paths: Sequence[Path], largest: float) -> list[int]:
     Each is near to another, so the frames of a film may all be in one chain. One of more than `largest` images
     cannot be put anywhere as a whole: of its images only those with the same hash stay together.
     """
-    found = remembered("fingerprint 1", int | None, paths, fingerprint_of, "looking for near-duplicate images")  # type: ignore[arg-type]
+    found = remembered("fingerprint 2", int | None, paths, fingerprint_of, "looking for near-duplicate images")  # type: ignore[arg-type]
     rows = [row for row, value in enumerate(found) if value is not None]
     hashes = [value for value in found if value is not None]
     groups = list(range(len(paths)))
@@ -242,7 +242,7 @@ def present_classes(reader: Reader) -> list[frozenset[int]]:
     if isinstance(reader, ColumnReader) and reader.values is not None:
         values = reader.values
         masks = [mask for index in range(len(reader)) if (mask := reader[index].mask_path) is not None]
-        what = f"values 1 {'colours' if values.colours else 'numbers'}"
+        what = f"values 2 {'colours' if values.colours else 'numbers'} {values.white}"
         found = remembered(what, list[int], masks, values.distinct, "looking for the classes of every mask")
         return [values.present(own, mask) for own, mask in zip(found, masks, strict=True)]
     return [_classes_of(reader[index]) for index in range(len(reader))]

@@ -29,7 +29,7 @@ NO_IMAGES = frozenset(
 )
 """What lies beside images for good reasons, and is not opened to see whether it is one."""
 
-PICTURES = frozenset({".gif", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng"})
+PICTURES = frozenset({".jp2", ".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng"})
 """Suffixes of pictures that are not read, whatever the file begins with."""
 
 

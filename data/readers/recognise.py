@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import os
@@ -13,14 +14,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import image_names, inline, listed
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
 from rehead.data.readers.yolo import label_file, listed_images
 from rehead.errors import DataError
 
@@ -102,7 +102,9 @@ class Tree:
             DataError: where several are left.
         """
         counts = {
-            folder: sum((self.root / folder / name).is_file() for name in dict.fromkeys(names)) for folder in self.files
+            folder: sum(is_file(here / file_named(here, name)) for name in dict.fromkeys(names))
+            for folder in self.files
+            if (here := self.root / folder)
         }
         ranks = {
             folder: (count, split_of(folder) == split, not _holds_masks(folder))
@@ -221,8 +223,8 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
         for name in names:
             path = tree.root / folder / name
             try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
+                content = yaml_of(path)
+            except DataError:
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
                 try:
@@ -306,6 +308,7 @@ def _yolo_path(root: Path, file: Path, base: str, value: str) -> str:
     has; and Roboflow's exports write `../train/images` for what lies beside the file.
     """
     here = file.parent
+    value, base = value.replace("\\", "/"), base.replace("\\", "/")
     plain = re.sub(r"^(\.\./)+", "", value)
     tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
     for path in tried:
@@ -321,11 +324,25 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
         for name in names:
             path = tree.root / folder / name
             # What a repair did speaks of images and annotations too.
-            if name != "repair.json" and path.stat().st_size:
-                with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    if all(content.find(word) >= 0 for word in words):
-                        found.append((PurePosixPath(folder) / name).as_posix())
+            content = b"" if name == "repair.json" else _searchable(path)
+            if all(content.find(word) >= 0 for word in words):
+                found.append((PurePosixPath(folder) / name).as_posix())
     return found
+
+
+def _searchable(path: Path) -> mmap.mmap | bytes:
+    """The bytes of a text, in an encoding in which ASCII is ASCII; mapped, since only some are looked at."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+        if not begin:
+            return b""
+        if 0 in begin or begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            try:
+                return utf8_of(path)
+            except DataError:
+                return b""
+        # Closed with its last use: a search holds on to it.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -352,11 +369,9 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[s
     splits = {}
     by_split = _by_split(files)
     for split, name in by_split.items():
-        with (tree.root / name).open("rb") as file:
-            # Closed with its last use: the search holds on to it.
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
-            images = [match.group(1) for match in islice(found, LOOKED_AT)]
+        content = _searchable(tree.root / name)
+        found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
+        images = [match.group(1) for match in islice(found, LOOKED_AT)]
         folder = tree.holding([json.loads(image) for image in images], split, name)
         splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
     return splits, _passed_over(files, by_split)
@@ -401,9 +416,8 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
     folders = {}
     for folder, names in tree.ending(".xml"):
-        with (tree.root / folder / names[0]).open("rb") as file:
-            if b"<annotation" in file.read(1000):
-                folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
+        if b"<annotation" in _searchable(tree.root / folder / names[0])[:1000]:
+            folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
     if len(folders) == 1:
@@ -478,14 +492,17 @@ def _split_of_masks(folder: str) -> str | None:
 def _values(paths: list[Path]) -> set[int] | None:
     """The values of the first masks that can be read; None if they are in colour."""
     found: set[int] = set()
+    bits: set[bool] = set()
     for path in paths[:LOOKED_AT]:
         try:
-            found |= set(read_mask(path).ravel().tolist())
+            mask = read_mask(path)
+            (bits if mask.dtype == bool else found).update(mask.ravel().tolist())
         except DataError:
             with suppress(DataError):
                 if opened_mask(path).mode not in NUMBERED:
                     return None
-    return found
+    # The 1 of one bit is what others of the same folder have for it.
+    return found | {int(bit) * (255 if 255 in found else 1) for bit in bits}
 
 
 def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:

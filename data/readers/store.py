@@ -27,7 +27,7 @@ from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
 
-VERSION = 2
+VERSION = 3
 """Of what parsing gives: another number, and everything is parsed anew."""
 
 MAGIC = b"rehead columns\n\0"

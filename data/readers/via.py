@@ -16,7 +16,6 @@ from rehead.data.readers.base import (
     Report,
     UnusableError,
     code_for,
-    contents,
     existing,
     listed,
     reason,
@@ -27,6 +26,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import is_file, parsing, utf8_of
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
 
@@ -81,10 +81,9 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
     Raises:
         DataError: as `ViaReader`.
     """
-    try:
-        content: Any = msgspec.json.decode(contents(path))
-    except msgspec.DecodeError as error:
-        raise DataError(f"{path}: broken JSON: {error}") from error
+    data = utf8_of(path)
+    with parsing(path, "JSON"):
+        content: Any = msgspec.json.decode(data)
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)
     if not isinstance(content, dict) or not all(
@@ -104,7 +103,7 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
             continue
         name = match.file or str(entry["filename"])
         size = None
-        if (folder / name).is_file():
+        if is_file(folder / name):
             try:
                 size = image_size(folder / name)
             except DataError as error:
@@ -137,7 +136,8 @@ def _regions(regions: Any) -> list[Mapping[str, Any]]:
 
 
 def _attribute(path: Path, regions: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    names = {name for own in regions.values() for region in own for name in region.get("region_attributes") or {}}
+    attributes = [region.get("region_attributes") for own in regions.values() for region in own]
+    names = {name for one in attributes if isinstance(one, dict) for name in one}
     usual = [name for name in ("class", "label", "name", "type", "category") if name in names]
     if len(names) > 1 and len(usual) != 1:
         raise DataError(f"{path}: regions have the attributes {listed(sorted(names))}; set attribute to the class's")
@@ -147,7 +147,7 @@ def _attribute(path: Path, regions: Mapping[str, Sequence[Mapping[str, Any]]]) -
 def _label(attributes: Any, attribute: str | None) -> str:
     if attribute is None:
         return "object"
-    value = (attributes or {}).get(attribute)
+    value = attributes.get(attribute) if isinstance(attributes, dict) else None
     if isinstance(value, dict):
         ticked = [name for name, on in value.items() if on]
         if len(ticked) != 1:
@@ -169,6 +169,8 @@ def _outline(shape: Any) -> NDArray[np.float64]:
             if len(across) != len(down):
                 raise ValueError(f"{len(across)} numbers in all_points_x, but {len(down)} in all_points_y")
             points = np.array([across, down], np.float64).T
+            if points.ndim != 2:
+                raise ValueError("points that are lists themselves")
             if len(points) < 3:
                 raise UnusableError(
                     "broken_polygon", f"a polygon of {len(points)} points; there should be at least three"

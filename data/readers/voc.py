@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,10 @@ from rehead.data.readers.base import (
     Report,
     UnusableError,
     code_for,
-    contents,
     existing,
     files_by_stem,
     finite,
+    reason,
     refuse,
     watched,
 )
@@ -27,6 +26,7 @@ from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.masks import matched
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import lines_of, xml_of
 from rehead.errors import DataError
 
 CLASSES = (
@@ -122,13 +122,12 @@ def _names(image_set: Path, known: Mapping[str, object], folder: Path, report: R
     """The images of an image set that are in it: `000012`, or `000012  1` in a file of one class."""
     found: list[str] = []
     missing: list[str] = []
-    for line in os.fsdecode(contents(image_set)).splitlines():
-        name = line.strip()
+    for line in lines_of(image_set):
+        name = line if line in known else line.replace("\\", "/")
         if name not in known:
             # The second column, -1, 0 or 1, says whether the class is in the image.
             name = re.sub(r"\s+-?[01]$", "", name)
-        if name:
-            (found if name in known else missing).append(name)
+        (found if name in known else missing).append(name)
     for name in missing:
         report("missing_annotation", image_set, f"{name} has no file in {folder}, as for {len(missing)} of its names")
     if not found:
@@ -152,9 +151,9 @@ def parse(folder: Path, files: Mapping[str, Path], report: Report = refuse) -> C
     found: list[_Annotation] = []
     for stem, path in watched(files.items()):
         try:
-            root = ElementTree.fromstring(contents(path))
-        except (ElementTree.ParseError, ValueError) as error:
-            report("broken_annotation", path, f"broken XML: {error}")
+            root = xml_of(path)
+        except DataError as error:
+            report("broken_annotation", path, reason(error, path))
             continue
         if root.tag != "annotation":
             report("broken_annotation", path, f"its outermost element is <{root.tag}>, but VOC's is <annotation>")
@@ -185,7 +184,7 @@ class _Annotation(NamedTuple):
     path: Path
     stem: str
     named: str
-    size: tuple[int, int] | None
+    size: tuple[float, float] | None
     objects: list[tuple[int, str, Box, bool]]
 
 
@@ -222,10 +221,10 @@ def _missing(one: _Annotation) -> str:
     return (PurePosixPath(one.stem).parent / (one.named or f"{PurePosixPath(one.stem).name}.jpg")).as_posix()
 
 
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+def _size(root: ElementTree.Element) -> tuple[float, float] | None:
     """Height and width; some tools write zeros, which say nothing."""
-    height, width = (int(finite(root.findtext(f"size/{side}") or "") or 0) for side in ("height", "width"))
-    return (height, width) if height > 0 and width > 0 else None
+    height, width = (finite(root.findtext(f"size/{side}") or "") or 0 for side in ("height", "width"))
+    return (height, width) if height and width else None
 
 
 def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:

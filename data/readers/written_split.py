@@ -45,7 +45,7 @@ def write_split(
     if isinstance(source.val, FromTrainSplit) and "val" not in shares:
         raise DataError(f"{source.root}: data.val is drawn from the training images too; give --val")
     given: dict[str, Any] = source.model_dump(
-        mode="json", exclude_defaults=True, include=set(SourceOptions.model_fields)
+        mode="json", exclude_defaults=True, include={*SourceOptions.model_fields, "scale"}
     )
     root = Path(source.root).expanduser()
     alone = source.model_copy(update=dict.fromkeys(shares))

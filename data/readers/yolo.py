@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import msgspec
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from rehead.configs.readers import YoloSplit
@@ -22,7 +21,6 @@ from rehead.data.readers.base import (
     UnusableError,
     checked_classes,
     code_for,
-    contents,
     existing,
     image_names,
     listed,
@@ -35,6 +33,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
+from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
 
@@ -82,14 +81,14 @@ class YoloReader(ColumnReader):
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
-        if not any(path.is_file() for path in labels):
+        if not any(map(is_file, labels)):
             raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
         file = root / split.names
         named = class_names(file) if file.is_file() else None
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
-        lacking = [not path.is_file() for path in labels]
+        lacking = [not is_file(path) for path in labels]
         count = sum(lacking)
         if split.missing_labels == "error" or report is not refuse:
             for name, path, lacks in zip(images, labels, lacking, strict=True):
@@ -103,7 +102,7 @@ class YoloReader(ColumnReader):
             lacking = [False] * len(images)
         columns = stored(
             f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels}",
-            [*(folder / name for name in images if (folder / name).is_file()), *(p for p in labels if p.is_file())],
+            [*filter(is_file, (folder / name for name in images)), *filter(is_file, labels)],
             lambda: parse(folder, images, labels, known, report),
             report,
         )
@@ -118,10 +117,7 @@ def class_names(path: Path) -> Classes:
     Raises:
         DataError: naming the file, if it has none.
     """
-    try:
-        content: Any = yaml.safe_load(contents(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not YAML: {error}") from error
+    content = yaml_of(path)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -142,10 +138,12 @@ def class_names(path: Path) -> Classes:
 def listed_images(path: Path, root: Path) -> list[str]:
     """Images of a text file: paths from its own folder (where they begin with ./), from the root, or absolute."""
     found = []
-    for line in os.fsdecode(contents(path)).splitlines():
-        if name := line.strip():
-            image = Path(os.path.abspath((path.parent if name.startswith("./") else root) / name))
-            found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
+    for line in lines_of(path):
+        if (problem := wrong_name(line)) or not PurePosixPath(line).name:
+            raise DataError(f"{path}: {line[:60]!r} {problem or 'names no file'}")
+        start = path.parent if line.startswith(("./", ".\\")) else root
+        image = Path(os.path.abspath(start / file_named(start, line)))
+        found.append(image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix())
     return found
 
 
@@ -181,7 +179,7 @@ def _label_files(folder: Path, images: Sequence[str], root: Path, split: YoloSpl
 
 def _nested(labels: Path, name: PurePosixPath) -> Path:
     ends = (labels / PurePosixPath(*name.parts[first:]) for first in range(len(name.parts)))
-    return next((path for path in ends if path.is_file()), labels / name.name)
+    return next(filter(is_file, ends), labels / name.name)
 
 
 def label_file(image: Path) -> Path:
@@ -209,13 +207,18 @@ def parse(
         try:
             size = image_size(folder / name)
         except DataError as error:
-            code = "unreadable_image" if (folder / name).is_file() else "missing_image"
+            code = "unreadable_image" if is_file(folder / name) else "missing_image"
             report(code, folder / name, reason(error, folder / name))
             continue
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
-        if not path.is_file():
+        if not is_file(path):
             continue
-        for number, line in enumerate(contents(path).decode(errors="replace").splitlines(), start=1):
+        try:
+            text = text_of(path)
+        except DataError as error:
+            report("broken_annotation", path, reason(error, path))
+            continue
+        for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
             if line.strip():
                 what = f"{path.name} line {number}"
                 try:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rehead.data.pixels import image_size
 from rehead.data.readers.base import Reader, checked_classes, named_classes
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
@@ -187,7 +186,7 @@ class Content:
 def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
     if reader.values is None or reader.values.colours or sample.mask_path is None:
         return None
-    return read_mask(sample.mask_path)
+    return reader.values.numbers(sample.mask_path)
 
 
 def _all_classes(splits: Mapping[str, ColumnReader]) -> Classes:

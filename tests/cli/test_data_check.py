@@ -129,11 +129,11 @@ def test_piped_output_is_wrapped_nowhere(rehead_command, tmp_path: Path) -> None
     assert any("train.json: annotation 90: category_id 77, which categories does not list" in line for line in lines)
     assert not any(line.endswith(" ") for line in lines)
     write_masks(tmp_path / "masks")
-    long = tmp_path / "masks" / "train" / f"{'long' * 40}.gif"
-    long.write_bytes(b"GIF89a")
+    long = tmp_path / "masks" / "train" / f"{'long' * 40}.jp2"
+    long.write_bytes(b"\0\0\0\x0cjP  ")
     outcome = rehead_command("data", "check", tmp_path / "masks", "data.format=masks")
     assert any(
-        f"train/{long.name}: GIF is not read; convert it to PNG or JPEG" in line for line in outcome.out.splitlines()
+        f"train/{long.name}: .jp2 is not read; convert it to PNG or JPEG" in line for line in outcome.out.splitlines()
     )
 
 

@@ -40,7 +40,7 @@ class TestVoc:
         [
             ("<annotation>", r"1\.xml: broken XML: no element found: line 1"),
             ("", r"1\.xml: broken XML"),
-            ("<?xml version='1.0' encoding='gbk'?><annotation/>", r"1\.xml: broken XML"),
+            ("<?xml version='1.0' encoding='klingon'?><annotation/>", r"1\.xml: broken XML: unknown encoding: klingon"),
             ("<svg/>", r"1\.xml: its outermost element is <svg>"),
             (xml(thing() + "<object><bndbox/></object>"), r"1\.xml: object 2: no <name>"),
             (xml("<object><name>cat</name></object>"), r"1\.xml: object 1: <bndbox> has no <xmin>"),

@@ -8,12 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from PIL import Image
 
 from rehead.configs.readers import MasksSplit
 from rehead.configs.schema import DataOptions
+from rehead.data.check.run import check_data
 from rehead.data.readers import open_reader
+from rehead.data.readers.mask_values import read_mask
 from rehead.data.readers.masks import MasksReader
+from rehead.data.readers.recognise import recognise
+from rehead.data.writers import write as write_data
 from rehead.errors import DataError
 from rehead.tasks import TASKS
 from rehead.types import IGNORE, Prediction
@@ -194,7 +199,7 @@ def test_what_is_wrong_with_a_mask_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.png: the mask is in colour \(RGB\).*data\.values: \{sky"):
         reader.read(0)
     mask.write_bytes(mask.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"a\.png: the mask cannot be read"):
+    with pytest.raises(DataError, match=r"a\.png: not an image of a known kind"):
         reader.read(0)
     mask.unlink()
     with pytest.raises(DataError, match=r"a\.png: no such file"):
@@ -293,3 +298,63 @@ model: {{head: unet}}
         )
         outcome = rehead_command("data", "check", tmp_path / "check.yaml")
         assert "aachen_3_gtFine_labelIds" in outcome.out + outcome.err
+
+
+def one_bit(root: Path, stem: str, mask: NDArray[np.bool_], suffix: str = ".png") -> None:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(root / "images" / f"{stem}.png")
+    Image.fromarray(mask).save(root / "masks" / f"{stem}{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("values", [{"no": 0, "yes": 255}, {"no": 0, "yes": 1}, None])
+def test_the_white_of_one_bit_is_the_class_that_is_meant(
+    suffix: str, values: dict[str, int] | None, tmp_path: Path
+) -> None:
+    mask = np.random.default_rng(0).random((12, 20)) < 0.5
+    one_bit(tmp_path, "a", mask, suffix)
+    reader = MasksReader(SPLIT, tmp_path, None if values else ["no", "yes"], values=values)
+    np.testing.assert_array_equal(reader.semantic(0), mask)
+    more = {"data.values": values} if values else {"data.classes": ["no", "yes"]}
+    checked = check_data(tmp_path, {"data.format": "masks", **more})
+    assert not checked.findings.errors
+    assert checked.counts["yes"] == {"train": mask.sum()}
+
+
+def test_one_bit_and_eight_are_one_data_set(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((12, 20)) < 0.5
+    one_bit(tmp_path, "a", mask)
+    one_bit(tmp_path, "b", mask)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "masks/b.png")
+    found = recognise(tmp_path, {"segmentation"})
+    assert found.more == {"values": {"background": 0, "foreground": 255}}
+    reader = MasksReader(SPLIT, tmp_path, **found.more)
+    for row in range(2):
+        np.testing.assert_array_equal(reader.semantic(row), mask)
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_gifs_hold_the_indices_of_their_palette(grey: bool, tmp_path: Path) -> None:
+    """As Carvana's do: car_mask.gif."""
+    mask = np.random.default_rng(0).integers(0, 3, (12, 20), dtype=np.uint8)
+    picture = Image.fromarray(mask)
+    if not grey:
+        picture.putpalette([9, 8, 7, 200, 100, 50, 0, 0, 255])
+    one_bit(tmp_path, "a", mask > 1)
+    (tmp_path / "masks/a.png").unlink()
+    picture.save(tmp_path / "masks/a_mask.gif", optimize=False)
+    reader = MasksReader(SPLIT, tmp_path, ["x", "y", "z"])
+    np.testing.assert_array_equal(reader.semantic(0), mask)
+    assert reader.read(0).pixels.shape == (12, 20, 3)
+
+
+def test_copies_of_one_bit_masks_hold_the_values_that_are_meant(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((12, 20)) < 0.5
+    one_bit(tmp_path, "a", mask)
+    values: dict[str, int | tuple[int, int, int]] = {"no": 0, "yes": 255}
+    written = write_data({"train": MasksReader(SPLIT, tmp_path, values=values)}, "masks", tmp_path / "copy")
+    split = MasksSplit(**written.options["train"])
+    copied = MasksReader(split, tmp_path / "copy", values=written.options["values"])
+    np.testing.assert_array_equal(copied.semantic(0), mask)
+    assert set(np.unique(read_mask(tmp_path / "copy" / split.masks / "a.png")).tolist()) == {0, 255}

@@ -21,15 +21,15 @@ from rehead.tasks.predict import find_images
 
 def spoil(folder: Path) -> None:
     """Pictures that are none by their suffix."""
-    Image.fromarray(noise(1)).save(folder / "animated.gif")
-    Image.fromarray(noise(2)).save(folder / "web.jfif", format="JPEG")
+    (folder / "drawn.psd").write_bytes(b"8BPS\0\1")
+    Image.fromarray(noise(2)).save(folder / "web.image", format="JPEG")
     Image.fromarray(noise(3)).save(folder / "bare", format="PNG")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "notes.txt").write_text("nothing to say of")
-    (folder / ".hidden.gif").write_bytes(b"GIF89a")
+    (folder / ".hidden.psd").write_bytes(b"GIF89a")
 
 
-PICTURES = {"animated.gif", "web.jfif", "bare", "phone.heic"}
+PICTURES = {"drawn.psd", "web.image", "bare", "phone.heic"}
 
 
 def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     Image.fromarray(noise(4)).save(tmp_path / "read.JPG")
     found = passed_over(tmp_path)
     assert found.keys() == PICTURES
-    assert found["web.jfif"] == "holds a JPEG, but its suffix is .jfif; rename it"
+    assert found["web.image"] == "holds a JPEG, but its suffix is .image; rename it"
     assert found["bare"] == "holds a PNG, but its suffix is missing; rename it"
-    assert found["animated.gif"] == "GIF is not read; convert it to PNG or JPEG"
+    assert found["drawn.psd"] == ".psd is not read; convert it to PNG or JPEG"
     assert passed_over(tmp_path, everything=True).keys() == PICTURES | {"notes.txt"}
 
 
@@ -51,9 +51,7 @@ def test_in_the_folder_of_a_class_every_file_counts(tmp_path: Path, caplog: pyte
     assert len(open_reader(data, "train")) == 2
     (line,) = caplog.messages
     assert line.startswith(f"{root}/train: 6 files are not read: ")
-    assert all(
-        f"1 {part}" in line for part in (".gif (class0/animated.gif)", ".png (nowhere.png)", ".txt (class0/notes")
-    )
+    assert all(f"1 {part}" in line for part in (".psd (class0/drawn.psd)", ".png (nowhere.png)", ".txt (class0/notes"))
     found = [one for one in check_data(root).findings if one.code == "passed_over"]
     assert {Path(one.file).name for one in found} == PICTURES | {"notes.txt", "nowhere.png"}
     assert all(one.severity == "warning" for one in found)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rehead.data.pixels import read_image
+from rehead.data.pixels import image_size, read_image
+from rehead.data.readers.mask_values import read_mask
 from rehead.errors import DataError
 
 RED_LEFT = np.zeros((20, 30, 3), np.uint8)
@@ -132,7 +133,7 @@ def test_a_wrong_number_of_channels_says_what_was_found_and_what_to_do(tmp_path:
 
 def test_a_sign_is_an_error(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 4, 3), np.int16))
-    with pytest.raises(DataError, match="pixels are int16"):
+    with pytest.raises(DataError, match="pixels are int16, from 0 to 0, and nothing says"):
         read_image(tmp_path / "a.npy")
 
 
@@ -142,3 +143,56 @@ def test_a_path_need_not_be_ascii(tmp_path: Path) -> None:
     path = tmp_path / "Zürich – 東京.png"
     path.write_bytes(buffer.getvalue())
     np.testing.assert_array_equal(read_image(path), NOISE)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_damage_inside_a_compressed_file_is_an_error(name: str, tmp_path: Path) -> None:
+    path = save(tmp_path / name, NOISE)
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    if name == "a.webp":  # which has no checksums: its lengths alone can be compared
+        del whole[middle : middle + 40]
+    whole[middle : middle + 40] = bytes(40)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=rf"{name}: the image is damaged"):
+        read_image(path)
+
+
+def test_a_gif_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.fromarray(NOISE).quantize(64), Image.fromarray(RED_LEFT).quantize(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif"), np.asarray(frames[0].convert("RGB")))
+
+
+def test_one_limit_for_sizes_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [
+        save(tmp_path / f"a{suffix}", NOISE) for suffix in (".png", ".jpg", ".tif", ".webp", ".bmp", ".gif", ".ppm")
+    ]
+    np.save(tmp_path / "a.npy", NOISE)
+    files.append(tmp_path / "a.npy")
+    monkeypatch.setenv("REHEAD_MAX_PIXELS", "2399")
+    for path in files:
+        for ask in (read_image, image_size, read_mask):
+            with pytest.raises(DataError, match=rf"{path.name}: 60x40 pixels, more than 2399"):
+                ask(path)
+    monkeypatch.setenv("REHEAD_MAX_PIXELS", "2400")
+    for path in files:
+        assert read_image(path).shape == (40, 60, 3)
+    monkeypatch.setenv("REHEAD_MAX_PIXELS", "many")
+    with pytest.raises(DataError, match="REHEAD_MAX_PIXELS=many: should be a number"):
+        read_image(files[0])
+
+
+def test_images_larger_than_pillow_allows_are_read(tmp_path: Path) -> None:
+    """Its own limit is 179 million pixels for an error, and half of that for a warning."""
+    side = 13400
+    path = tmp_path / "a.png"
+    Image.new("1", (side, side)).save(path)
+    assert image_size(path) == (side, side)
+    assert read_mask(path).shape == (side, side)
+
+
+def test_a_maximum_that_decoders_do_not_heed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 # ten bits\n4 2\n1023\n" + bytes(16))
+    with pytest.raises(DataError, match=r"a\.pgm: its maximum is 1023"):
+        read_image(tmp_path / "a.pgm", 1)

@@ -110,7 +110,7 @@ def always(factor: float) -> Any:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_never_smaller_than_what_is_needed(tmp_path: Path, shrink: float, reduction: int, channels: int) -> None:
     path = save(tmp_path / "a.jpg", picture())
-    image, found, full = decode_image(path, channels, shrink=always(shrink))
+    image, found, full, _ = decode_image(path, channels, shrink=always(shrink))
     assert found == reduction
     assert full == (None if reduction == 1 else (401, 517))
     assert image.shape == (-(-401 // reduction), -(-517 // reduction), channels)
@@ -128,7 +128,7 @@ def test_the_same_way_up_as_when_decoded_fully(tmp_path: Path, orientation: int,
     path = save(tmp_path / "a.jpg", picture(side), orientation)
     size = (side, 517) if by == "annotation" else None
     whole = read_image(path, size=size)
-    image, reduction, full = decode_image(path, 3, size, always(2))
+    image, reduction, full, _ = decode_image(path, 3, size, always(2))
     assert reduction == 2
     assert full == whole.shape[:2]
     theirs = cv2.resize(whole, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
@@ -138,7 +138,7 @@ def test_the_same_way_up_as_when_decoded_fully(tmp_path: Path, orientation: int,
 def test_only_a_jpeg_is_reduced(tmp_path: Path) -> None:
     for name in ("a.png", "a.webp", "a.tiff"):
         Image.fromarray(picture()).save(tmp_path / name)
-        image, reduction, full = decode_image(tmp_path / name, shrink=always(8))
+        image, reduction, full, _ = decode_image(tmp_path / name, shrink=always(8))
         assert (reduction, full) == (1, None)
         np.testing.assert_array_equal(image, read_image(tmp_path / name))
     np.save(tmp_path / "a.npy", picture())

@@ -214,7 +214,7 @@ def test_orientations_come_from_the_annotation_or_from_the_beginning_of_the_file
     samples = [Sample(0, tmp_path / name) for name in ("wide.png", "turned.jpg", "high.npy")]
     samples += [Sample(0, Path("none"), size=(10, 11)), Sample(0, Path("none"), size=(10, 10))]
     assert orientations(Annotations(samples)).tolist() == [1, 0, 0, 1, 0]
-    for name, said in (("none.png", "no such file"), ("text.png", "not an image that can be read")):
+    for name, said in (("none.png", "no such file"), ("text.png", "not an image of a known kind")):
         (tmp_path / "text.png").write_text("text")
         with pytest.raises(DataError, match=f"{name}: {said}"):
             orientations(Annotations([Sample(0, tmp_path / name)]))

@@ -241,3 +241,15 @@ class TestWhatCannotBe:
         with caplog.at_level(logging.WARNING, "rehead"):
             transform("ShiftScaleRotate")
         assert "here: ShiftScaleRotate is a special case of Affine" in caplog.text
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_numbers_beyond_those_of_eight_bits_are_not_cut_off(channels: int) -> None:
+    """Heights below the sea's, and what is brighter than data.scale says."""
+    one = sample(channels, np.float32, objects=False)
+    numbers = np.linspace(-60, 900, one.pixels.size, dtype=np.float32).reshape(one.pixels.shape)
+    one = replace(one, image=numbers)
+    step = transform("RandomBrightnessContrast", brightness_limit=[0, 0], contrast_limit=[0, 0], p=1)
+    np.testing.assert_allclose(changed(step, one).pixels, numbers, atol=1e-2)
+    brighter = transform("RandomBrightnessContrast", brightness_limit=[0.1, 0.1], contrast_limit=[0, 0], p=1)
+    assert (changed(brighter, one).pixels >= numbers - 1e-2).all()
