@@ -9,7 +9,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from rehead.configs.detection_heads import MaskRCNNOptions
-from rehead.heads.base import Features
+from rehead.heads.base import Features, at_least_float32
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN
 from rehead.heads.necks import NORM_LAYERS
@@ -57,4 +57,4 @@ class ExactMaskPredictor(MaskRCNNPredictor):
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, K + 1, 28, 28) logits."""
         logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
-        return logits.float()
+        return at_least_float32(logits)
