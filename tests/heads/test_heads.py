@@ -18,6 +18,8 @@ from rehead.heads.segmentation_loss import pixel_cross_entropy
 from rehead.tasks.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ["a", "b", "c"]
 LINEAR, FASTER_RCNN, MASK_RCNN, KEYPOINT_RCNN, UNET = ONE_OF_EACH_KIND
 DETECTORS = [options for options in SMALL_HEADS if "detection" in HEADS.get(options.name).about["task"]]
