@@ -76,6 +76,11 @@ class Head(nn.Module, ABC):
         """Predictions in original image pixels, one per frame."""
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """float32 in mixed precision, where sums and coordinates need it; float64, in which parity is proved, stays."""
+    return value if value.dtype == torch.float64 else value.float()
+
+
 def normaliser(count: Tensor) -> Tensor:
     """What to divide a sum by for the mean over the batches of all processes.
 

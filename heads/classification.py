@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rehead.configs.classification_heads import ClassificationOptions, MLPOptions
 from rehead.errors import BuildError
-from rehead.heads.base import Features, Head, normaliser
+from rehead.heads.base import Features, Head, at_least_float32, normaliser
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 
@@ -34,7 +34,7 @@ class ClassificationHead(Head):
 
     def logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """(B, K) float32 class scores, before the softmax or the sigmoid."""
-        return self.scores(self.pooled(features, frames)).float()
+        return at_least_float32(self.scores(self.pooled(features, frames)))
 
     def pooled(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """(B, C) features of the images alone: padding, which differs from batch to batch, is left out."""

@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from rehead.errors import BuildError
-from rehead.heads.base import Features
+from rehead.heads.base import Features, at_least_float32
 from rehead.heads.matching import places
 from rehead.heads.necks import Neck
 from rehead.types import FeatureSpec, Frame, Prediction, Target
@@ -25,11 +25,11 @@ NEEDED = {
 
 
 def float32_pyramid(neck: Neck, features: Features) -> Features:
-    """Pyramid levels by name, float32 also in mixed precision.
+    """Pyramid levels by name, at least float32 also in mixed precision.
 
     torchvision takes the anchors' type from them, and bfloat16 knows no odd pixel beyond 256.
     """
-    return {name: value.float() for name, value in neck(features).items()}
+    return {name: at_least_float32(value) for name, value in neck(features).items()}
 
 
 def image_list(frames: Sequence[Frame]) -> ImageList:
@@ -79,8 +79,8 @@ def predictions(
     """From torchvision's detections, best first, in batch pixels."""
     return [
         Prediction(
-            boxes=frame.boxes_to_original(one["boxes"].float()),
-            scores=one["scores"].float(),
+            boxes=frame.boxes_to_original(at_least_float32(one["boxes"])),
+            scores=at_least_float32(one["scores"]),
             labels=one["labels"] - first_label,
         )
         for one, frame in zip(found, frames, strict=True)

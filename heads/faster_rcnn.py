@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.rpn import RPNHead
 
 from rehead.configs.detection_heads import RCNNOptions
-from rehead.heads.base import Features, Head
+from rehead.heads.base import Features, Head, at_least_float32
 from rehead.heads.detection import anchor_generator, float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import NORM_LAYERS, build_neck
 from rehead.heads.proposals import RegionProposals
@@ -125,7 +125,7 @@ class ExactRPNHead(RPNHead):
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness and box deltas per level."""
         objectness, deltas = super().forward(levels)
-        return [value.float() for value in objectness], [value.float() for value in deltas]
+        return [at_least_float32(value) for value in objectness], [at_least_float32(value) for value in deltas]
 
 
 class ExactPredictor(FastRCNNPredictor):
@@ -134,4 +134,4 @@ class ExactPredictor(FastRCNNPredictor):
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores and box deltas per RoI."""
         scores, deltas = super().forward(pooled)  # type: ignore[no-untyped-call]
-        return scores.float(), deltas.float()
+        return at_least_float32(scores), at_least_float32(deltas)

@@ -10,7 +10,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 
 from rehead.configs.detection_heads import KeypointRCNNOptions
 from rehead.errors import BuildError
-from rehead.heads.base import Features
+from rehead.heads.base import Features, at_least_float32
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN
 from rehead.heads.roi_align import RoIAlign
@@ -48,7 +48,7 @@ class KeypointRCNN(FasterRCNN):
         found = self.detect(features, frames)
         predictions = self.predictions(found, frames)
         for prediction, one, frame in zip(predictions, found, frames, strict=True):
-            places = frame.points_to_original(one["keypoints"][..., :2].float())
+            places = frame.points_to_original(at_least_float32(one["keypoints"][..., :2]))
             prediction.keypoints = torch.cat([places, one["keypoints_scores"][..., None]], dim=-1)
         return predictions
 
@@ -90,4 +90,4 @@ class ExactKeypointPredictor(KeypointRCNNPredictor):
         """(R, P, 56, 56) logits."""
         logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
         # torchvision's loss takes a view, which channels_last does not allow.
-        return logits.float().contiguous()
+        return at_least_float32(logits).contiguous()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from rehead.configs.detection_heads import MaskRCNNOptions
-from rehead.heads.base import Features
+from rehead.heads.base import Features, at_least_float32
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN
 from rehead.heads.masks_in_boxes import MasksInBoxes
@@ -56,4 +56,4 @@ class ExactMaskPredictor(MaskRCNNPredictor):
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, K + 1, 28, 28) logits."""
         logits: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
-        return logits.float()
+        return at_least_float32(logits)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rehead.heads.base import Features, Head
+from rehead.heads.base import Features, Head, at_least_float32
 from rehead.heads.detection import float32_pyramid, image_list, predictions, truth
 from rehead.heads.necks import Neck
 from rehead.types import Frame, Prediction, Target
@@ -44,7 +44,7 @@ class OneStage(Head):
         Coordinates are decoded in the type of the outputs, so they are float32 in mixed precision too.
         """
         levels = list(float32_pyramid(self.neck, features).values())
-        outputs = {name: value.float() for name, value in self.head(levels).items()}
+        outputs = {name: at_least_float32(value) for name, value in self.head(levels).items()}
         anchors = self.rules.anchor_generator(image_list(frames), levels)
         per_point = self.rules.anchor_generator.num_anchors_per_location()
         sizes = [one.shape[-2] * one.shape[-1] * count for one, count in zip(levels, per_point, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rehead.configs.segmentation_heads import SegmentationOptions
 from rehead.errors import BuildError
-from rehead.heads.base import Features, Head
+from rehead.heads.base import Features, Head, at_least_float32
 from rehead.heads.segmentation_loss import SegmentationLoss
 from rehead.types import IGNORE_16, Classes, FeatureSpec, Frame, Prediction, Target, map_type
 
@@ -86,5 +86,5 @@ def semantic_batch(targets: Sequence[Target], frames: Sequence[Frame]) -> Tensor
 def original_size(logits: Tensor, frame: Frame) -> Tensor:
     """(K, h, w) scores in the batch -> (K, H, W) in the original image, padding left out."""
     height, width = frame.size
-    inside = logits[None, :, :height, :width].float()
+    inside = at_least_float32(logits[None, :, :height, :width])
     return F.interpolate(inside, size=frame.original, mode="bilinear", align_corners=False)[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rehead.configs.segmentation_heads import SegmentationLossOptions
 from rehead.errors import BuildError
-from rehead.heads.base import normaliser
+from rehead.heads.base import at_least_float32, normaliser
 from rehead.types import IGNORE_16, Classes, ignore_of
 
 
@@ -78,7 +78,7 @@ def pixel_cross_entropy(
     semantic = semantic.long()
     counts = semantic != ignored
     total = F.cross_entropy(
-        logits.float(),
+        at_least_float32(logits),
         semantic,
         class_weights,
         ignore_index=ignored,
@@ -95,7 +95,9 @@ def dice(logits: Tensor, semantic: Tensor) -> Tensor:
 
     A class that no pixel has adds 0, as in segmentation-models-pytorch (Milletari et al., 1606.04797).
     """
-    loss: Tensor = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(logits.float(), semantic.long())
+    loss: Tensor = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(
+        at_least_float32(logits), semantic.long()
+    )
     return loss
 
 
@@ -107,7 +109,7 @@ def focal(logits: Tensor, semantic: Tensor, gamma: float = 2.0) -> Tensor:
     segmentation-models-pytorch's focal loss is one of sigmoids, and NaN where no pixel counts.
     """
     ignored = ignore_of(semantic)
-    entropy = F.cross_entropy(logits.float(), semantic.long(), ignore_index=ignored, reduction="none")
+    entropy = F.cross_entropy(at_least_float32(logits), semantic.long(), ignore_index=ignored, reduction="none")
     # A power below 1 has an infinite slope at 0.
     wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
     return (wrong**gamma * entropy).sum() / normaliser((semantic != ignored).sum())
@@ -117,6 +119,8 @@ def lovasz(logits: Tensor, semantic: Tensor) -> Tensor:
     """() float32 Lovasz-softmax of a process's batch, averaged over its classes (Berman et al., 1705.08790)."""
     if logits.shape[1] == 1 or not (semantic != ignore_of(semantic)).any():
         # SMP's has no scalar for no pixel, and refuses a single class, whose softmax is 1 everywhere.
-        return logits.float().sum() * 0
-    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(logits.float(), semantic.long())
+        return at_least_float32(logits).sum() * 0
+    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_of(semantic))(
+        at_least_float32(logits), semantic.long()
+    )
     return loss

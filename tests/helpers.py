@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -57,13 +59,18 @@ SMALL_SEGMENTERS: list[HeadOptions] = [
 ]
 """Every segmentation head but the U-Net, with few channels."""
 
+FEW_REGIONS: dict[str, Any] = {"rpn_post_nms_train": 100, "rpn_post_nms_test": 100, "box_sampled": 64}
+
 ONE_OF_EACH_KIND: list[HeadOptions] = [
     LinearOptions(dropout=0.1),
-    FasterRCNNOptions(channels=16, representation=32, score_threshold=0.0),
-    MaskRCNNOptions(channels=16, representation=32, mask_convs=1, mask_channels=8, score_threshold=0.0, detections=20),
+    FasterRCNNOptions(channels=16, representation=32, score_threshold=0.0, **FEW_REGIONS),
+    MaskRCNNOptions(
+        **{"channels": 16, "representation": 32, "mask_convs": 1, "mask_channels": 8},
+        **{"score_threshold": 0.0, "detections": 20, **FEW_REGIONS},
+    ),
     KeypointRCNNOptions(
         **{"channels": 16, "representation": 32, "keypoint_convs": 1, "keypoint_channels": 8, "keypoints": 5},
-        **{"score_threshold": 0.0, "detections": 10},
+        **{"score_threshold": 0.0, "detections": 10, **FEW_REGIONS},
     ),
     UNetOptions(decoder_channels=[32, 16, 16, 8, 8]),
 ]
@@ -142,6 +149,15 @@ def randomised(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return state
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Layers are made without drawing the weights that a file replaces at once: in large networks, half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+            patch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor.detach().fill_(torch.nan))
+        yield
+
+
 def norms_to_eval(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -188,6 +204,37 @@ def assert_sane(predictions: Sequence[Prediction], frames: Sequence[Frame], clas
             torch.testing.assert_close(prediction.probabilities.sum(), torch.tensor(1.0))
 
 
+def assert_equal_numbers(found: Tensor, expected: Tensor) -> None:
+    """The same arithmetic: in float64, where 1e-9 of the largest value is far above rounding on any processor."""
+    assert found.dtype == expected.dtype == torch.float64
+    largest = float(expected.detach().abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * largest)
+
+
+def assert_equal_losses(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """The same losses, in float64."""
+    assert set(found) == set(expected)
+    for name, loss in expected.items():
+        if name == "loss_objectness":
+            # torchvision holds the labels of an RPN in float32, and the loss takes their type.
+            torch.testing.assert_close(found[name], loss)
+        else:
+            assert_equal_numbers(found[name], loss)
+
+
+def assert_equal_but_rounding(found: Tensor, reference: Tensor, exact: Tensor) -> None:
+    """float32 numbers as near to the reference's as those are to its own in float64, times ten.
+
+    How much rounding grows in a network depends on its weights, and how much there is on the processor; the
+    reference's own distance measures both. Another order of adding up may round several times as much.
+    """
+    assert found.dtype == reference.dtype == torch.float32
+    assert exact.dtype == torch.float64
+    rounding = float((reference - exact).detach().abs().max())
+    assert 0 < rounding < 1e-3 * float(exact.detach().abs().max())
+    torch.testing.assert_close(found, reference, rtol=0, atol=10 * rounding)
+
+
 def total(losses: dict[str, Tensor]) -> Tensor:
     """The sum of losses, each of them checked to be finite."""
     assert all(torch.isfinite(loss) for loss in losses.values()), losses
@@ -207,6 +254,9 @@ __all__ = [
     "SMALL_SEGMENTERS",
     "TINY",
     "AlreadyResized",
+    "assert_equal_but_rounding",
+    "assert_equal_losses",
+    "assert_equal_numbers",
     "assert_every_parameter_learns",
     "assert_sane",
     "batch_of_noise",
@@ -215,4 +265,5 @@ __all__ = [
     "randomised",
     "targets_for",
     "total",
+    "undrawn",
 ]

@@ -1,4 +1,4 @@
-"""rehead's ResNet is torchvision's and timm's, feature by feature."""
+"""rehead's ResNet is torchvision's and timm's, feature by feature, in float64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers import assert_equal_but_rounding, assert_equal_numbers
 from torch import Tensor, nn
 from torchvision.models import resnet
 
@@ -43,11 +44,11 @@ def pair(theirs: Callable[[], nn.Module], ours: Callable[[], Backbone]) -> tuple
     state = {key: value for key, value in reference.state_dict().items() if not key.startswith("fc.")}
     assert list(backbone.state_dict()) == list(state)
     backbone.load_state_dict(state, assign=True)
-    return reference, backbone
+    return reference.double(), backbone.double()
 
 
 def images(size: int = 64) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2)).double()
 
 
 def torchvision_features(model: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -62,12 +63,12 @@ def torchvision_features(model: nn.Module, pixels: Tensor) -> list[Tensor]:
 
 def assert_same(features: dict[str, Tensor], expected: list[Tensor]) -> None:
     assert list(features) == ["C1", "C2", "C3", "C4", "C5"]
-    for (name, found), wanted in zip(features.items(), expected, strict=True):
-        assert found.shape == wanted.shape
+    for found, wanted in zip(features.values(), expected, strict=True):
         assert wanted.abs().max() > 0
-        assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max(), name
+        assert_equal_numbers(found, wanted)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_torchvision(name: str) -> None:
     theirs, backbone = pair(lambda: getattr(torchvision.models, name)(weights=None), lambda: ours(name))
@@ -76,9 +77,21 @@ def test_equals_torchvision(name: str) -> None:
         assert_same(backbone(pixels), torchvision_features(theirs, pixels))
 
 
+@pytest.mark.numeric
+def test_equals_torchvision_in_float32_too() -> None:
+    theirs, backbone = pair(lambda: resnet.resnet50(weights=None), lambda: ours("resnet50"))
+    with torch.no_grad():
+        exact = torchvision_features(theirs, images())
+        wanted = torchvision_features(theirs.float(), images().float())
+        found = backbone.float()(images().float())
+    for one, other, third in zip(found.values(), wanted, exact, strict=True):
+        assert_equal_but_rounding(one, other, third)
+
+
+@pytest.mark.numeric
 def test_trains_as_torchvision() -> None:
-    theirs = randomise(resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 2])).train()
-    backbone = ResNet(BasicBlock, (1, 1, 1, 2)).train()
+    theirs = randomise(resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 2])).double().train()
+    backbone = ResNet(BasicBlock, (1, 1, 1, 2)).double().train()
     backbone.load_state_dict(theirs.state_dict(), strict=False)
     pixels = images()
     found, wanted = backbone(pixels), torchvision_features(theirs, pixels)
@@ -88,11 +101,12 @@ def test_trains_as_torchvision() -> None:
     for name, parameter in backbone.named_parameters():
         reference = theirs.get_parameter(name).grad
         assert reference.abs().max() > 0
-        assert (parameter.grad - reference).abs().max() <= 1e-5 * reference.abs().max(), name
+        assert_equal_numbers(parameter.grad, reference)
     # The statistics that BatchNorm gathers on the way are the same too.
-    torch.testing.assert_close(backbone.layer4[1].bn2.running_var, theirs.layer4[1].bn2.running_var)
+    assert_equal_numbers(backbone.layer4[1].bn2.running_var, theirs.layer4[1].bn2.running_var)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_equals_timm(name: str) -> None:
     theirs, backbone = pair(lambda: timm.create_model(name, features_only=True), lambda: ours(name))
@@ -103,6 +117,7 @@ def test_equals_timm(name: str) -> None:
     assert [spec.channels for spec in backbone.feature_specs.values()] == theirs.feature_info.channels()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("stride", "replaced"), [(8, [False, True, True]), (16, [False, False, True])])
 def test_dilates_as_torchvision(stride: int, replaced: list[bool]) -> None:
     theirs, backbone = pair(
@@ -117,6 +132,7 @@ def test_dilates_as_torchvision(stride: int, replaced: list[bool]) -> None:
     assert found["C5"].shape[-1] == 64 // stride
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stride", [8, 16])
 def test_basic_blocks_dilate_as_timm(stride: int) -> None:
     # torchvision has no dilated basic block; timm has.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers import undrawn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -105,14 +106,16 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     state = {key: torch.empty_like(each, device="cpu") for key, each in classifier(name).state_dict().items()}
     randomise(state)
     save_file(state, path)
-    ours = build_backbone(options(name, weights=str(path))).eval()
     overlay = {"file": str(path), "num_classes": 1000}
-    theirs = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    with undrawn():
+        ours = build_backbone(options(name, weights=str(path))).eval()
+        theirs = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     # Up to hundreds of megabytes, which pytest would keep for days.
     path.unlink()
     return Loaded(name, str(path), ours, theirs)
 
 
+@pytest.mark.numeric
 def test_features_of_a_published_file_equal_timms(loaded: Loaded) -> None:
     ours, theirs = loaded.ours, loaded.theirs
     assert ours.report is not None
@@ -131,6 +134,7 @@ def test_features_of_a_published_file_equal_timms(loaded: Loaded) -> None:
         assert (mine[0] - mine[1]).std() > 0.01 * mine.std() > 0
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("loaded", ATTENTION, indirect=True)
 def test_attention_takes_other_sizes_as_timm_does(loaded: Loaded) -> None:
     ours = loaded.ours
@@ -151,6 +155,7 @@ def test_statistics_are_those_of_the_weights(loaded: Loaded) -> None:
     assert loaded.ours.interpolation == cfg.interpolation
 
 
+@pytest.mark.numeric
 def test_every_parameter_gets_a_gradient(loaded: Loaded) -> None:
     loaded.ours.zero_grad()
     sum(each.square().mean() for each in loaded.ours(images(64, 96)).values()).backward()

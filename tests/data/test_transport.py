@@ -136,7 +136,7 @@ def test_batches_of_real_workers_arrive_whole_whatever_is_kept(method: str, monk
         Source(transport),
         batch_size=None,
         sampler=numbers,
-        num_workers=2,
+        num_workers=2 if method == "fork" else 1,  # one that does not fork imports torch first
         collate_fn=_same,
         multiprocessing_context=method,
     )

@@ -18,6 +18,8 @@ from rehead.errors import BuildError
 from rehead.heads.classification import MLP, ClassificationHead, Linear
 from rehead.types import Classes, FeatureSpec, Frame, Target
 
+pytestmark = pytest.mark.numeric
+
 SPECS = {"C4": FeatureSpec(3, 4), "C5": FeatureSpec(6, 8)}
 FRAMES = [Frame((16, 24), (16, 24), image_id=f"image {row}") for row in range(4)]
 

@@ -18,6 +18,8 @@ from rehead.heads.segmentation_loss import pixel_cross_entropy
 from rehead.tasks.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ["a", "b", "c"]
 LINEAR, FASTER_RCNN, MASK_RCNN, KEYPOINT_RCNN, UNET = ONE_OF_EACH_KIND
 DETECTORS = [options for options in SMALL_HEADS if "detection" in HEADS.get(options.name).about["task"]]
@@ -54,6 +56,21 @@ def test_boxes_are_exact_in_mixed_precision(head: HeadOptions) -> None:
     assert len(far) > 10
     assert (far % 4 == 0).float().mean() < 0.2
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("head", SMALL_HEADS, ids=lambda head: head.name)
+def test_float64_stays_float64(head: HeadOptions) -> None:
+    """float32 is the least that losses and coordinates have, not the most: parity is proved in float64."""
+    torch.manual_seed(0)
+    model = build_model(TINY, head, NAMES).double()
+    batch = batch_of_noise()
+    with torch.no_grad():
+        losses = model.train()(batch, targets_for(batch, len(NAMES)))
+        prediction = model.eval()(batch)["main"][0]
+    # torchvision holds the RPN's labels in float32, and the loss takes their type.
+    assert {loss.dtype for name, loss in losses.items() if name != "loss_objectness"} == {torch.float64}
+    found = [value for value in (prediction.boxes, prediction.scores, prediction.probabilities) if value is not None]
+    assert {value.dtype for value in found} <= {torch.float64}
 
 
 def test_the_deepest_feature_of_each_stride_is_used() -> None:

@@ -21,6 +21,8 @@ from rehead.errors import BuildError
 from rehead.tasks.model import build_model
 from rehead.types import Frame
 
+pytestmark = pytest.mark.numeric
+
 NAMES = [f"class{index}" for index in range(7)]
 MASKS = MaskRCNNOptions(channels=8, representation=16, mask_convs=1, mask_channels=8, score_threshold=0)
 POINTS = KeypointRCNNOptions(

@@ -1,12 +1,13 @@
-"""SMP's DPT, which no import knows, by its decoder alone: same weights, same features, same scores (CPU, float32)."""
+"""SMP's DPT, which no import knows, by its decoder alone: same weights, same features, same scores (CPU, float64)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import segmentation_models_pytorch as smp
 import torch
-from helpers import randomised
+from helpers import assert_equal_numbers, randomised
 
 from rehead.configs.segmentation_heads import DPTOptions
 from rehead.heads import build_head
@@ -16,6 +17,7 @@ K = 7
 SIZE = (64, 96)
 
 
+@pytest.mark.numeric
 def test_dpt_equals_smp_without_class_tokens() -> None:
     torch.manual_seed(0)
     reference: Any = smp.create_model(
@@ -34,9 +36,11 @@ def test_dpt_equals_smp_without_class_tokens() -> None:
     ours: Any = build_head(options, Classes.of([f"class{index}" for index in range(K)]), specs).eval()
     state = reference.state_dict()
     ours.load_state_dict({name: value for name, value in state.items() if not name.startswith("encoder.")})
-    features = {name: torch.randn(2, channels, SIZE[0] // 16, SIZE[1] // 16) for name in specs}
+    reference.double()
+    ours.double()
+    features = {name: torch.randn(2, channels, SIZE[0] // 16, SIZE[1] // 16).double() for name in specs}
     with torch.no_grad():
         theirs = reference.segmentation_head(reference.decoder(list(features.values()), [None] * 4))
         logits = ours.logits(features, [Frame(SIZE, SIZE)] * 2)
     assert theirs.std() > 1e-3
-    torch.testing.assert_close(logits / theirs.std(), theirs / theirs.std(), rtol=1e-5, atol=1e-5)
+    assert_equal_numbers(logits, theirs)

@@ -13,6 +13,7 @@ from helpers import (
     ONE_OF_EACH_KIND,
     SMALL_HEADS,
     TINY,
+    assert_equal_losses,
     assert_every_parameter_learns,
     assert_sane,
     batch_of_noise,
@@ -25,6 +26,8 @@ from torch import nn
 from rehead.configs.base import HeadOptions
 from rehead.tasks.model import Model, build_model
 from rehead.types import ImageBatch, Target, ignore_of
+
+pytestmark = pytest.mark.numeric
 
 NAMES = ["a", "b", "c"]
 DROPOUTS = (nn.Dropout, nn.Dropout2d)
@@ -127,11 +130,11 @@ def losses_of(model: Model, batch: ImageBatch, targets: list[Target]) -> dict[st
 @EVERY
 def test_channels_last_changes_nothing_but_rounding(head: HeadOptions) -> None:
     model, batch, targets = trained(head)
+    model.double()
     expected = losses_of(model, batch, targets)
     model.to(memory_format=torch.channels_last)
     found = losses_of(model, ImageBatch(batch.pixels.to(memory_format=torch.channels_last), batch.frames), targets)
-    for name, loss in expected.items():
-        torch.testing.assert_close(found[name], loss, rtol=1e-3, atol=1e-5)
+    assert_equal_losses(found, expected)
 
 
 @EVERY
@@ -147,13 +150,13 @@ def test_bfloat16_changes_losses_by_less_than_a_tenth(head: HeadOptions) -> None
 @EVERY
 def test_a_compiled_backbone_gives_the_same_losses_under_the_same_names(head: HeadOptions) -> None:
     model, batch, targets = trained(head)
+    model.double()
     expected, names = losses_of(model, batch, targets), list(model.state_dict())
     # Traced whole, with nothing left to Python; code is generated in the slow test below.
     model.backbone.compile(backend="aot_eager", fullgraph=True)
     found = losses_of(model, batch, targets)
     assert list(model.state_dict()) == names
-    for name, loss in expected.items():
-        torch.testing.assert_close(found[name], loss, rtol=1e-3, atol=1e-5)
+    assert_equal_losses(found, expected)
 
 
 @pytest.mark.slow

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_equal_but_rounding, assert_equal_numbers
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from rehead.heads.roi_align import RoIAlign
 from rehead.types import FeatureSpec
+
+pytestmark = pytest.mark.numeric
 
 SPECS = {f"P{level}": FeatureSpec(6, 2**level) for level in (2, 3, 4, 5, 6)}
 IMAGE = (96, 128)
@@ -54,7 +57,7 @@ def test_features_and_gradients_are_torchvisions(size: int, layout: torch.memory
         (pooled * torch.linspace(-1, 1, pooled.numel(), dtype=torch.float64).view_as(pooled)).sum().backward()
         results.append([pooled, *(levels[name].grad for name in align.featmap_names)])
     for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        assert_equal_numbers(found, expected)
 
 
 def aligned_theirs(levels: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
@@ -125,7 +128,10 @@ def test_in_float32_too() -> None:
     boxes = [some.float() for some in regions()]
     levels = features(torch.channels_last, torch.float32)
     found = RoIAlign(SPECS, 7)(levels, boxes, [IMAGE, IMAGE])
-    torch.testing.assert_close(found, theirs(7)(levels, boxes, [IMAGE, IMAGE]), rtol=1e-4, atol=1e-4)
+    wanted = theirs(7)(levels, boxes, [IMAGE, IMAGE])
+    twice = {name: value.double() for name, value in levels.items()}
+    exact = theirs(7)(twice, [some.double() for some in boxes], [IMAGE, IMAGE])
+    assert_equal_but_rounding(found, wanted, exact)
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3), (2, 0)])
@@ -143,7 +149,7 @@ def test_one_level_alone() -> None:
     levels = features(torch.channels_last)
     found = RoIAlign(specs, 7)(levels, regions(), [IMAGE, IMAGE])
     align = MultiScaleRoIAlign(["P5"], 7, 2)
-    torch.testing.assert_close(found, align(levels, regions(), [IMAGE, IMAGE]), rtol=1e-9, atol=1e-9)
+    assert_equal_numbers(found, align(levels, regions(), [IMAGE, IMAGE]))
 
 
 def test_the_same_every_time_with_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import assert_equal_numbers
 from torch import Tensor, nn
 
 from rehead.configs.detection_heads import FasterRCNNOptions, RetinaNetOptions
@@ -11,6 +12,8 @@ from rehead.heads.faster_rcnn import FasterRCNN
 from rehead.heads.retinanet import RetinaNet
 from rehead.heads.sparse_gradient import FEW, SparseGradientConv2d
 from rehead.types import Classes, FeatureSpec, Frame, Target
+
+pytestmark = pytest.mark.numeric
 
 PLACES = {
     "none": [],
@@ -95,8 +98,8 @@ def test_what_is_passed_over_has_no_gradient_in_a_whole_detector() -> None:
     """A training step of RetinaNet gives the gradients that it gives with ordinary convolutions."""
     specs = {f"C{level}": FeatureSpec(32, 2**level) for level in (3, 4, 5)}
     torch.manual_seed(0)
-    head = RetinaNet(RetinaNetOptions(channels=32), Classes(("a", "b")), specs)
-    features = {f"C{level}": torch.randn(1, 32, 256 >> level, 256 >> level) for level in (3, 4, 5)}
+    head = RetinaNet(RetinaNetOptions(channels=32), Classes(("a", "b")), specs).double()
+    features = {f"C{level}": torch.randn(1, 32, 256 >> level, 256 >> level).double() for level in (3, 4, 5)}
     boxes = torch.tensor([[30.0, 40.0, 90.0, 120.0], [150.0, 20.0, 190.0, 60.0]])
     target = Target("a", boxes=boxes, labels=torch.tensor([0, 1]))
     frames = [Frame((256, 256), (256, 256), image_id="a")]
@@ -110,4 +113,4 @@ def test_what_is_passed_over_has_no_gradient_in_a_whole_detector() -> None:
     assert found[0].keys() == found[1].keys()
     assert any("regression_head" in name and value.abs().sum() > 0 for name, value in found[0].items())
     for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-7)
+        assert_equal_numbers(value, found[1][name])

@@ -17,7 +17,7 @@ def test_the_demo_transfers_one_backbone_to_two_heads_and_compares(
     tmp_path: Path, rehead_command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = demo.Budget(
-        tiles=24, tiles_val=12, scenes=8, scenes_val=6, pretrain_steps=3, detect_steps=2, segment_steps=2
+        tiles=12, tiles_val=6, scenes=8, scenes_val=6, pretrain_steps=2, detect_steps=1, segment_steps=1
     )
     monkeypatch.setattr(demo, "Budget", lambda: small)
     out = tmp_path / "demo"

@@ -1,15 +1,24 @@
-"""torchvision's detectors through `rehead import`: same weights, same inputs, same numbers (CPU, float32), and back."""
+"""torchvision's detectors through `rehead import`: same weights, same inputs, same numbers (CPU, float64), and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import AlreadyResized, norms_to_eval, randomised
+from helpers import (
+    AlreadyResized,
+    assert_equal_but_rounding,
+    assert_equal_losses,
+    assert_equal_numbers,
+    norms_to_eval,
+    randomised,
+    undrawn,
+)
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection._utils import overwrite_eps
@@ -23,8 +32,10 @@ from rehead.tasks.exchange import LIBRARIES, export_weights
 from rehead.tasks.model import Model
 from rehead.types import Frame, ImageBatch, Target
 
+pytestmark = pytest.mark.numeric
+
 K = 7
-SIZE = (192, 256)
+SIZE = (96, 128)
 TWO_STAGES = [
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
@@ -32,24 +43,28 @@ TWO_STAGES = [
     "maskrcnn_resnet50_fpn_v2",
     "keypointrcnn_resnet50_fpn",
 ]
+# Those whose layers take long for every box.
+DEAR = [name for name in TWO_STAGES if name.startswith(("mask", "keypoint"))]
 ONE_STAGE = ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn"]
 
+
 # With few proposals and boxes the same is proved in a tenth of the time: torchvision's argument, our option, its value.
-FEW: dict[bool, list[tuple[str, str, float]]] = {
-    True: [
+def few(name: str) -> list[tuple[str, str, float]]:
+    if name in ONE_STAGE:
+        return [("score_thresh", "score_threshold", 0.0), ("detections_per_img", "detections", 60)]
+    dear = name in DEAR
+    return [
         ("box_score_thresh", "score_threshold", 0.0),
-        ("box_detections_per_img", "detections", 30),
-        ("box_batch_size_per_image", "box_sampled", 32),
-        ("rpn_post_nms_top_n_train", "rpn_post_nms_train", 60),
-        ("rpn_post_nms_top_n_test", "rpn_post_nms_test", 60),
-    ],
-    False: [("score_thresh", "score_threshold", 0.0), ("detections_per_img", "detections", 60)],
-}
+        ("box_detections_per_img", "detections", {"maskrcnn": 10, "keypointrcnn": 6}.get(name.partition("_")[0], 26)),
+        ("box_batch_size_per_image", "box_sampled", 8 if dear else 16),
+        ("rpn_post_nms_top_n_train", "rpn_post_nms_train", 30),
+        ("rpn_post_nms_top_n_test", "rpn_post_nms_test", 30),
+    ]
 
 
 @dataclass
 class Pair:
-    """A model of torchvision's, ours from its file, and images for both."""
+    """A model of torchvision's, ours from its file, and images for both; float32, as the file is."""
 
     name: str
     ours: Model
@@ -62,11 +77,6 @@ class Pair:
         """What torchvision calls our label 0: with proposals, its 0 is the background."""
         return 1 if self.name in TWO_STAGES else 0
 
-    @property
-    def close(self) -> dict[str, float]:
-        """With proposals, whose order and pooling add their own rounding, a tenth of the digits less."""
-        return {"rtol": 1e-4, "atol": 1e-4} if self.name in TWO_STAGES else {"rtol": 1e-5, "atol": 1e-5}
-
 
 def build(name: str) -> nn.Module:
     """torchvision's model with weights whose predictions differ: scores, classes and boxes."""
@@ -74,7 +84,7 @@ def build(name: str) -> nn.Module:
     two = name in TWO_STAGES
     make: Callable[..., nn.Module] = getattr(detection, name)
     reference = make(
-        weights=None, weights_backbone=None, num_classes=K + two, **{theirs: value for theirs, _, value in FEW[two]}
+        weights=None, weights_backbone=None, num_classes=K + two, **{theirs: value for theirs, _, value in few(name)}
     )
     state = randomised(reference, seed=1)
     v2 = two and name.endswith("_v2")
@@ -103,56 +113,85 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     torch.save(reference.state_dict(), folder / "theirs.pth")
     ours = imported(name, folder)
     pixels = torch.randint(0, 256, (2, 3, *SIZE), generator=torch.Generator().manual_seed(2)).float()
-    frames = [Frame(SIZE, SIZE), Frame((160, 200), (160, 200), padding=(32, 56))]
+    frames = [Frame(SIZE, SIZE), Frame((76, 100), (76, 100), padding=(20, 28))]
     reference.transform = AlreadyResized([frame.size for frame in frames])
     return Pair(name, ours, reference, ImageBatch(pixels, frames), folder / "theirs.pth")
+
+
+@pytest.fixture(scope="module")
+def exact(pair: Pair) -> Pair:
+    """The same in float64."""
+    return replace(pair, ours=deepcopy(pair.ours).double(), reference=deepcopy(pair.reference).double())
 
 
 def imported(name: str, folder: Path) -> Model:
     from rehead.cli.import_ import import_
 
-    given = [f"model.head.{ours}={value}" for _, ours, value in FEW[name in TWO_STAGES]]
-    import_("torchvision", folder / "theirs.pth", name, folder / "ours.safetensors", given, ",".join("abcdefg"))
-    return rehead.load(folder / "ours.safetensors")
+    given = [f"model.head.{ours}={value}" for _, ours, value in few(name)]
+    with undrawn():
+        import_("torchvision", folder / "theirs.pth", name, folder / "ours.safetensors", given, ",".join("abcdefg"))
+        return rehead.load(folder / "ours.safetensors")
 
 
-def test_predictions(pair: Pair) -> None:
-    pair.ours.eval()
-    pair.reference.eval()
+def test_predictions(exact: Pair) -> None:
+    exact.ours.eval()
+    exact.reference.eval()
     with torch.no_grad():
-        theirs = pair.reference(pair.ours.normalise(pair.batch))
-        found = pair.ours(pair.batch)["main"]
-    assert sum(len(one["boxes"]) for one in theirs) >= 50
+        theirs = exact.reference(exact.ours.normalise(exact.batch))
+        found = exact.ours(exact.batch)["main"]
+    assert sum(len(one["boxes"]) for one in theirs) >= (10 if exact.name in DEAR else 50)
     assert len({int(label) for one in theirs for label in one["labels"]}) > 1
-    for prediction, one, frame in zip(found, theirs, pair.batch.frames, strict=True):
+    for prediction, one, frame in zip(found, theirs, exact.batch.frames, strict=True):
         assert one["scores"].std() > 1e-3
-        torch.testing.assert_close(prediction.boxes, one["boxes"], **pair.close)
-        torch.testing.assert_close(prediction.scores, one["scores"], **pair.close)
-        assert torch.equal(prediction.labels, one["labels"] - pair.first_label)
+        assert_equal_numbers(prediction.boxes, one["boxes"])
+        assert_equal_numbers(prediction.scores, one["scores"])
+        assert torch.equal(prediction.labels, one["labels"] - exact.first_label)
         if "masks" in one:
             pasted = paste_masks_in_image(one["masks"], one["boxes"], frame.original)[:, 0]
             assert prediction.masks.shape == (len(one["boxes"]), *frame.original)
             assert prediction.masks.any()
             # Where rounding could decide, either answer is right.
-            decided = (pasted - 0.5).abs() > 1e-4
+            decided = (pasted - 0.5).abs() > 1e-9
             assert torch.equal(prediction.masks[decided], (pasted >= 0.5)[decided])
         if "keypoints" in one:
-            assert_same_points(prediction.keypoints, one["keypoints"], one["keypoints_scores"])
+            # torchvision writes them into tensors of float32.
+            torch.testing.assert_close(prediction.keypoints[..., :2], one["keypoints"][..., :2])
+            torch.testing.assert_close(prediction.keypoints[..., 2], one["keypoints_scores"])
 
 
-def assert_same_points(ours: Tensor, places: Tensor, scores: Tensor) -> None:
-    """The scores of the best places; and the places, but where rounding chose between two as good."""
-    torch.testing.assert_close(ours[..., 2], scores, rtol=1e-4, atol=1e-3)
-    apart = (ours[..., :2] - places[..., :2]).abs().amax(dim=-1)
-    assert (apart < 1e-2).float().mean() > 0.999
+@pytest.mark.parametrize("pair", ["maskrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn"], indirect=True)
+def test_in_float32_too(pair: Pair, exact: Pair) -> None:
+    """What the layers say, before thresholds and overlaps choose: a choice makes much of little."""
+    ours, reference, doubled = pair.ours.eval(), pair.reference.eval(), exact.reference.eval()
+    head: Any = ours.head("main")
+    with torch.no_grad():
+        images = ours.normalise(pair.batch)
+        found = answers(head, head.neck(ours.backbone(images)))
+        theirs = answers(reference, reference.backbone(images))
+        wanted = answers(doubled, doubled.backbone(images.double()))
+    for one, other, third in zip(found, theirs, wanted, strict=True):
+        assert_equal_but_rounding(one, other, third)
+
+
+def answers(detector: Any, pyramid: dict[str, Tensor]) -> list[Tensor]:
+    """Of every layer of a detector, with a few proposals where it wants some."""
+    levels = list(pyramid.values())
+    if not hasattr(detector, "rpn"):
+        return [*levels, *detector.head(levels).values()]
+    objectness, deltas = detector.rpn.head(levels)
+    proposals = [torch.tensor([[0, 0, 64, 64], [30, 40, 90, 90.0], [5, 5, 21, 30]]).to(levels[0])] * 2
+    regions = detector.roi_heads
+    boxes = regions.box_predictor(regions.box_head(regions.box_roi_pool(pyramid, proposals, [SIZE] * 2)))
+    masks = regions.mask_predictor(regions.mask_head(regions.mask_roi_pool(pyramid, proposals, [SIZE] * 2)))
+    return [*levels, *objectness, *deltas, *boxes, masks]
 
 
 @pytest.mark.parametrize("empty", [(), (1,), (0, 1)], ids=["objects", "an image without", "none at all"])
-def test_losses_with_the_same_draws(pair: Pair, empty: tuple[int, ...]) -> None:
-    # The first box is an anchor of P4 (128 px, square), so that positives do not depend on luck.
+def test_losses_with_the_same_draws(exact: Pair, empty: tuple[int, ...]) -> None:
+    # The first box is an anchor (64 px, square), so that positives do not depend on luck.
     boxes = [
-        torch.tensor([[0.0, 0, 128, 128], [30, 40, 90, 120], [100, 20, 160, 60]]),
-        torch.tensor([[10.0, 10, 74, 74]]),
+        torch.tensor([[0, 0, 64, 64], [30, 40, 90, 90], [80, 20, 126, 60]]).double(),
+        torch.tensor([[10, 10, 74, 74]]).double(),
     ]
     labels = [torch.tensor([0, 3, 6]), torch.tensor([2])]
     for index in empty:
@@ -160,28 +199,27 @@ def test_losses_with_the_same_draws(pair: Pair, empty: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(4)
     masks = [torch.rand((len(one), *SIZE), generator=generator) > 0.4 for one in boxes]
     points = [points_in(one, generator) for one in boxes]
-    ours, reference = pair.ours.train(), pair.reference.train()
+    ours, reference = exact.ours.train(), exact.reference.train()
     norms_to_eval(ours)
     norms_to_eval(reference)
     share_samplers(ours, reference)
     given = [
-        {"boxes": b, "labels": k + pair.first_label, "masks": m.byte(), "keypoints": p}
+        {"boxes": b, "labels": k + exact.first_label, "masks": m.byte(), "keypoints": p}
         for b, k, m, p in zip(boxes, labels, masks, points, strict=True)
     ]
     torch.manual_seed(3)
     with torch.no_grad():
-        theirs = reference(ours.normalise(pair.batch), given)
+        theirs = reference(ours.normalise(exact.batch), given)
     torch.manual_seed(3)
     targets = [Target(i, *each) for i, each in enumerate(zip(boxes, labels, masks, points, strict=True))]
     with torch.no_grad():
-        losses = ours(pair.batch, targets)
+        losses = ours(exact.batch, targets)
     theirs = {name if name.startswith("loss_") else f"loss_{name}": loss for name, loss in theirs.items()}
-    assert set(losses) == set(theirs)
+    assert_equal_losses(losses, theirs)
     for name, loss in losses.items():
         # Without objects, only what tells objects from background has anything to learn.
         found = len(empty) < 2 or name in ("loss_objectness", "loss_classifier", "loss_classification")
         assert (float(loss) > 0) == found
-        torch.testing.assert_close(loss, theirs[name], **pair.close)
 
 
 def share_samplers(ours: Model, reference: Any) -> None:
@@ -193,10 +231,10 @@ def share_samplers(ours: Model, reference: Any) -> None:
 
 
 def points_in(boxes: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, 17, 3) keypoints inside their boxes, two thirds of them visible."""
+    """(N, 17, 3) keypoints inside their boxes, two thirds of them visible; torchvision takes float32 alone."""
     places = torch.rand((len(boxes), 17, 2), generator=generator) * (boxes[:, None, 2:] - boxes[:, None, :2])
     seen = (torch.rand((len(boxes), 17, 1), generator=generator) < 0.67).float()
-    return torch.cat([places + boxes[:, None, :2], seen], dim=-1)
+    return torch.cat([places + boxes[:, None, :2], seen], dim=-1).float()
 
 
 def test_back_to_torchvision_nothing_is_lost(pair: Pair) -> None:
@@ -220,7 +258,7 @@ def published(name: str) -> nn.Module:
     """The form that published weights of version 1 have: 91 columns, frozen norms, eps 0."""
     torch.manual_seed(0)
     body = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
-    reference: nn.Module = detection.FasterRCNN(body, num_classes=91, box_score_thresh=0.0)
+    reference: nn.Module = detection.FasterRCNN(body, num_classes=91, box_score_thresh=0.0, rpn_post_nms_top_n_test=100)
     state = randomised(reference, seed=1)
     for key in state:
         # Small enough for eps to show.
@@ -242,11 +280,11 @@ def test_published_weights_have_frozen_norms_with_eps_0_and_91_columns(tmp_path:
     torch.save(reference.state_dict(), tmp_path / "published.pth")
     outcome = rehead_command(
         *("import", "torchvision", tmp_path / "published.pth", "--as", "fasterrcnn_resnet50_fpn"),
-        *("--out", tmp_path / "ours.safetensors", "model.head.score_threshold=0"),
+        *("--out", tmp_path / "ours.safetensors", "model.head.score_threshold=0", "model.head.rpn_post_nms_test=100"),
     )
     assert outcome.code == 0, outcome.err
     assert "90 classes (person, bicycle, car, motorcycle, airplane, ...), norms frozen, their eps 0" in outcome.err
-    ours = rehead.load(tmp_path / "ours.safetensors")
+    ours = rehead.load(tmp_path / "ours.safetensors").double()
     classes = ours.classes["main"]
     assert classes.ids == tuple(range(1, 91))
     assert (classes.names[0], classes.names[11], classes.names[89]) == ("person", "N/A 12", "toothbrush")
@@ -256,16 +294,16 @@ def test_published_weights_have_frozen_norms_with_eps_0_and_91_columns(tmp_path:
         torch.randint(0, 256, (1, 3, 96, 128), generator=torch.Generator().manual_seed(2)).float(),
         [Frame((96, 128), (96, 128))],
     )
-    reference.transform = AlreadyResized([(96, 128)])
+    reference.double().transform = AlreadyResized([(96, 128)])
     with torch.no_grad():
         theirs = reference(ours.normalise(batch))[0]
         found = ours(batch)["main"][0]
-        other = rehead.load(tmp_path / "ours.safetensors")
+        other = rehead.load(tmp_path / "ours.safetensors").double()
         other.backbone.set_norm_eps(1e-5)
         without = other(batch)["main"][0]
     assert len(theirs["boxes"]) >= 50
-    torch.testing.assert_close(found.boxes, theirs["boxes"], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(found.scores, theirs["scores"], rtol=1e-4, atol=1e-4)
+    assert_equal_numbers(found.boxes, theirs["boxes"])
+    assert_equal_numbers(found.scores, theirs["scores"])
     assert not torch.allclose(without.scores[:50], theirs["scores"][:50], rtol=1e-2, atol=1e-3)
 
     outcome = rehead_command("export-weights", tmp_path / "ours.safetensors", "--out", tmp_path / "back.pth")
@@ -284,7 +322,7 @@ def test_every_detector_that_is_known_is_compared_here() -> None:
 
 
 def test_boxes_without_area_change_nothing(pair: Pair) -> None:
-    box, flat = torch.tensor([[0.0, 0, 128, 128]]), torch.tensor([[50.0, 50, 50, 90]])
+    box, flat = torch.tensor([[0.0, 0, 64, 64]]), torch.tensor([[50.0, 50, 50, 90]])
     generator = torch.Generator().manual_seed(4)
     masks = torch.rand((2, *SIZE), generator=generator) > 0.4
     points = points_in(torch.cat([box, flat]), generator)

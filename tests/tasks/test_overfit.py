@@ -60,6 +60,7 @@ def fit_eight(
     return rehead.evaluate(tmp_path / "run/last.safetensors")["main"]
 
 
+@pytest.mark.numeric
 @pytest.mark.slow
 class TestOverfit:
     @pytest.mark.parametrize(
