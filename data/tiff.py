@@ -167,7 +167,7 @@ def colours_of(stored: Stored, channels: int) -> NDArray[Any] | None:
 @contextmanager
 def _page(stream: IO[bytes]) -> Iterator[TiffPage]:
     """The one image of a file."""
-    # Late: half of a second, which only those who have TIFFs should wait for.
+    # Late: a quarter of a second, which only those who have TIFFs should wait for.
     import tifffile
     from tifffile import TiffPage
 

@@ -239,7 +239,7 @@ def test_fractions_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_who_has_no_tiffs_does_not_wait_for_their_library(tmp_path: Path) -> None:
-    """It takes half a second to import."""
+    """It takes a quarter of a second to import."""
     Image.fromarray(BANDS[:, :, :3]).save(tmp_path / "a.png")
     asked = (
         "import sys; from pathlib import Path; from rehead.data.pixels import read_image; read_image(Path('a.png')); "
