@@ -1,8 +1,8 @@
 """A fault of oneDNN on processors with AVX2 and no AVX-512, and the way around it.
 
 The weight gradient of a 1x1 convolution with a stride, of fewer than 8 channels in channels_last, is wrong there by
-more than its own size, or the process dies or hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch
-2.15). Other kernels, 8 channels and more, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
+more than its own size, or the process dies or hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with
+torch 2.15). Other kernels, 8 channels and more, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
 convolution with a stride reads every stride-th pixel and no other, so the same is computed, on every CPU, by taking
 those pixels first and convolving with stride 1.
 """
