@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rehead.configs.load import settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import image_names, inline, listed
@@ -34,9 +35,6 @@ WORDS = {
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
 
-DEEP = 4
-"""Folders inside folders that are looked into."""
-
 LOOKED_AT = 20
 """Files and names that are looked at, where one could mislead."""
 
@@ -50,6 +48,7 @@ class Found:
         splits: by name, the options.
         saw: what it was recognised by, in words.
         more: other keys of the source, such as `values`.
+        wrong: by name, the splits that a file says are somewhere where they are not: what to do about it.
         tasks: that it serves; all that its format does unless given.
     """
 
@@ -57,6 +56,7 @@ class Found:
     splits: dict[str, dict[str, Any]]
     saw: str
     more: dict[str, Any] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
 
     @property
@@ -65,22 +65,38 @@ class Found:
         return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
+def _leads_up(here: str, name: str) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    path = os.path.join(here, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(here)]) == target
+
+
 @dataclass
 class Tree:
-    """The files of a folder, by the relative name of the folder that they are in (`.` for itself)."""
+    """The files of a folder, by the relative name of the folder that they are in (`.` for itself).
+
+    Attributes:
+        root: the folder.
+        files: their names.
+        said: what somebody has said of the splits, which need not be looked for then.
+    """
 
     root: Path
     files: dict[str, list[str]]
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path) -> Tree:
-        """Looks through a folder; hidden ones are skipped."""
+    def of(cls, root: Path, said: Mapping[str, Any] | None = None) -> Tree:
+        """Looks through a folder; hidden ones are skipped, and links that lead back up."""
         files: dict[str, list[str]] = {}
         for here, folders, names in os.walk(root, followlinks=True):
             inside = Path(here).relative_to(root)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and len(inside.parts) < DEEP)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(here, name))
             files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
-        return cls(root, files)
+        return cls(root, files, said or {})
 
     def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
         """Folders with files of some suffixes, and the files' names."""
@@ -111,34 +127,41 @@ class Tree:
             for folder, count in counts.items()
             if count
         }
-        return self.best(ranks, f"the images of {what}")
+        return self.best(ranks, split, f"the images of {what}")
 
-    def best(self, ranks: Mapping[str, tuple[object, ...]], what: str) -> str | None:
-        """The folder of the highest rank; None where there is none.
+    def best(self, ranks: Mapping[str, tuple[object, ...]], split: str | None, what: str) -> str | None:
+        """The folder of the highest rank for a split; None where there is none.
 
         Raises:
             DataError: where several have it.
         """
         highest = max(ranks.values(), default=None)
         found = [folder for folder, rank in ranks.items() if rank == highest]
-        if len(found) > 1:
-            raise DataError(f"{self.root}: {what} could be in {listed(found)}; write the splits out")
+        if len(found) > 1 and not settles(self.said, split or "train"):
+            raise DataError(
+                f"{self.root}: {what} could be in {listed(found)}; say which one, such as "
+                f"data.{split or 'train'}.images={found[0]}"
+            )
         return found[0] if found else None
 
 
-def recognise(root: Path, tasks: Collection[str], asked: str | None = None) -> Found:
+def recognise(
+    root: Path, tasks: Collection[str], asked: str | None = None, said: Mapping[str, Any] | None = None
+) -> Found:
     """The format of a folder that serves some tasks.
 
     Args:
         root: the folder.
         tasks: of the heads that are to learn from it; all must be served.
-        asked: the format, where somebody has said it; only its splits are looked for then.
+        asked: the format, where somebody has said another than `auto`; only its splits are looked for then.
+        said: by split, what somebody has said of it, which settles what could be one thing or another.
 
     Raises:
-        DataError: saying what there is, when nothing is recognised, nothing that serves the tasks, or several things.
+        DataError: saying what there is, when nothing is recognised, nothing that serves the tasks or is of the format
+            that was asked for, or several things.
     """
     try:
-        return _recognised(Tree.of(root), tasks, asked)
+        return _recognised(Tree.of(root, said), tasks, None if asked == "auto" else asked)
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -156,7 +179,10 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     if len(sure) > 1:
         raise DataError(f"{root}: could be read in several ways: {_ways(sure)}; choose one of them")
     if fitting:
-        return (sure or fitting)[0]
+        best = (sure or fitting)[0]
+        if asked not in (None, best.format):
+            raise DataError(f"{root}: data.format={asked}: it has {best.saw}, which is {best.format}")
+        return best
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
     if found:
         seen = "; ".join(f"{one.saw} ({one.format})" for one in found)
@@ -189,8 +215,13 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def _by_split(names: Collection[str]) -> dict[str, str]:
+def _by_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
     """One path for each split; a single one that names none is for training.
+
+    Args:
+        tree: whose files they are.
+        names: the paths.
+        key: the option that they are; where somebody has said it, any will do.
 
     Raises:
         DataError: for two of one split, and several of which none says which it is.
@@ -200,12 +231,15 @@ def _by_split(names: Collection[str]) -> dict[str, str]:
         split = split_of(name) or ("train" if len(names) == 1 else None)
         if split is None:
             continue
+        if split in found and settles(tree.said, split, key):
+            continue
         if split in found:
             raise DataError(
-                f"{found[split]} and {name} both look like {split}; write the splits out, or set root to one data set"
+                f"{found[split]} and {name} both look like {split}; say which one (data.{split}.{key}={name}), or set "
+                "root to one data set"
             )
         found[split] = name
-    if names and not found:
+    if names and not found and not any(settles(tree.said, split, key) for split in WORDS):
         raise DataError(f"{listed(list(names))}: none of them says which split it is; write the splits out")
     return found
 
@@ -228,7 +262,7 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
                 try:
-                    one = _from_yaml(tree.root, path, content)
+                    one = _from_yaml(tree, path, content)
                     # Two files that say the same are one.
                     said = [{**own, "names": content["names"]} for own in one.splits.values()]
                     found.setdefault(repr(said), (one, _kind_of_labels(tree, one, content)))
@@ -246,7 +280,8 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
             pairs[folder] = images
     if not pairs:
         return None
-    splits = {split: {"images": pairs[folder]} for split, folder in _by_split(list(pairs)).items()}
+    by_split = _by_split(tree, list(pairs.values()), "images")
+    splits = {split: {"images": folder} for split, folder in by_split.items()}
     return Found("yolo", splits, f"text files in {listed(list(pairs))}")
 
 
@@ -286,8 +321,10 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
     return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
 
 
-def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
+def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
+    root = tree.root
     splits = {}
+    missing, wrong = {}, {}
     for split, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         value = next((content[key] for key in keys if content.get(key)), None)
         if isinstance(value, list) and len(value) == 1:
@@ -296,25 +333,44 @@ def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
             continue
         if not isinstance(value, str):
             raise DataError(f"{path}: {split} lists several folders; put their images in one text file")
-        splits[split] = {"images": _yolo_path(root, path, str(content.get("path") or ""), value)}
-        splits[split]["names"] = os.path.relpath(path, root)
-    return Found("yolo", splits, os.path.relpath(path, root))
+        tried = _yolo_paths(path, str(content.get("path") or ""), value)
+        images = next((one for one in tried if one.exists()), None)
+        if images is None:
+            missing[split] = f"{path}: {split}: {value} is not there; looked for {', '.join(map(str, tried))}"
+            continue
+        splits[split] = {"images": os.path.relpath(os.path.abspath(images), root), "names": os.path.relpath(path, root)}
+    for split, message in missing.items():
+        wrong[split] = f"{message}; {_cure(tree, split, [own['images'] for own in splits.values()])}"
+    return Found("yolo", splits, os.path.relpath(path, root), wrong=wrong)
 
 
-def _yolo_path(root: Path, file: Path, base: str, value: str) -> str:
-    """The path of a split in `data.yaml`, relative to the root.
+def _cure(tree: Tree, split: str, used: Collection[str]) -> str:
+    """What to say in place of a path of a split that is not there."""
+    images = tree.images()
+    free = [folder for folder in images if folder not in used and not _holds_masks(folder)]
+    there = [f"{folder} ({len(images[folder])} images)" for folder in images]
+    best = next((folder for folder in free if split_of(folder) == split), free[0] if free else None)
+    cures = [f"data.{split}.images={best}"] if best is not None else []
+    if split == "val":
+        cures.append("data.val={from_train: 0.2}")
+    if split != "train":
+        cures.append(f"data.{split}=null to do without")
+    cures = cures or ["data.train.images=..."]
+    there_are = f"has images in {listed(there)}" if there else "has no images at all"
+    return f"{tree.root} {there_are}; say {' or '.join(cures)}"
 
-    It may start from `path`, which may start from the folder of the file or from a folder that only its author
+
+def _yolo_paths(file: Path, base: str, value: str) -> list[Path]:
+    """Where a split of `data.yaml` could be.
+
+    Its path may start from `path`, which may start from the folder of the file or from a folder that only its author
     has; and Roboflow's exports write `../train/images` for what lies beside the file.
     """
     here = file.parent
     value, base = value.replace("\\", "/"), base.replace("\\", "/")
     plain = re.sub(r"^(\.\./)+", "", value)
     tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
-    for path in tried:
-        if path.exists():
-            return os.path.relpath(os.path.abspath(path), root)
-    raise DataError(f"{file}: {value} is not there; looked for {', '.join(dict.fromkeys(map(str, tried)))}")
+    return list(dict.fromkeys(tried))
 
 
 def _json(tree: Tree, *words: bytes) -> list[str]:
@@ -367,7 +423,7 @@ def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
 def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[str, dict[str, Any]], str]:
     """JSON files by split, with the folders of the images that they name under a key; and what is left over."""
     splits = {}
-    by_split = _by_split(files)
+    by_split = _by_split(tree, files, "annotations")
     for split, name in by_split.items():
         content = _searchable(tree.root / name)
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
@@ -388,7 +444,7 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
                 continue
             file = (PurePosixPath(folder) / name).as_posix()
             files[file] = [PurePosixPath(image) for image in islice(images, LOOKED_AT)]
-    by_split = _by_split(files)
+    by_split = _by_split(tree, files, "annotations")
     splits: dict[str, dict[str, Any]] = {}
     for split, file in by_split.items():
         # By their names alone only where no whole path leads anywhere.
@@ -398,7 +454,7 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
         )
         splits[split] = {"images": images_in or ".", "annotations": file}
     saw = f"a table of boxes, {listed(list(files))}{_passed_over(files, by_split)}"
-    return Found("csv", splits, saw) if splits else None
+    return Found("csv", splits, saw) if files else None
 
 
 def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
@@ -409,7 +465,7 @@ def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str
         if (count := len(own & stems))
     }
     # Where there is none, any will do to name what is missing.
-    return tree.best(ranks, f"the images of {folder}") or next(iter(images), folder)
+    return tree.best(ranks, split_of(folder), f"the images of {folder}") or next(iter(images), folder)
 
 
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -433,8 +489,9 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
         splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
         lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
         return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}")
-    splits = {s: {"images": folders[name], "annotations": name} for s, name in _by_split(folders).items()}
-    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}") if splits else None
+    by_split = _by_split(tree, folders, "annotations")
+    splits = {split: {"images": folders[name], "annotations": name} for split, name in by_split.items()}
+    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}")
 
 
 def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -458,7 +515,8 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not pairs:
         return None
     names = {pairs[masks]: masks for masks in pairs}
-    splits = {split: {"images": folder, "masks": names[folder]} for split, folder in _by_split(names).items()}
+    by_split = _by_split(tree, names, "images")
+    splits = {split: {"images": folder, "masks": names[folder]} for split, folder in by_split.items()}
     if not splits:
         return None
     saw = f"images with masks of the same names in {listed(list(pairs))}"
@@ -523,7 +581,7 @@ def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not saved:
         return None
     splits = {}
-    for split, folder in _by_split(saved).items():
+    for split, folder in _by_split(tree, saved, "dataset").items():
         path = PurePosixPath(folder)
         # Several splits lie in the folder of a DatasetDict; one that was saved alone has no name.
         if "dataset_dict.json" in tree.files.get(path.parent.as_posix(), ()):
