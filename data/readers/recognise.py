@@ -14,23 +14,17 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rehead.configs.load import settles
+from rehead.configs.load import PLACES, settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import image_names, inline, listed
+from rehead.data.readers.base import WORDS, image_names, inline, listed, split_of
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.missing import compared
 from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
 from rehead.data.readers.yolo import label_file, listed_images
 from rehead.errors import DataError
-
-WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-"""What splits are called in the names of files and folders."""
 
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
@@ -129,6 +123,35 @@ class Tree:
         }
         return self.best(ranks, split, f"the images of {what}")
 
+    def with_some(self, names: Collection[str], split: str | None, near: str, what: str) -> str:
+        """The folder with images that is most likely meant where none has images of these names.
+
+        Args:
+            names: of the images.
+            split: that they are of.
+            near: the folder of the annotations.
+            what: names them.
+
+        Raises:
+            DataError: if no folder has an image.
+        """
+        keys = {compared(PurePosixPath(name.replace("\\", "/")).name) for name in names}
+        ranks = {
+            folder: (
+                sum(compared(name) in keys for name in own),
+                split_of(folder) == split,
+                not _holds_masks(folder),
+                folder == near,
+                len(own),
+            )
+            for folder, own in self.images().items()
+        }
+        if not ranks:
+            raise DataError(
+                f"{self.root}: {what} is of images, but there is no image in any of {len(self.files)} folders"
+            )
+        return max(ranks, key=lambda folder: ranks[folder])
+
     def best(self, ranks: Mapping[str, tuple[object, ...]], split: str | None, what: str) -> str | None:
         """The folder of the highest rank for a split; None where there is none.
 
@@ -160,12 +183,60 @@ def recognise(
         DataError: saying what there is, when nothing is recognised, nothing that serves the tasks or is of the format
             that was asked for, or several things.
     """
+    asked = None if asked == "auto" else asked
     try:
-        return _recognised(Tree.of(root, said), tasks, None if asked == "auto" else asked)
+        try:
+            found = _recognised(Tree.of(root, said), tasks, asked)
+        except DataError:
+            if (part := _part_of(root, tasks, asked)) is None:
+                raise
+            return part
+        if _is_nameless(found):
+            return _part_of(root, tasks, asked) or found
+        return found
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(f"{root}: holds a file that cannot be read: {error}") from error
+
+
+UP = 2
+"""Folders above one that is called like a split where the file that is for all splits is looked for."""
+
+
+def _is_nameless(found: Found) -> bool:
+    """Whether the classes' names are in another file: of YOLO, in the one that is for all splits."""
+    return found.format == "yolo" and not any("names" in own for own in found.splits.values())
+
+
+def _part_of(root: Path, tasks: Collection[str], asked: str | None) -> Found | None:
+    """What a folder inside a data set is (`coco8/train`, `coco8/images/val`), by the file above it."""
+    here = root.absolute()
+    for above in here.parents[:UP]:
+        inside = here.relative_to(above)
+        if not all(split_of(part) or part in ("images", "labels") for part in inside.parts):
+            return None
+        try:
+            found = _recognised(Tree.of(above), tasks, asked)
+        except DataError:
+            continue
+        if _is_nameless(found):
+            continue
+        own = {
+            split: {
+                key: _moved(above, value, here) if key in (*PLACES, "names") else value for key, value in one.items()
+            }
+            for split, one in found.splits.items()
+            if "images" in one and (above / one["images"]).resolve().is_relative_to(here.resolve())
+        }
+        if own:
+            return replace(found, splits=own, wrong={}, saw=f"{found.saw} in {above}, which it is a part of")
+    return None
+
+
+def _moved(above: Path, value: str, here: Path) -> str:
+    """A path of a folder above, as it is called from here."""
+    return PurePosixPath(os.path.relpath(above / value, here)).as_posix()
 
 
 def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
@@ -205,16 +276,6 @@ def _ways(found: Sequence[Found]) -> str:
     )
 
 
-def split_of(name: str) -> str | None:
-    """The split that a path names: the last of its parts that does."""
-    for part in reversed(PurePosixPath(name).parts):
-        for word in re.findall(r"[a-z]+", part.lower()):
-            for split, words in WORDS.items():
-                if word in words:
-                    return split
-    return None
-
-
 def _by_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
     """One path for each split; a single one that names none is for training.
 
@@ -244,10 +305,10 @@ def _by_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
     return found
 
 
-def _passed_over(names: Collection[str], splits: Mapping[str, str]) -> str:
+def _passed_over(names: Collection[str], splits: Mapping[str, str], why: str = "since they name no split") -> str:
     """What is said of paths that are of no split."""
     rest = [name for name in names if name not in splits.values()]
-    return f" (passed over, since they name no split: {listed(rest)})" if rest else ""
+    return f" (passed over, {why}: {listed(rest)})" if rest else ""
 
 
 def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -427,9 +488,10 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[s
     for split, name in by_split.items():
         content = _searchable(tree.root / name)
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
-        images = [match.group(1) for match in islice(found, LOOKED_AT)]
-        folder = tree.holding([json.loads(image) for image in images], split, name)
-        splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
+        images = [json.loads(match.group(1)) for match in islice(found, LOOKED_AT)]
+        folder = tree.holding(images, split, name)
+        beside = PurePosixPath(name).parent.as_posix()
+        splits[split] = {"images": folder or tree.with_some(images, split, beside, name), "annotations": name}
     return splits, _passed_over(files, by_split)
 
 
@@ -452,7 +514,10 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
         images_in = tree.holding([str(path) for path in files[file]], own, file) or tree.holding(
             [path.name for path in files[file]], own, file
         )
-        splits[split] = {"images": images_in or ".", "annotations": file}
+        if images_in is None:
+            beside = PurePosixPath(file).parent.as_posix()
+            images_in = tree.with_some([str(path) for path in files[file]], own, beside, file)
+        splits[split] = {"images": images_in, "annotations": file}
     saw = f"a table of boxes, {listed(list(files))}{_passed_over(files, by_split)}"
     return Found("csv", splits, saw) if files else None
 
@@ -464,8 +529,8 @@ def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str
         for one, own in images.items()
         if (count := len(own & stems))
     }
-    # Where there is none, any will do to name what is missing.
-    return tree.best(ranks, split_of(folder), f"the images of {folder}") or next(iter(images), folder)
+    found = tree.best(ranks, split_of(folder), f"the images of {folder}")
+    return found if found is not None else tree.with_some(stems, split_of(folder), folder, folder)
 
 
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -565,15 +630,25 @@ def _values(paths: list[Path]) -> set[int] | None:
 
 def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = [PurePosixPath(folder) for folder in tree.images()]
-    # A class is a folder of images; what holds classes is a split, or the root.
-    holders = dict.fromkeys(path.parent.as_posix() for path in images if path.parts)
-    by_split = {split: name for name in holders if name != "." and (split := split_of(name))}
+    # A class is a folder of images, which may have folders of its own; what holds classes is a split, or the root.
+    holders = dict.fromkeys(holder for path in images if (holder := _split_above(path)))
+    by_split: dict[str, str] = {}
+    for name in sorted(holders, key=lambda name: len(PurePosixPath(name).parts)):
+        by_split.setdefault(split_of(name) or "", name)
     if by_split:
-        return Found("folders", {s: {"images": name} for s, name in by_split.items()}, "folders of images per class")
+        # Where somebody looks for other things, two folders of one split are nothing to stop at.
+        saw = f"folders of images per class{_passed_over(list(holders), by_split, 'a second folder of a split')}"
+        return Found("folders", {split: {"images": name} for split, name in by_split.items()}, saw)
     classes = [path for path in images if len(path.parts) == 1]
     if len(classes) < 2 or any(split_of(str(path)) or _holds_masks(str(path)) for path in classes):
         return None
     return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
+
+
+def _split_above(path: PurePosixPath) -> str:
+    """The innermost folder above one that names a split; empty for none."""
+    above = (one for one in path.parents if one.parts and split_of(one.name))
+    return next((one.as_posix() for one in above), "")
 
 
 def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:

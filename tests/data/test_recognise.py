@@ -256,6 +256,17 @@ def test_folders(tmp_path: Path) -> None:
     }
 
 
+def test_folders_inside_those_of_classes_are_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{s}/{c}/{day}/1.png" for s in ("train", "val") for c in ("cat", "dog") for day in ("mon", "tue")]
+    fill(tmp_path / "set", *names)
+    config = auto(tmp_path / "set", "classification")
+    assert splits(config) == {"train": {"images": "train"}, "val": {"images": "val"}}
+    assert open_data(config, "train").classes.names == ("cat", "dog")
+    fill(tmp_path / "set", "old/train/cat/1.png")
+    assert splits(auto(tmp_path / "set", "classification"))["train"] == {"images": "train"}
+    assert "passed over, a second folder of a split: old/train" in capsys.readouterr().err
+
+
 def test_what_is_there_is_said_when_nothing_fits(tmp_path: Path) -> None:
     fill(tmp_path, "images/a.jpg")
     fill(tmp_path, "notes.txt")
