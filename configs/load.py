@@ -316,7 +316,7 @@ def _recognise(
     source.update({**more, **splits, "format": found.format})
     keys = [f"{where}.{key}={_inline(value)}" for key, value in {**splits, **more}.items()]
     _say_once(
-        f"{where}.format: {root} has {found.saw}: {found.format}, {', '.join(keys)}"
+        f"{where}.format: {root} has {found.told}: {found.format}, {', '.join(keys)}"
         + ("; there is no val, so a fifth of the training images is taken" if drawn else "")
         + (
             f"; the configuration's own splits ({aside['format']}) are not there and give way"

@@ -204,7 +204,7 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
         raw["values"] = _any_values(root, raw)
     other = {"masks": "number objects: data.format=instance_masks", "instance_masks": "are classes: data.format=masks"}
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
-    say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(split for split in SPLITS if raw.get(split))}")
+    say(f"{root} has {found.told}: {found.format}{doubt}, {', '.join(split for split in SPLITS if raw.get(split))}")
     options = data_of({"data": raw}, found.serves[0])
     data_set = DataSet([], [], None, found.format, scale=options.scale)
     names = tuple(options.classes) if options.classes else None

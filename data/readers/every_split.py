@@ -54,7 +54,7 @@ def source_of(
     wrong = [message for split, message in found.wrong.items() if not settles(given, split)]
     if wrong:
         raise DataError("; ".join(wrong))
-    say(f"{root} has {found.saw}: {found.format}, {', '.join(split for split in SPLITS if raw.get(split))}")
+    say(f"{root} has {found.told}: {found.format}, {', '.join(split for split in SPLITS if raw.get(split))}")
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
 
 

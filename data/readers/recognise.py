@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from rehead.configs.load import PLACES, settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
@@ -29,6 +31,9 @@ from rehead.errors import DataError
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
 
+SLANT = 1e-3
+"""Shares of an image's side by which the corners of a box may be off, as they are rounded."""
+
 LOOKED_AT = 20
 """Files and names that are looked at, where one could mislead."""
 
@@ -41,6 +46,7 @@ class Found:
         format: by its name in the configuration.
         splits: by name, the options.
         saw: what it was recognised by, in words.
+        file: that made it this format, where `saw` names only its folder.
         more: other keys of the source, such as `values`.
         wrong: by name, the splits that a file says are somewhere where they are not: what to do about it.
         tasks: that it serves; all that its format does unless given.
@@ -52,6 +58,12 @@ class Found:
     more: dict[str, Any] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def told(self) -> str:
+        """What it was recognised by, with the file."""
+        return f"{self.saw} (as {self.file})" if self.file else self.saw
 
     @property
     def serves(self) -> tuple[str, ...]:
@@ -249,8 +261,14 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     sure = [one for one in fitting if one.format not in UNSURE]
     if len(sure) > 1:
         raise DataError(f"{root}: could be read in several ways: {_ways(sure)}; choose one of them")
+    known = [] if sure or asked is not None else known_formats(tree)
+    if known:
+        ways = [f"or say data.format={one.format} for the {one.saw}" for one in fitting]
+        raise DataError(f"{root}: {'; '.join([*known, *ways])}")
     if fitting:
         best = (sure or fitting)[0]
+        if best.format == "yolo" and asked is None and (oriented := _oriented(tree, best)):
+            raise DataError(f"{root}: {oriented}")
         if asked not in (None, best.format):
             raise DataError(f"{root}: data.format={asked}: it has {best.saw}, which is {best.format}")
         return best
@@ -343,7 +361,9 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
         return None
     by_split = _by_split(tree, list(pairs.values()), "images")
     splits = {split: {"images": folder} for split, folder in by_split.items()}
-    return Found("yolo", splits, f"text files in {listed(list(pairs))}")
+    first = next(iter(pairs))
+    file = f"{first}/{next(name for name in tree.files[first] if name.lower().endswith('.txt'))}"
+    return Found("yolo", splits, f"text files in {listed(list(pairs))}", file=file)
 
 
 def _one_of(tree: Tree, found: list[tuple[Found, str]], tasks: Collection[str]) -> Found:
@@ -367,7 +387,31 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
     """What the first label files of a YAML file hold: a key of `LABELS`, or in other words what else."""
     if content.get("kpt_shape"):
         return "points"
-    kinds: set[str] = set()
+    kinds = {"boxes" if len(row) == 5 else "polygons" for _, row in _rows_of_labels(tree, found)}
+    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
+
+
+def _oriented(tree: Tree, found: Found) -> str:
+    """What to say of labels that are all boxes at an angle, which look like polygons; empty for others."""
+    slanted = ""
+    for label, row in _rows_of_labels(tree, found):
+        try:
+            corners = np.array(row[1:], float).reshape(4, 2)
+        except ValueError:
+            return ""
+        first, second, third, fourth = corners
+        if len(row) != 9 or np.abs(first + third - second - fourth).max() > SLANT:
+            return ""
+        if np.abs(second - first).min() > SLANT:
+            slanted = slanted or str(label)
+    return slanted and (
+        f"YOLO's oriented boxes (OBB: four corners for each object, at an angle) in {slanted} and others are not read "
+        "as such: say data.format=yolo to read them as outlines of four points in upright boxes, or export them upright"
+    )
+
+
+def _rows_of_labels(tree: Tree, found: Found) -> Iterator[tuple[Path, list[str]]]:
+    """The words of the lines in the first label files, and the file."""
     for options in found.splits.values():
         source = tree.root / options["images"]
         if source.is_file():
@@ -377,9 +421,9 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
         for image in images[:LOOKED_AT]:
             label = label_file(image.absolute())
             if label.is_file():
-                rows = [line.split() for line in label.read_text(encoding="utf-8", errors="replace").splitlines()]
-                kinds |= {"boxes" if len(row) == 5 else "polygons" for row in rows if row}
-    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
+                for line in label.read_text(encoding="utf-8", errors="replace").splitlines():
+                    if row := line.split():
+                        yield label, row
 
 
 def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
@@ -536,8 +580,11 @@ def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
     folders = {}
+    first = ""
     for folder, names in tree.ending(".xml"):
-        if b"<annotation" in _searchable(tree.root / folder / names[0])[:1000]:
+        # Not <annotations>, which is CVAT's.
+        if re.search(rb"<annotation[\s>]", _searchable(tree.root / folder / names[0])[:1000]):
+            first = first or f"{folder}/{names[0]}"
             folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
@@ -553,10 +600,10 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
             return None  # boxes only
         splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
         lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
-        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}")
+        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}", file=first)
     by_split = _by_split(tree, folders, "annotations")
     splits = {split: {"images": folders[name], "annotations": name} for split, name in by_split.items()}
-    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}")
+    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}", file=first)
 
 
 def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -585,15 +632,16 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not splits:
         return None
     saw = f"images with masks of the same names in {listed(list(pairs))}"
-    if not {"segmentation"} & set(tasks):
-        return Found("instance_masks", splits, saw)
     first = next(iter(splits.values()))["masks"]
+    file = f"{first}/{images[first][0]}"
+    if not {"segmentation"} & set(tasks):
+        return Found("instance_masks", splits, saw, file=file)
     values = _values([tree.root / first / name for name in images[first]])
     if values == {0, 255}:
         more = {"values": {"background": 0, "foreground": 255}}
-        return Found("masks", splits, f"{saw}, their values 0 and 255", more)
+        return Found("masks", splits, f"{saw}, their values 0 and 255", more, file=file)
     kind = "in colour" if values is None else f"their values {_ranges(sorted(values))}"
-    return Found("masks", splits, f"{saw}, {kind}")
+    return Found("masks", splits, f"{saw}, {kind}", file=file)
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -638,11 +686,37 @@ def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
     if by_split:
         # Where somebody looks for other things, two folders of one split are nothing to stop at.
         saw = f"folders of images per class{_passed_over(list(holders), by_split, 'a second folder of a split')}"
-        return Found("folders", {split: {"images": name} for split, name in by_split.items()}, saw)
+        file = f"{images[0]}/{tree.images()[str(images[0])][0]}"
+        return Found("folders", {split: {"images": name} for split, name in by_split.items()}, saw, file=file)
     classes = [path for path in images if len(path.parts) == 1]
     if len(classes) < 2 or any(split_of(str(path)) or _holds_masks(str(path)) for path in classes):
         return None
-    return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
+    file = f"{classes[0]}/{tree.images()[str(classes[0])][0]}"
+    saw = f"folders of images, {listed([str(path) for path in classes])}"
+    return Found("folders", {"train": {"images": "."}}, saw, file=file)
+
+
+KNOWN: tuple[tuple[str, str, tuple[bytes, ...], str], ...] = (
+    (".xml", "CVAT's XML", (b"<annotations>", b"<image "), "export it from CVAT as COCO 1.0"),
+    (".xml", "CVAT's XML of a video", (b"<annotations>", b"<track "), "export it from CVAT as COCO 1.0, with images"),
+    (".json", "labelme's JSON", (b'"shapes"', b'"imagePath"'), "convert it to COCO, as labelme's labelme2coco.py does"),
+    (".json", "Label Studio's JSON", (b'"result"', b'"from_name"'), "export it from Label Studio as COCO or YOLO"),
+    (".json", "Supervisely's JSON", (b'"objects"', b'"classTitle"'), "export it from Supervisely as COCO"),
+    (".txt", "DOTA's oriented boxes (OBB)", (b"imagesource:", b"gsd:"), "convert it to COCO with upright boxes"),
+)
+"""Formats that are not read: suffix, name, words that their files hold, and the way out."""
+
+
+def known_formats(tree: Tree) -> list[str]:
+    """What there is in formats that are known and not read, with the file and the way out."""
+    found: dict[str, str] = {}
+    for suffix, name, words, cure in KNOWN:
+        for folder, names in tree.ending(suffix):
+            for file in names[:LOOKED_AT]:
+                content = _searchable(tree.root / folder / file)
+                if name not in found and all(content.find(word) >= 0 for word in words):
+                    found[name] = f"{name} in {(PurePosixPath(folder) / file).as_posix()} is not read: {cure}"
+    return list(found.values())
 
 
 def _split_above(path: PurePosixPath) -> str:
