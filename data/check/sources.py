@@ -19,7 +19,7 @@ from rehead.data.pixels import SUFFIXES, channels_in
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import inline, reason
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.every_split import data_alone, data_of, merged, recognise_as_said, said_of
+from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
 from rehead.data.readers.recognise import LOOKED_AT
@@ -98,8 +98,9 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
         ConfigError: for a wrong configuration.
         DataError: for a folder in no known format, and paths of a configuration that are not there.
     """
-    if Path(source).is_dir():
-        return _measured(_folder(Path(source), overrides, findings))
+    folder = folder_said(source, overrides)
+    if folder is not None:
+        return _measured(_folder(*folder, findings))
     alone = data_alone(source, overrides)
     if alone is not None:
         given, _ = alone
@@ -188,8 +189,7 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
             findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
 
 
-def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
-    given = said_of(root, overrides)
+def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet:
     asked = None if given.get("format") == "auto" else given.get("format")
     found = recognise_as_said(root, {"segmentation"} if asked == "masks" else (), given)
     if found.format == "instance_masks" and asked is None and not _numbers_objects(root, merged(found, given, root)):

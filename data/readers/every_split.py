@@ -31,8 +31,8 @@ def source_of(
         ConfigError: for a wrong configuration.
         DataError: for a folder in no known format, and a configuration with several sources.
     """
-    root = Path(source)
-    if not root.is_dir():
+    folder = folder_said(source, overrides or {})
+    if folder is None:
         alone = data_alone(source, overrides or {})
         if alone is not None:
             return alone
@@ -42,7 +42,7 @@ def source_of(
             raise DataError(f"{source}: data.sources.{own[0]}: several sources of data; give a configuration of one")
         tasks = {task_of(head) for head in config.model.heads.values()}
         return config.data, "segmentation" if tasks == {"segmentation"} else sorted(tasks - {"segmentation"})[0]
-    given = said_of(root, overrides or {})
+    root, given = folder
     asked = None if given.get("format") == "auto" else given.get("format")
     found = _recognised(root, maps, given)
     if found.format in ("masks", "instance_masks") and asked is None and "values" not in found.more:
@@ -58,17 +58,32 @@ def source_of(
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
 
 
-def said_of(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command line says of the data in a folder.
+def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """A folder whose format is to be recognised, and what is said of its data; None for a configuration.
+
+    Args:
+        source: the folder, or a YAML file of `data` alone with `format: auto`.
+        overrides: by dotted key.
 
     Raises:
-        ConfigError: for what cannot be said of a folder.
+        ConfigError: for what cannot be said of a folder, and a file that is not there.
     """
+    root = Path(source)
+    if not root.is_dir():
+        raw = read_yaml(find(source))
+        raw = override(raw, overrides) if raw.keys() == {"data"} and isinstance(raw["data"], dict) else raw
+        if raw.keys() != {"data"} or raw["data"].get("format") != "auto":
+            return None
+        given = {key: value for key, value in raw["data"].items() if key != "root"}
+        root = Path(str(raw["data"].get("root", "."))).expanduser()
+        if not root.is_dir():
+            raise DataError(f"data.root: no folder {root.absolute()}")
+        return root, given
     problems = [f"{key}: {root} is a folder, of which only data can be said" for key in overrides if key[:5] != "data."]
     problems += [f"data.root: {root} is the folder already" for key in overrides if key == "data.root"]
     if problems:
         raise ConfigError(problems, "command line")
-    return override({}, overrides).get("data") or {}
+    return root, override({}, overrides).get("data") or {}
 
 
 def recognise_as_said(root: Path, tasks: Collection[str], given: Mapping[str, Any]) -> Found:

@@ -14,6 +14,7 @@ from rehead.configs.load import load_config, parse_overrides
 from rehead.configs.readers import SplitOptions
 from rehead.configs.schema import DataOptions
 from rehead.data.check.findings import Findings
+from rehead.data.check.repair import repair
 from rehead.data.check.run import check_data
 from rehead.data.check.sources import open_all
 from rehead.data.readers.every_split import source_of
@@ -32,7 +33,7 @@ def images(root: Path, folder: str, *names: str) -> None:
 def yolo(root: Path, yaml: str, *splits: str) -> Path:
     for split in splits:
         images(root, f"{split}/images", "a.png")
-        (root / split / "labels").mkdir()
+        (root / split / "labels").mkdir(parents=True)
         (root / split / "labels/a.txt").write_text(BOX)
     (root / "data.yaml").write_text(yaml)
     return root
@@ -210,3 +211,18 @@ class TestAWrongPathInDataYaml:
         assert not checked.data.sources
         assert [one.code for one in checked.findings] == ["missing_split"] * 2
         assert checked.findings.errors
+
+    def test_is_not_repaired_in_silence(self, tmp_path: Path) -> None:
+        said = repair(check_data(self.root(tmp_path / "in")), tmp_path / "out")
+        assert any(line.startswith("not repaired, missing_split: 1") for line in said)
+
+
+def test_a_file_of_data_alone_may_leave_the_format_open(tmp_path: Path) -> None:
+    coco(tmp_path / "own", "train", "val")
+    file = tmp_path / "data.yaml"
+    file.write_text(json.dumps({"data": {"format": "auto", "root": str(tmp_path / "own"), "val": {"from_train": 0.5}}}))
+    found = source_of(file)[0]
+    assert options(found.train) == {"images": "train", "annotations": "train.json"}
+    assert options(found.val) == {"from_train": 0.5}
+    data = open_all(file, {"data.val": None}, Findings())
+    assert ([one.split for one in data.sources], data.drawn) == (["train"], [])
