@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rehead.data.readers.base import Reader
+from rehead.data.readers.missing import whereabouts
 from rehead.data.writers.coco import write_coco
 from rehead.data.writers.content import Content, Notes
 from rehead.data.writers.folders import write_folders
@@ -68,6 +69,10 @@ def write(
         held = "classes of images" if content.labels else "no classes of images"
         way = "use --to folders" if content.labels else "which folders are for; use --to coco, yolo, voc or masks"
         raise DataError(f"{content.source}: holds {held}; {way}")
+    for reader, rows in content.splits.values():
+        lacking = next((path for row in rows if not (path := reader[row].path).is_file()), None)
+        if lacking is not None:
+            raise DataError(f"{lacking}: no such file; {whereabouts(reader)}")
     notes: Notes = Notes()
     with atomic_folder(folder) as temporary:
         options = WRITERS[form](content, temporary, notes)

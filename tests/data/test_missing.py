@@ -19,6 +19,7 @@ from rehead.data.check.sources import open_all
 from rehead.data.readers import open_reader
 from rehead.data.readers.missing import similar_files
 from rehead.data.readers.recognise import recognise
+from rehead.data.writers import write
 from rehead.errors import DataError
 
 
@@ -112,6 +113,14 @@ class TestWhereTheyAre:
         assert "data.images_match=loose" in found[0]
         cured = check_data(tmp_path, {"data.images_match": "loose"}).findings
         assert [Path(one.file).name for one in cured if one.code == "missing_image"] == ["b.png"]
+
+    def test_a_conversion_says_it_too(self, tmp_path: Path) -> None:
+        images(tmp_path, "images/a_png.jpg")
+        coco(tmp_path / "train.json", "a.png")
+        with pytest.raises(DataError, match=r"a\.png: no such file; looked in .*: data\.images_match=loose"):
+            write({"train": open_reader(options(tmp_path), "train")}, "yolo", tmp_path / "out")
+        write({"train": open_reader(options(tmp_path, images_match="loose"), "train")}, "yolo", tmp_path / "out")
+        assert (tmp_path / "out/labels/train/a_png.txt").is_file()
 
 
 class TestFoldersOfImages:
