@@ -12,7 +12,7 @@ from rehead.cli.data_check import check
 from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 
-Format = Literal["coco", "yolo", "voc", "masks"]
+Format = Literal["coco", "yolo", "voc", "masks", "folders"]
 Images = Literal["copy", "link"]
 
 data = typer.Typer(

@@ -49,7 +49,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     else:
         path = find(source)
         raw, name = read_yaml(path), str(path)
-    return check(override(raw, overrides or {}), name)
+    own = _set_aside(raw, overrides or {})
+    return check(override(raw, overrides or {}), name, own)
 
 
 def find(source: str | Path) -> Path:
@@ -166,13 +167,46 @@ def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "model": model}
 
 
-def check(raw: dict[str, Any], source: str) -> Config:
-    """Validates a mapping whole, so that every problem is reported in one go."""
+def _set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Takes the splits of a file out of it where the command line names other data.
+
+    Returns:
+        By the key of a source of data whose format is another one on the command line: its format and splits in the
+        file. The splits count where they are there.
+    """
+    data = raw.get("data")
+    sources = {"data": data}
+    if isinstance(data, dict) and isinstance(data.get("sources"), dict):
+        sources.update({f"data.sources.{key}": source for key, source in data["sources"].items()})
+    aside = {}
+    for where, source in sources.items():
+        asked = overrides.get(f"{where}.format")
+        own = source if isinstance(source, dict) else {}
+        form = own.get("format")
+        if asked is None or asked == form or (asked == "auto" and f"{where}.root" not in overrides):
+            continue
+        aside[where] = {"format": form}
+        if form is not None:
+            aside[where].update({split: own.pop(split) for split in SPLITS if split in own})
+    return aside
+
+
+def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Validates a mapping whole, so that every problem is reported in one go.
+
+    Args:
+        raw: the mapping.
+        source: what it is called in messages.
+        aside: by the key of a source of data, the format and the splits that give way to what is recognised.
+
+    Raises:
+        ConfigError: with every problem.
+    """
     raw = _spell_out_head(deepcopy(raw))
     _import_plugins(raw.get("plugins"), source)
     problems: list[str] = []
     _check_heads(raw, problems)
-    _check_sources(raw, problems)
+    _check_sources(raw, problems, aside or {})
     _check_augment(raw, problems)
     config = _validated(Config, raw, "", problems)
     if config is not None:
@@ -204,7 +238,7 @@ def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
             problems.append(f"{where}: a head's key must be a plain word, since tensors are named after it")
 
 
-def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
+def _check_sources(raw: dict[str, Any], problems: list[str], aside: Mapping[str, Mapping[str, Any]]) -> None:
     """The same for the splits of every source of data, whose options depend on its format."""
     data = raw.get("data")
     if not isinstance(data, dict):
@@ -214,15 +248,20 @@ def _check_sources(raw: dict[str, Any], problems: list[str]) -> None:
         key: task_of(head) for key, head in (heads if isinstance(heads, dict) else {}).items() if head.name in HEADS
     }
     sources = data["sources"] if isinstance(data.get("sources"), dict) else {}
-    _check_splits(data, "data", {task for key, task in tasks.items() if key not in sources}, problems)
+    shared = {task for key, task in tasks.items() if key not in sources}
+    _check_splits(data, "data", shared, problems, aside.get("data"))
     for key, source in sources.items():
         if isinstance(source, dict):
-            _check_splits(source, f"data.sources.{key}", {tasks[key]} if key in tasks else set(), problems)
+            where = f"data.sources.{key}"
+            _check_splits(source, where, {tasks[key]} if key in tasks else set(), problems, aside.get(where))
 
 
-def _check_splits(source: dict[str, Any], where: str, tasks: set[str], problems: list[str]) -> None:
-    if source.get("format") == "auto" and tasks:
-        _recognise(source, where, tasks, problems)
+def _check_splits(
+    source: dict[str, Any], where: str, tasks: set[str], problems: list[str], aside: Mapping[str, Any] | None
+) -> None:
+    said = aside is not None and source.get("format") in READERS and "root" in source
+    if tasks and (source.get("format") == "auto" or said):
+        _recognise(source, where, tasks, problems, aside or {})
     given = [split for split in SPLITS if source.get(split) is not None]
     name = source.get("format")
     if name is None and given:
@@ -239,33 +278,93 @@ def _check_splits(source: dict[str, Any], where: str, tasks: set[str], problems:
         source[split] = options or SplitOptions()
 
 
-def _recognise(source: dict[str, Any], where: str, tasks: set[str], problems: list[str]) -> None:
-    """Replaces `format: auto` by what the files are, with the splits that are not written out."""
+def _recognise(
+    source: dict[str, Any], where: str, tasks: set[str], problems: list[str], aside: Mapping[str, Any]
+) -> None:
+    """Replaces `format: auto` by what the files are, with the splits that are not written out.
+
+    A format that the command line names is looked for in the same way.
+    """
     root = Path(str(source.get("root", "."))).expanduser()
+    asked = source["format"]
     if not root.is_dir():
         problems.append(f"{where}.root: no folder {root.absolute()}")
         return
+    said = {split: source[split] for split in SPLITS if split in source}
+    own = {split: aside[split] for split in SPLITS if split in aside}
+    stay = bool(own) and _are_there(root, own)
+    look = READERS.get("auto").load()
     try:
-        found = READERS.get("auto").load()(root, tasks)
+        found = look(root, tasks, asked, merged_splits(own, said) if stay else said)
+        if stay and found.format != aside["format"]:
+            stay, found = False, look(root, tasks, asked, said)
     except DataError as error:
-        problems.append(f"{where}.format: auto: {error}")
+        # Whoever has written the format and the splits out needs no more.
+        if asked == "auto" or not said.get("train"):
+            problems.append(f"{where}.format: {asked}: {error}")
         return
-    splits = {**found.splits, **{split: source[split] for split in SPLITS if source.get(split) is not None}}
-    for split, own in found.splits.items():
-        # What does not say where the split is says more about the one that was found.
-        given = splits[split]
-        if isinstance(given, dict) and not {"images", "dataset", "from_train", "image_set"} & given.keys():
-            splits[split] = {**own, **given}
-    drawn = "train" in splits and "val" not in splits
+    said = merged_splits(own, said) if stay else said
+    wrong = [message for split, message in found.wrong.items() if not settles(said, split)]
+    if wrong:
+        problems += [f"{where}.format: {asked}: {message}" for message in wrong]
+        return
+    splits = merged_splits(found.splits, said)
+    drawn = splits.get("train") is not None and "val" not in splits
     if drawn:
         splits["val"] = {"from_train": 0.2}
     more = {key: value for key, value in found.more.items() if not (source.get(key) or source.get("classes"))}
     source.update({**more, **splits, "format": found.format})
     keys = [f"{where}.{key}={_inline(value)}" for key, value in {**splits, **more}.items()]
     _say_once(
-        f"{where}.format: {root} has {found.saw}: {found.format}, {', '.join(keys)}"
+        f"{where}.format: {root} has {found.told}: {found.format}, {', '.join(keys)}"
         + ("; there is no val, so a fifth of the training images is taken" if drawn else "")
+        + (
+            f"; the configuration's own splits ({aside['format']}) are not there and give way"
+            if own and not stay
+            else ""
+        )
     )
+
+
+def _are_there(root: Path, own: Mapping[str, Any]) -> bool:
+    """Whether a folder has the files of a configuration's own splits."""
+    splits = [options for options in own.values() if isinstance(options, dict)]
+    paths = [options[key] for options in splits for key in PLACES if isinstance(options.get(key), str)]
+    return all((root / path).exists() for path in paths)
+
+
+PLACES = ("images", "annotations", "masks", "labels", "image_set", "dataset")
+"""The options of a split that are paths of its own."""
+
+
+def settles(said: Mapping[str, Any], split: str, key: str = "images") -> bool:
+    """Whether what was said of the splits leaves nothing to find of one: that it is not there, or where."""
+    if split not in said:
+        return False
+    options = said[split]
+    return not isinstance(options, dict) or bool({key, "from_train", "dataset"} & options.keys())
+
+
+def merged_splits(found: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The splits of a data set, of which what was said wins over what was found, key by key.
+
+    Args:
+        found: by split, its options.
+        said: by split, some options, another split altogether (`from_train`), or None for no such split.
+    """
+    splits: dict[str, Any] = {split: dict(options) for split, options in found.items()}
+    # The file with the classes' names is that of the data set.
+    names = [own["names"] for own in found.values() if "names" in own]
+    common = {"names": names[0]} if names else {}
+    for split, own in said.items():
+        base = splits.get(split, common)
+        if isinstance(own, dict) and "from_train" not in own and "from_train" not in base:
+            # A list of images is of the annotations that it lies beside.
+            kept = {key: value for key, value in base.items() if key != "image_set" or "annotations" not in own}
+            splits[split] = {**kept, **own}
+        else:
+            splits[split] = own
+    return splits
 
 
 @cache

@@ -61,6 +61,11 @@ class SourceOptions(Options):
     val: SerializeAsAny[SplitOptions] | None = None
     test: SerializeAsAny[SplitOptions] | None = None
     classes: list[str] | None = Field(None, description="names in order; required for masks, else those of the data")
+    images_match: Literal["exact", "stem", "loose"] = Field(
+        "exact",
+        description="how images whose file is not there are found: stem, the same name with another suffix; loose, "
+        "also up to .rf.<hash>, _png.jpg, case, zero padding and URL encoding",
+    )
     ignore_index: list[int] = Field([], description="mask values that do not count, such as void")
     values: dict[str, int | tuple[int, int, int]] | None = Field(
         None, description="by class: the value of its pixels in masks, or their [red, green, blue]"

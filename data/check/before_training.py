@@ -20,6 +20,7 @@ from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 from rehead.data.readers.joined import JoinedReader
+from rehead.data.readers.missing import whereabouts
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
@@ -64,8 +65,9 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
     for what, found in (("images", images), ("masks", masks)):
         for problem, paths in found.items():
             if paths:
+                places = _whereabouts(reader) if what == "images" and problem == "are not there" else ""
                 raise DataError(
-                    f"{where}: {len(paths)} of {len(reader)} {what} {problem}, the first is {paths[0]}; {FIND}"
+                    f"{where}: {len(paths)} of {len(reader)} {what} {problem}, the first is {paths[0]}{places}; {FIND}"
                 )
     sizes = refuse_sizes(samples, where)
     _refuse_outlines(reader, where, sizes)
@@ -75,6 +77,12 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
     if learn and MULTI_LABEL in tasks and not classes:
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
+
+
+def _whereabouts(reader: Reader) -> str:
+    """Where images that are not there could be."""
+    lacking = (own for own in _columns_of(reader) if any(not own[row].path.is_file() for row in range(len(own))))
+    return "".join(f"; {whereabouts(own)}" for own in lacking)
 
 
 def _say_background(reader: Reader, where: str, bare: int) -> None:

@@ -33,6 +33,7 @@ CODES: dict[str, Kind] = {
     "broken_polygon": Kind("error", "an outline that gives no mask", "left out, with its box where masks are learned"),
     "empty_folder": Kind("error", "a class's folder without images", "left out"),
     "classes_differ": Kind("error", "a split does not list the training split's classes"),
+    "missing_split": Kind("error", "a file says that a split is where it is not"),
     # Files.
     "missing_image": Kind("error", "an image that is not there", "left out"),
     "unreadable_image": Kind("error", "an image that is damaged, cut short or of another kind", "left out"),

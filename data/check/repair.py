@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +31,6 @@ from rehead.data.sample import Sample
 from rehead.data.writers import write
 from rehead.data.writers.content import lines
 from rehead.errors import DataError
-from rehead.files import atomic_folder
 from rehead.progress import Progress
 
 QUALITY = 95
@@ -110,12 +108,10 @@ def repair(checked: Checked, out: Path) -> list[str]:
         work.done.add([one for one in rest if id(one) not in elsewhere], "")
         report = work.done.to_json(before, {split: _counts(reader) for split, reader in readers.items()})
         first = sources[0].reader
-        notes: list[str] = []
-        if first.columns.image_labels is not None:
-            options = _write_folders(readers, out, {FILE: report})
-        else:
-            written = write(readers, "masks" if first.values is not None else "coco", out, more={FILE: report})
-            options, notes = written.options, lines(written.notes)
+        labels = first.columns.image_labels is not None
+        form = "folders" if labels else "masks" if first.values is not None else "coco"
+        written = write(readers, form, out, more={FILE: report})
+        options, notes = written.options, lines(written.notes)
     if checked.data.scale is not None:
         options["scale"] = checked.data.scale
     left = [
@@ -384,17 +380,3 @@ def _scaled(text: bytes, factor: tuple[float, float], before: Size | None, after
     mask = decode([code_of(segmentation, before)], before)[0]
     resized = cv2.resize(mask, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return msgspec.json.encode(to_json(encode(resized[None])[0]))
-
-
-def _write_folders(readers: Mapping[str, Reader], out: Path, more: Mapping[str, str]) -> dict[str, Any]:
-    """Images in folders per class and split, with other files of text, whole or not at all."""
-    with atomic_folder(out) as temporary:
-        for name, text in more.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        for split, reader in readers.items():
-            assert isinstance(reader, ColumnReader)
-            for row in range(len(reader)):
-                target = temporary / split / reader.columns.names[row]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(reader[row].path, target)
-    return {"format": "folders", "root": str(out), **{split: {"images": split} for split in readers}}

@@ -18,6 +18,7 @@ from rehead.data.check.images import Facts, Job, examine_all, report_images, rep
 from rehead.data.check.numbers import Numbers, numbers_of
 from rehead.data.check.sources import DataSet, Source, open_all
 from rehead.data.near_duplicates import near_duplicates
+from rehead.data.readers.missing import whereabouts
 
 
 @dataclass
@@ -115,12 +116,15 @@ def _look_at_images(checked: Checked, workers: int | None) -> None:
     # Two splits may say two sizes of one image.
     split_of: dict[Job, set[str]] = defaultdict(set)
     for source, own in zip(checked.data.sources, by_source, strict=True):
+        # Said once: it is true of all of them.
+        places = f"; {whereabouts(source.reader)}" if any(job not in facts for job in own) else ""
         for job in own:
             if job in facts:
                 users[job.path].add(source.split)
                 split_of[job].add(source.split)
             else:
-                findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it")
+                findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it{places}")
+                places = ""
         checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
     report_images(seen, [facts[job] for job in seen], [_splits(split_of[job]) for job in seen], findings)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rehead.configs.heads import MULTI_LABEL, task_of
-from rehead.configs.load import load_config, override
+from rehead.configs.load import load_config, settles
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
@@ -19,11 +19,11 @@ from rehead.data.pixels import SUFFIXES, channels_in
 from rehead.data.readers import SPLITS, open_whole
 from rehead.data.readers.base import inline, reason
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.every_split import data_alone, data_of
+from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
-from rehead.data.readers.recognise import LOOKED_AT, Found, recognise
-from rehead.errors import ConfigError, DataError
+from rehead.data.readers.recognise import LOOKED_AT
+from rehead.errors import DataError
 from rehead.progress import say
 
 
@@ -98,8 +98,9 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
         ConfigError: for a wrong configuration.
         DataError: for a folder in no known format, and paths of a configuration that are not there.
     """
-    if Path(source).is_dir():
-        return _measured(_folder(Path(source), overrides, findings))
+    folder = folder_said(source, overrides)
+    if folder is not None:
+        return _measured(_folder(*folder, findings))
     alone = data_alone(source, overrides)
     if alone is not None:
         given, _ = alone
@@ -188,24 +189,22 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
             findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
 
 
-def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> DataSet:
-    others = [key for key in overrides if not key.startswith("data.")]
-    if others:
-        raise ConfigError([f"{key}: {root} is a folder, of which only data can be said" for key in others], "overrides")
-    given: dict[str, Any] = override({}, overrides).get("data") or {}
-    asked = given.get("format")
-    found = recognise(root, {"segmentation"} if asked == "masks" else (), asked)
-    if found.format == "instance_masks" and asked is None and not _numbers_objects(root, found):
-        found = recognise(root, {"segmentation"})
-    if asked not in (None, found.format):
-        raise DataError(f"{root}: data.format={asked}: it has {found.saw}, which is {found.format}")
-    raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
+def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet:
+    asked = None if given.get("format") == "auto" else given.get("format")
+    found = recognise_as_said(root, {"segmentation"} if asked == "masks" else (), given)
+    if found.format == "instance_masks" and asked is None and not _numbers_objects(root, merged(found, given, root)):
+        found = recognise_as_said(root, {"segmentation"}, given)
+    for split, message in found.wrong.items():
+        if not settles(given, split):
+            file, _, rest = message.partition(": ")
+            findings("missing_split", file, rest)
+    raw = merged(found, given, root)
     named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:
-        raw["values"] = _any_values(root, found)
+        raw["values"] = _any_values(root, raw)
     other = {"masks": "number objects: data.format=instance_masks", "instance_masks": "are classes: data.format=masks"}
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
-    say(f"{root} has {found.saw}: {found.format}{doubt}, {', '.join(found.splits)}")
+    say(f"{root} has {found.told}: {found.format}{doubt}, {', '.join(split for split in SPLITS if raw.get(split))}")
     options = data_of({"data": raw}, found.serves[0])
     data_set = DataSet([], [], None, found.format, scale=options.scale)
     names = tuple(options.classes) if options.classes else None
@@ -213,15 +212,16 @@ def _folder(root: Path, overrides: Mapping[str, Any], findings: Findings) -> Dat
     return data_set
 
 
-def _first_masks(root: Path, found: Found) -> list[Path]:
-    folder = root / next(iter(found.splits.values()))["masks"]
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+def _first_masks(root: Path, raw: Mapping[str, Any]) -> list[Path]:
+    own = next((options for split in SPLITS if "masks" in (options := raw.get(split) or {})), None)
+    masks = [] if own is None else (root / own["masks"]).rglob("*")
+    return sorted(path for path in masks if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
 
 
-def _numbers_objects(root: Path, found: Found) -> bool:
+def _numbers_objects(root: Path, raw: Mapping[str, Any]) -> bool:
     """Whether masks number objects: from 1 on without a gap, and not up to the same number everywhere."""
     numbers = set()
-    for path in _first_masks(root, found):
+    for path in _first_masks(root, raw):
         try:
             present = np.unique(read_mask(path))
         except DataError:
@@ -233,9 +233,9 @@ def _numbers_objects(root: Path, found: Found) -> bool:
     return len(numbers) > 1 or numbers == {1}
 
 
-def _any_values(root: Path, found: Found) -> dict[str, Any]:
+def _any_values(root: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     """A name for every value that masks of this kind may have."""
-    for path in _first_masks(root, found):
+    for path in _first_masks(root, raw):
         with suppress(DataError):
             if opened_mask(path).mode not in NUMBERED:
                 return {"any": [0, 0, 0]}

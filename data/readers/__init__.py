@@ -10,7 +10,9 @@ from rehead.configs.heads import MULTI_LABEL, task_of
 from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.readers.base import MissingPathError, Reader, Report, refuse
+from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.joined import JoinedReader
+from rehead.data.readers.missing import match_names
 from rehead.data.readers.part import PartReader, part
 from rehead.errors import DataError, did_you_mean
 
@@ -152,5 +154,9 @@ def open_whole(
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error
+    if isinstance(reader, ColumnReader):
+        reader.root, reader.key = root, f"{where}.{split}"
+        if data.images_match != "exact":
+            match_names(reader, data.images_match)
     reader.scale = data.scale if isinstance(data, DataOptions) else None
     return reader

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,14 @@ SHOWN = 5
 Report = Callable[[str, Path, str], None]
 """What parsing does about something that it cannot use: called with a code, the file, and what is wrong in it. If it
 returns, parsing goes on without that."""
+
+
+WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What splits are called in the names of files and folders."""
 
 
 def refuse(code: str, file: Path, message: str) -> None:
@@ -235,6 +244,16 @@ def all_files(folder: Path) -> list[str]:
         prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
         found += [prefix + name for name in files if not name.startswith(".")]
     return sorted(found)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a path names: the last of its parts that does."""
+    for part in reversed(PurePosixPath(name).parts):
+        for word in re.findall(r"[a-z]+", part.lower()):
+            for split, words in WORDS.items():
+                if word in words:
+                    return split
+    return None
 
 
 def files_by_stem(folder: Path, suffixes: Collection[str], report: Report = refuse) -> dict[str, str]:

@@ -49,6 +49,8 @@ class ColumnReader(Reader):
     Attributes:
         sound: whether all outlines of the chosen classes were looked at, so that reading need not.
         first_pixel: what the files call the first column and row, which messages do too.
+        root: of the data set, for messages.
+        key: of the split in the configuration, such as `data.train`, for messages.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
     Raises:
@@ -57,6 +59,8 @@ class ColumnReader(Reader):
 
     unlabelled: NDArray[np.bool_] | None = None
     first_pixel: int = 0
+    root: Path | None = None
+    key: str = "data.train"
     sound: bool = False
 
     def __init__(

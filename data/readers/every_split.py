@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from rehead.configs.heads import HEADS, task_of
-from rehead.configs.load import find, load_config, override, read_yaml
+from rehead.configs.load import find, load_config, merged_splits, override, read_yaml, settles
 from rehead.configs.readers import READERS
 from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.base import Reader
 from rehead.data.readers.recognise import Found, recognise
-from rehead.errors import DataError
+from rehead.errors import ConfigError, DataError
 from rehead.progress import say
 
 
@@ -31,8 +31,8 @@ def source_of(
         ConfigError: for a wrong configuration.
         DataError: for a folder in no known format, and a configuration with several sources.
     """
-    root = Path(source)
-    if not root.is_dir():
+    folder = folder_said(source, overrides or {})
+    if folder is None:
         alone = data_alone(source, overrides or {})
         if alone is not None:
             return alone
@@ -42,19 +42,71 @@ def source_of(
             raise DataError(f"{source}: data.sources.{own[0]}: several sources of data; give a configuration of one")
         tasks = {task_of(head) for head in config.model.heads.values()}
         return config.data, "segmentation" if tasks == {"segmentation"} else sorted(tasks - {"segmentation"})[0]
-    given: dict[str, Any] = override({}, overrides or {}).get("data") or {}
-    asked = given.get("format")
-    found = _recognised(root, maps, asked)
+    root, given = folder
+    asked = None if given.get("format") == "auto" else given.get("format")
+    found = _recognised(root, maps, given)
     if found.format in ("masks", "instance_masks") and asked is None and "values" not in found.more:
         raise DataError(
             f"{root}: has {found.saw}; say what the values are: data.format=instance_masks where they number objects, "
             "data.format=masks data.classes=[sky,road] where they are the classes 0, 1, ... in this order"
         )
-    if asked not in (None, found.format):
-        raise DataError(f"{root}: data.format={asked}: it has {found.saw}, which is {found.format}")
-    say(f"{root} has {found.saw}: {found.format}, {', '.join(found.splits)}")
-    raw = {**found.more, **found.splits, **given, "format": found.format, "root": str(root)}
+    raw = merged(found, given, root)
+    wrong = [message for split, message in found.wrong.items() if not settles(given, split)]
+    if wrong:
+        raise DataError("; ".join(wrong))
+    say(f"{root} has {found.told}: {found.format}, {', '.join(split for split in SPLITS if raw.get(split))}")
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
+
+
+def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """A folder whose format is to be recognised, and what is said of its data; None for a configuration.
+
+    Args:
+        source: the folder, or a YAML file of `data` alone with `format: auto`.
+        overrides: by dotted key.
+
+    Raises:
+        ConfigError: for what cannot be said of a folder, and a file that is not there.
+    """
+    root = Path(source)
+    if not root.is_dir():
+        raw = read_yaml(find(source))
+        raw = override(raw, overrides) if raw.keys() == {"data"} and isinstance(raw["data"], dict) else raw
+        if raw.keys() != {"data"} or raw["data"].get("format") != "auto":
+            return None
+        given = {key: value for key, value in raw["data"].items() if key != "root"}
+        root = Path(str(raw["data"].get("root", "."))).expanduser()
+        if not root.is_dir():
+            raise DataError(f"data.root: no folder {root.absolute()}")
+        return root, given
+    problems = [f"{key}: {root} is a folder, of which only data can be said" for key in overrides if key[:5] != "data."]
+    problems += [f"data.root: {root} is the folder already" for key in overrides if key == "data.root"]
+    if problems:
+        raise ConfigError(problems, "command line")
+    return root, override({}, overrides).get("data") or {}
+
+
+def recognise_as_said(root: Path, tasks: Collection[str], given: Mapping[str, Any]) -> Found:
+    """What a folder is, where something of its data has been said.
+
+    Raises:
+        DataError: as `recognise`, unless the format and a split are written out.
+    """
+    asked = given.get("format")
+    said = {split: given[split] for split in SPLITS if split in given}
+    try:
+        return recognise(root, tasks, asked, said)
+    except DataError:
+        if asked is None or asked == "auto" or asked not in READERS or not any(said.values()):
+            raise
+        return Found(asked, {}, "what the command line says")
+
+
+def merged(found: Found, given: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The data of a configuration: what was recognised in a folder, and what was said, which wins."""
+    more = {} if given.get("classes") else found.more
+    splits = merged_splits(found.splits, {split: given[split] for split in SPLITS if split in given})
+    return {**more, **given, **splits, "format": found.format, "root": str(root)}
 
 
 def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[DataOptions, str] | None:
@@ -88,15 +140,17 @@ def data_of(raw: Mapping[str, Any], task: str) -> DataOptions:
     return load_config({**raw, "task": task, "model": {"head": head}}).data
 
 
-def _recognised(root: Path, maps: bool, asked: str | None) -> Found:
+def _recognised(root: Path, maps: bool, given: Mapping[str, Any]) -> Found:
     """What a folder is, by the tasks that could be meant."""
-    if asked == "masks" or (maps and asked is None):
+    asked = given.get("format")
+    said = asked not in (None, "auto")
+    if asked == "masks" or (maps and not said):
         try:
-            return recognise(root, {"segmentation"}, asked)
+            return recognise_as_said(root, {"segmentation"}, given)
         except DataError:
-            if asked is not None:
+            if said:
                 raise
-    return recognise(root, (), asked)
+    return recognise_as_said(root, (), given)
 
 
 def open_every_split(source: SourceOptions, task: str) -> dict[str, Reader]:

@@ -14,28 +14,25 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from rehead.configs.load import PLACES, settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import image_names, inline, listed
+from rehead.data.readers.base import WORDS, image_names, inline, listed, split_of
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
+from rehead.data.readers.missing import compared
 from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
 from rehead.data.readers.yolo import label_file, listed_images
 from rehead.errors import DataError
 
-WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-"""What splits are called in the names of files and folders."""
-
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
 
-DEEP = 4
-"""Folders inside folders that are looked into."""
+SLANT = 1e-3
+"""Shares of an image's side by which the corners of a box may be off, as they are rounded."""
 
 LOOKED_AT = 20
 """Files and names that are looked at, where one could mislead."""
@@ -49,7 +46,9 @@ class Found:
         format: by its name in the configuration.
         splits: by name, the options.
         saw: what it was recognised by, in words.
+        file: that made it this format, where `saw` names only its folder.
         more: other keys of the source, such as `values`.
+        wrong: by name, the splits that a file says are somewhere where they are not: what to do about it.
         tasks: that it serves; all that its format does unless given.
     """
 
@@ -57,7 +56,14 @@ class Found:
     splits: dict[str, dict[str, Any]]
     saw: str
     more: dict[str, Any] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def told(self) -> str:
+        """What it was recognised by, with the file."""
+        return f"{self.saw} (as {self.file})" if self.file else self.saw
 
     @property
     def serves(self) -> tuple[str, ...]:
@@ -65,22 +71,38 @@ class Found:
         return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
+def _leads_up(here: str, name: str) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    path = os.path.join(here, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(here)]) == target
+
+
 @dataclass
 class Tree:
-    """The files of a folder, by the relative name of the folder that they are in (`.` for itself)."""
+    """The files of a folder, by the relative name of the folder that they are in (`.` for itself).
+
+    Attributes:
+        root: the folder.
+        files: their names.
+        said: what somebody has said of the splits, which need not be looked for then.
+    """
 
     root: Path
     files: dict[str, list[str]]
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path) -> Tree:
-        """Looks through a folder; hidden ones are skipped."""
+    def of(cls, root: Path, said: Mapping[str, Any] | None = None) -> Tree:
+        """Looks through a folder; hidden ones are skipped, and links that lead back up."""
         files: dict[str, list[str]] = {}
         for here, folders, names in os.walk(root, followlinks=True):
             inside = Path(here).relative_to(root)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and len(inside.parts) < DEEP)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(here, name))
             files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
-        return cls(root, files)
+        return cls(root, files, said or {})
 
     def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
         """Folders with files of some suffixes, and the files' names."""
@@ -111,38 +133,122 @@ class Tree:
             for folder, count in counts.items()
             if count
         }
-        return self.best(ranks, f"the images of {what}")
+        return self.best(ranks, split, f"the images of {what}")
 
-    def best(self, ranks: Mapping[str, tuple[object, ...]], what: str) -> str | None:
-        """The folder of the highest rank; None where there is none.
+    def with_some(self, names: Collection[str], split: str | None, near: str, what: str) -> str:
+        """The folder with images that is most likely meant where none has images of these names.
+
+        Args:
+            names: of the images.
+            split: that they are of.
+            near: the folder of the annotations.
+            what: names them.
+
+        Raises:
+            DataError: if no folder has an image.
+        """
+        keys = {compared(PurePosixPath(name.replace("\\", "/")).name) for name in names}
+        ranks = {
+            folder: (
+                sum(compared(name) in keys for name in own),
+                split_of(folder) == split,
+                not _holds_masks(folder),
+                folder == near,
+                len(own),
+            )
+            for folder, own in self.images().items()
+        }
+        if not ranks:
+            raise DataError(
+                f"{self.root}: {what} is of images, but there is no image in any of {len(self.files)} folders"
+            )
+        return max(ranks, key=lambda folder: ranks[folder])
+
+    def best(self, ranks: Mapping[str, tuple[object, ...]], split: str | None, what: str) -> str | None:
+        """The folder of the highest rank for a split; None where there is none.
 
         Raises:
             DataError: where several have it.
         """
         highest = max(ranks.values(), default=None)
         found = [folder for folder, rank in ranks.items() if rank == highest]
-        if len(found) > 1:
-            raise DataError(f"{self.root}: {what} could be in {listed(found)}; write the splits out")
+        if len(found) > 1 and not settles(self.said, split or "train"):
+            raise DataError(
+                f"{self.root}: {what} could be in {listed(found)}; say which one, such as "
+                f"data.{split or 'train'}.images={found[0]}"
+            )
         return found[0] if found else None
 
 
-def recognise(root: Path, tasks: Collection[str], asked: str | None = None) -> Found:
+def recognise(
+    root: Path, tasks: Collection[str], asked: str | None = None, said: Mapping[str, Any] | None = None
+) -> Found:
     """The format of a folder that serves some tasks.
 
     Args:
         root: the folder.
         tasks: of the heads that are to learn from it; all must be served.
-        asked: the format, where somebody has said it; only its splits are looked for then.
+        asked: the format, where somebody has said another than `auto`; only its splits are looked for then.
+        said: by split, what somebody has said of it, which settles what could be one thing or another.
 
     Raises:
-        DataError: saying what there is, when nothing is recognised, nothing that serves the tasks, or several things.
+        DataError: saying what there is, when nothing is recognised, nothing that serves the tasks or is of the format
+            that was asked for, or several things.
     """
+    asked = None if asked == "auto" else asked
     try:
-        return _recognised(Tree.of(root), tasks, asked)
+        try:
+            found = _recognised(Tree.of(root, said), tasks, asked)
+        except DataError:
+            if (part := _part_of(root, tasks, asked)) is None:
+                raise
+            return part
+        if _is_nameless(found):
+            return _part_of(root, tasks, asked) or found
+        return found
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(f"{root}: holds a file that cannot be read: {error}") from error
+
+
+UP = 2
+"""Folders above one that is called like a split where the file that is for all splits is looked for."""
+
+
+def _is_nameless(found: Found) -> bool:
+    """Whether the classes' names are in another file: of YOLO, in the one that is for all splits."""
+    return found.format == "yolo" and not any("names" in own for own in found.splits.values())
+
+
+def _part_of(root: Path, tasks: Collection[str], asked: str | None) -> Found | None:
+    """What a folder inside a data set is (`coco8/train`, `coco8/images/val`), by the file above it."""
+    here = root.absolute()
+    for above in here.parents[:UP]:
+        inside = here.relative_to(above)
+        if not all(split_of(part) or part in ("images", "labels") for part in inside.parts):
+            return None
+        try:
+            found = _recognised(Tree.of(above), tasks, asked)
+        except DataError:
+            continue
+        if _is_nameless(found):
+            continue
+        own = {
+            split: {
+                key: _moved(above, value, here) if key in (*PLACES, "names") else value for key, value in one.items()
+            }
+            for split, one in found.splits.items()
+            if "images" in one and (above / one["images"]).resolve().is_relative_to(here.resolve())
+        }
+        if own:
+            return replace(found, splits=own, wrong={}, saw=f"{found.saw} in {above}, which it is a part of")
+    return None
+
+
+def _moved(above: Path, value: str, here: Path) -> str:
+    """A path of a folder above, as it is called from here."""
+    return PurePosixPath(os.path.relpath(above / value, here)).as_posix()
 
 
 def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
@@ -155,8 +261,17 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     sure = [one for one in fitting if one.format not in UNSURE]
     if len(sure) > 1:
         raise DataError(f"{root}: could be read in several ways: {_ways(sure)}; choose one of them")
+    known = [] if sure or asked is not None else known_formats(tree)
+    if known:
+        ways = [f"or say data.format={one.format} for the {one.saw}" for one in fitting]
+        raise DataError(f"{root}: {'; '.join([*known, *ways])}")
     if fitting:
-        return (sure or fitting)[0]
+        best = (sure or fitting)[0]
+        if best.format == "yolo" and asked is None and (oriented := _oriented(tree, best)):
+            raise DataError(f"{root}: {oriented}")
+        if asked not in (None, best.format):
+            raise DataError(f"{root}: data.format={asked}: it has {best.saw}, which is {best.format}")
+        return best
     found = [one for look in LOOKS if (one := look(tree, ())) is not None]
     if found:
         seen = "; ".join(f"{one.saw} ({one.format})" for one in found)
@@ -179,18 +294,13 @@ def _ways(found: Sequence[Found]) -> str:
     )
 
 
-def split_of(name: str) -> str | None:
-    """The split that a path names: the last of its parts that does."""
-    for part in reversed(PurePosixPath(name).parts):
-        for word in re.findall(r"[a-z]+", part.lower()):
-            for split, words in WORDS.items():
-                if word in words:
-                    return split
-    return None
-
-
-def _by_split(names: Collection[str]) -> dict[str, str]:
+def _by_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
     """One path for each split; a single one that names none is for training.
+
+    Args:
+        tree: whose files they are.
+        names: the paths.
+        key: the option that they are; where somebody has said it, any will do.
 
     Raises:
         DataError: for two of one split, and several of which none says which it is.
@@ -200,20 +310,23 @@ def _by_split(names: Collection[str]) -> dict[str, str]:
         split = split_of(name) or ("train" if len(names) == 1 else None)
         if split is None:
             continue
+        if split in found and settles(tree.said, split, key):
+            continue
         if split in found:
             raise DataError(
-                f"{found[split]} and {name} both look like {split}; write the splits out, or set root to one data set"
+                f"{found[split]} and {name} both look like {split}; say which one (data.{split}.{key}={name}), or set "
+                "root to one data set"
             )
         found[split] = name
-    if names and not found:
+    if names and not found and not any(settles(tree.said, split, key) for split in WORDS):
         raise DataError(f"{listed(list(names))}: none of them says which split it is; write the splits out")
     return found
 
 
-def _passed_over(names: Collection[str], splits: Mapping[str, str]) -> str:
+def _passed_over(names: Collection[str], splits: Mapping[str, str], why: str = "since they name no split") -> str:
     """What is said of paths that are of no split."""
     rest = [name for name in names if name not in splits.values()]
-    return f" (passed over, since they name no split: {listed(rest)})" if rest else ""
+    return f" (passed over, {why}: {listed(rest)})" if rest else ""
 
 
 def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -228,7 +341,7 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
                 try:
-                    one = _from_yaml(tree.root, path, content)
+                    one = _from_yaml(tree, path, content)
                     # Two files that say the same are one.
                     said = [{**own, "names": content["names"]} for own in one.splits.values()]
                     found.setdefault(repr(said), (one, _kind_of_labels(tree, one, content)))
@@ -246,8 +359,11 @@ def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
             pairs[folder] = images
     if not pairs:
         return None
-    splits = {split: {"images": pairs[folder]} for split, folder in _by_split(list(pairs)).items()}
-    return Found("yolo", splits, f"text files in {listed(list(pairs))}")
+    by_split = _by_split(tree, list(pairs.values()), "images")
+    splits = {split: {"images": folder} for split, folder in by_split.items()}
+    first = next(iter(pairs))
+    file = f"{first}/{next(name for name in tree.files[first] if name.lower().endswith('.txt'))}"
+    return Found("yolo", splits, f"text files in {listed(list(pairs))}", file=file)
 
 
 def _one_of(tree: Tree, found: list[tuple[Found, str]], tasks: Collection[str]) -> Found:
@@ -271,7 +387,31 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
     """What the first label files of a YAML file hold: a key of `LABELS`, or in other words what else."""
     if content.get("kpt_shape"):
         return "points"
-    kinds: set[str] = set()
+    kinds = {"boxes" if len(row) == 5 else "polygons" for _, row in _rows_of_labels(tree, found)}
+    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
+
+
+def _oriented(tree: Tree, found: Found) -> str:
+    """What to say of labels that are all boxes at an angle, which look like polygons; empty for others."""
+    slanted = ""
+    for label, row in _rows_of_labels(tree, found):
+        try:
+            corners = np.array(row[1:], float).reshape(4, 2)
+        except ValueError:
+            return ""
+        first, second, third, fourth = corners
+        if len(row) != 9 or np.abs(first + third - second - fourth).max() > SLANT:
+            return ""
+        if np.abs(second - first).min() > SLANT:
+            slanted = slanted or str(label)
+    return slanted and (
+        f"YOLO's oriented boxes (OBB: four corners for each object, at an angle) in {slanted} and others are not read "
+        "as such: say data.format=yolo to read them as outlines of four points in upright boxes, or export them upright"
+    )
+
+
+def _rows_of_labels(tree: Tree, found: Found) -> Iterator[tuple[Path, list[str]]]:
+    """The words of the lines in the first label files, and the file."""
     for options in found.splits.values():
         source = tree.root / options["images"]
         if source.is_file():
@@ -281,13 +421,15 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
         for image in images[:LOOKED_AT]:
             label = label_file(image.absolute())
             if label.is_file():
-                rows = [line.split() for line in label.read_text(encoding="utf-8", errors="replace").splitlines()]
-                kinds |= {"boxes" if len(row) == 5 else "polygons" for row in rows if row}
-    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
+                for line in label.read_text(encoding="utf-8", errors="replace").splitlines():
+                    if row := line.split():
+                        yield label, row
 
 
-def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
+def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
+    root = tree.root
     splits = {}
+    missing, wrong = {}, {}
     for split, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         value = next((content[key] for key in keys if content.get(key)), None)
         if isinstance(value, list) and len(value) == 1:
@@ -296,25 +438,44 @@ def _from_yaml(root: Path, path: Path, content: dict[str, Any]) -> Found:
             continue
         if not isinstance(value, str):
             raise DataError(f"{path}: {split} lists several folders; put their images in one text file")
-        splits[split] = {"images": _yolo_path(root, path, str(content.get("path") or ""), value)}
-        splits[split]["names"] = os.path.relpath(path, root)
-    return Found("yolo", splits, os.path.relpath(path, root))
+        tried = _yolo_paths(path, str(content.get("path") or ""), value)
+        images = next((one for one in tried if one.exists()), None)
+        if images is None:
+            missing[split] = f"{path}: {split}: {value} is not there; looked for {', '.join(map(str, tried))}"
+            continue
+        splits[split] = {"images": os.path.relpath(os.path.abspath(images), root), "names": os.path.relpath(path, root)}
+    for split, message in missing.items():
+        wrong[split] = f"{message}; {_cure(tree, split, [own['images'] for own in splits.values()])}"
+    return Found("yolo", splits, os.path.relpath(path, root), wrong=wrong)
 
 
-def _yolo_path(root: Path, file: Path, base: str, value: str) -> str:
-    """The path of a split in `data.yaml`, relative to the root.
+def _cure(tree: Tree, split: str, used: Collection[str]) -> str:
+    """What to say in place of a path of a split that is not there."""
+    images = tree.images()
+    free = [folder for folder in images if folder not in used and not _holds_masks(folder)]
+    there = [f"{folder} ({len(images[folder])} images)" for folder in images]
+    best = next((folder for folder in free if split_of(folder) == split), free[0] if free else None)
+    cures = [f"data.{split}.images={best}"] if best is not None else []
+    if split == "val":
+        cures.append("data.val={from_train: 0.2}")
+    if split != "train":
+        cures.append(f"data.{split}=null to do without")
+    cures = cures or ["data.train.images=..."]
+    there_are = f"has images in {listed(there)}" if there else "has no images at all"
+    return f"{tree.root} {there_are}; say {' or '.join(cures)}"
 
-    It may start from `path`, which may start from the folder of the file or from a folder that only its author
+
+def _yolo_paths(file: Path, base: str, value: str) -> list[Path]:
+    """Where a split of `data.yaml` could be.
+
+    Its path may start from `path`, which may start from the folder of the file or from a folder that only its author
     has; and Roboflow's exports write `../train/images` for what lies beside the file.
     """
     here = file.parent
     value, base = value.replace("\\", "/"), base.replace("\\", "/")
     plain = re.sub(r"^(\.\./)+", "", value)
     tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
-    for path in tried:
-        if path.exists():
-            return os.path.relpath(os.path.abspath(path), root)
-    raise DataError(f"{file}: {value} is not there; looked for {', '.join(dict.fromkeys(map(str, tried)))}")
+    return list(dict.fromkeys(tried))
 
 
 def _json(tree: Tree, *words: bytes) -> list[str]:
@@ -367,13 +528,14 @@ def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
 def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[str, dict[str, Any]], str]:
     """JSON files by split, with the folders of the images that they name under a key; and what is left over."""
     splits = {}
-    by_split = _by_split(files)
+    by_split = _by_split(tree, files, "annotations")
     for split, name in by_split.items():
         content = _searchable(tree.root / name)
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
-        images = [match.group(1) for match in islice(found, LOOKED_AT)]
-        folder = tree.holding([json.loads(image) for image in images], split, name)
-        splits[split] = {"images": folder or PurePosixPath(name).parent.as_posix(), "annotations": name}
+        images = [json.loads(match.group(1)) for match in islice(found, LOOKED_AT)]
+        folder = tree.holding(images, split, name)
+        beside = PurePosixPath(name).parent.as_posix()
+        splits[split] = {"images": folder or tree.with_some(images, split, beside, name), "annotations": name}
     return splits, _passed_over(files, by_split)
 
 
@@ -388,7 +550,7 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
                 continue
             file = (PurePosixPath(folder) / name).as_posix()
             files[file] = [PurePosixPath(image) for image in islice(images, LOOKED_AT)]
-    by_split = _by_split(files)
+    by_split = _by_split(tree, files, "annotations")
     splits: dict[str, dict[str, Any]] = {}
     for split, file in by_split.items():
         # By their names alone only where no whole path leads anywhere.
@@ -396,9 +558,12 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
         images_in = tree.holding([str(path) for path in files[file]], own, file) or tree.holding(
             [path.name for path in files[file]], own, file
         )
-        splits[split] = {"images": images_in or ".", "annotations": file}
+        if images_in is None:
+            beside = PurePosixPath(file).parent.as_posix()
+            images_in = tree.with_some([str(path) for path in files[file]], own, beside, file)
+        splits[split] = {"images": images_in, "annotations": file}
     saw = f"a table of boxes, {listed(list(files))}{_passed_over(files, by_split)}"
-    return Found("csv", splits, saw) if splits else None
+    return Found("csv", splits, saw) if files else None
 
 
 def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
@@ -408,15 +573,18 @@ def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str
         for one, own in images.items()
         if (count := len(own & stems))
     }
-    # Where there is none, any will do to name what is missing.
-    return tree.best(ranks, f"the images of {folder}") or next(iter(images), folder)
+    found = tree.best(ranks, split_of(folder), f"the images of {folder}")
+    return found if found is not None else tree.with_some(stems, split_of(folder), folder, folder)
 
 
 def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in tree.images().items()}
     folders = {}
+    first = ""
     for folder, names in tree.ending(".xml"):
-        if b"<annotation" in _searchable(tree.root / folder / names[0])[:1000]:
+        # Not <annotations>, which is CVAT's.
+        if re.search(rb"<annotation[\s>]", _searchable(tree.root / folder / names[0])[:1000]):
+            first = first or f"{folder}/{names[0]}"
             folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
         return None
@@ -432,9 +600,10 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
             return None  # boxes only
         splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
         lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
-        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}")
-    splits = {s: {"images": folders[name], "annotations": name} for s, name in _by_split(folders).items()}
-    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}") if splits else None
+        return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}", file=first)
+    by_split = _by_split(tree, folders, "annotations")
+    splits = {split: {"images": folders[name], "annotations": name} for split, name in by_split.items()}
+    return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}", file=first)
 
 
 def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -458,19 +627,21 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not pairs:
         return None
     names = {pairs[masks]: masks for masks in pairs}
-    splits = {split: {"images": folder, "masks": names[folder]} for split, folder in _by_split(names).items()}
+    by_split = _by_split(tree, names, "images")
+    splits = {split: {"images": folder, "masks": names[folder]} for split, folder in by_split.items()}
     if not splits:
         return None
     saw = f"images with masks of the same names in {listed(list(pairs))}"
-    if not {"segmentation"} & set(tasks):
-        return Found("instance_masks", splits, saw)
     first = next(iter(splits.values()))["masks"]
+    file = f"{first}/{images[first][0]}"
+    if not {"segmentation"} & set(tasks):
+        return Found("instance_masks", splits, saw, file=file)
     values = _values([tree.root / first / name for name in images[first]])
     if values == {0, 255}:
         more = {"values": {"background": 0, "foreground": 255}}
-        return Found("masks", splits, f"{saw}, their values 0 and 255", more)
+        return Found("masks", splits, f"{saw}, their values 0 and 255", more, file=file)
     kind = "in colour" if values is None else f"their values {_ranges(sorted(values))}"
-    return Found("masks", splits, f"{saw}, {kind}")
+    return Found("masks", splits, f"{saw}, {kind}", file=file)
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -507,15 +678,51 @@ def _values(paths: list[Path]) -> set[int] | None:
 
 def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = [PurePosixPath(folder) for folder in tree.images()]
-    # A class is a folder of images; what holds classes is a split, or the root.
-    holders = dict.fromkeys(path.parent.as_posix() for path in images if path.parts)
-    by_split = {split: name for name in holders if name != "." and (split := split_of(name))}
+    # A class is a folder of images, which may have folders of its own; what holds classes is a split, or the root.
+    holders = dict.fromkeys(holder for path in images if (holder := _split_above(path)))
+    by_split: dict[str, str] = {}
+    for name in sorted(holders, key=lambda name: len(PurePosixPath(name).parts)):
+        by_split.setdefault(split_of(name) or "", name)
     if by_split:
-        return Found("folders", {s: {"images": name} for s, name in by_split.items()}, "folders of images per class")
+        # Where somebody looks for other things, two folders of one split are nothing to stop at.
+        saw = f"folders of images per class{_passed_over(list(holders), by_split, 'a second folder of a split')}"
+        file = f"{images[0]}/{tree.images()[str(images[0])][0]}"
+        return Found("folders", {split: {"images": name} for split, name in by_split.items()}, saw, file=file)
     classes = [path for path in images if len(path.parts) == 1]
     if len(classes) < 2 or any(split_of(str(path)) or _holds_masks(str(path)) for path in classes):
         return None
-    return Found("folders", {"train": {"images": "."}}, f"folders of images, {listed([str(path) for path in classes])}")
+    file = f"{classes[0]}/{tree.images()[str(classes[0])][0]}"
+    saw = f"folders of images, {listed([str(path) for path in classes])}"
+    return Found("folders", {"train": {"images": "."}}, saw, file=file)
+
+
+KNOWN: tuple[tuple[str, str, tuple[bytes, ...], str], ...] = (
+    (".xml", "CVAT's XML", (b"<annotations>", b"<image "), "export it from CVAT as COCO 1.0"),
+    (".xml", "CVAT's XML of a video", (b"<annotations>", b"<track "), "export it from CVAT as COCO 1.0, with images"),
+    (".json", "labelme's JSON", (b'"shapes"', b'"imagePath"'), "convert it to COCO, as labelme's labelme2coco.py does"),
+    (".json", "Label Studio's JSON", (b'"result"', b'"from_name"'), "export it from Label Studio as COCO or YOLO"),
+    (".json", "Supervisely's JSON", (b'"objects"', b'"classTitle"'), "export it from Supervisely as COCO"),
+    (".txt", "DOTA's oriented boxes (OBB)", (b"imagesource:", b"gsd:"), "convert it to COCO with upright boxes"),
+)
+"""Formats that are not read: suffix, name, words that their files hold, and the way out."""
+
+
+def known_formats(tree: Tree) -> list[str]:
+    """What there is in formats that are known and not read, with the file and the way out."""
+    found: dict[str, str] = {}
+    for suffix, name, words, cure in KNOWN:
+        for folder, names in tree.ending(suffix):
+            for file in names[:LOOKED_AT]:
+                content = _searchable(tree.root / folder / file)
+                if name not in found and all(content.find(word) >= 0 for word in words):
+                    found[name] = f"{name} in {(PurePosixPath(folder) / file).as_posix()} is not read: {cure}"
+    return list(found.values())
+
+
+def _split_above(path: PurePosixPath) -> str:
+    """The innermost folder above one that names a split; empty for none."""
+    above = (one for one in path.parents if one.parts and split_of(one.name))
+    return next((one.as_posix() for one in above), "")
 
 
 def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -523,7 +730,7 @@ def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not saved:
         return None
     splits = {}
-    for split, folder in _by_split(saved).items():
+    for split, folder in _by_split(tree, saved, "dataset").items():
         path = PurePosixPath(folder)
         # Several splits lie in the folder of a DatasetDict; one that was saved alone has no name.
         if "dataset_dict.json" in tree.files.get(path.parent.as_posix(), ()):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rehead.data.readers.base import Reader
+from rehead.data.readers.missing import whereabouts
 from rehead.data.writers.coco import write_coco
 from rehead.data.writers.content import Content, Notes
+from rehead.data.writers.folders import write_folders
 from rehead.data.writers.masks import write_masks
 from rehead.data.writers.voc import write_voc
 from rehead.data.writers.yolo import write_yolo
@@ -21,6 +23,7 @@ WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
     "yolo": write_yolo,
     "voc": write_voc,
     "masks": write_masks,
+    "folders": write_folders,
 }
 """By format: writes a folder and gives the options that read it, but for `format` and `root`."""
 
@@ -62,6 +65,14 @@ def write(
     content = Content(splits, link=link)
     if form != "masks" and content.maps:
         raise DataError(f"{content.source}: holds class maps, which {form} has no place for; use --to masks")
+    if content.labels != (form == "folders"):
+        held = "classes of images" if content.labels else "no classes of images"
+        way = "use --to folders" if content.labels else "which folders are for; use --to coco, yolo, voc or masks"
+        raise DataError(f"{content.source}: holds {held}; {way}")
+    for reader, rows in content.splits.values():
+        lacking = next((path for row in rows if not (path := reader[row].path).is_file()), None)
+        if lacking is not None:
+            raise DataError(f"{lacking}: no such file; {whereabouts(reader)}")
     notes: Notes = Notes()
     with atomic_folder(folder) as temporary:
         options = WRITERS[form](content, temporary, notes)

@@ -74,6 +74,7 @@ class Picture:
         semantic: its class map in 0..K-1 and what does not count, where that is what is annotated.
         values: (H, W) what the file of the class map holds, where that are numbers and not colours.
         unsized: whether the annotation does not say the size.
+        label: 0..K-1, the class of the image, where that is what is annotated.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class Picture:
     semantic: NDArray[Any] | None = None
     values: NDArray[Any] | None = None
     unsized: bool = False
+    label: int | None = None
 
     @property
     def stem(self) -> str:
@@ -97,7 +99,7 @@ class Content:
     The classes are those of all splits; ids are the user's.
 
     Args:
-        splits: readers by name. Of objects or class maps, as a format or `from_train` gives them.
+        splits: readers by name. Of objects, class maps or classes of images, as a format or `from_train` gives them.
         link: whether images become hard links.
 
     Raises:
@@ -111,16 +113,13 @@ class Content:
             whole, rows = (reader.whole, reader.rows.tolist()) if isinstance(reader, PartReader) else (reader, None)
             if not isinstance(whole, ColumnReader):
                 raise DataError(f"{name}: several sources of data are joined; convert each alone")
-            if whole.values is None and whole.columns.boxes is None:
-                raise DataError(
-                    f"{whole.annotations}: has classes of images; only objects and class maps are converted"
-                )
             self.splits[name] = whole, range(len(whole)) if rows is None else rows
         if not self.splits:
             raise DataError("no split to convert")
         readers = [reader for reader, _ in self.splits.values()]
         self.source = readers[0].annotations
         self.maps = readers[0].values is not None
+        self.labels = readers[0].columns.image_labels is not None
         self.classes = _all_classes({name: reader for name, (reader, _) in self.splits.items()})
         self._label = {name: label for label, name in enumerate(self.classes.names)}
 
@@ -155,10 +154,11 @@ class Content:
             name,
             sample.image_id,
             size,
-            [] if semantic is not None else _things(reader, row, label_of),
+            [] if semantic is not None or self.labels else _things(reader, row, label_of),
             semantic,
             _values_of(reader, sample),
             unsized=sample.size is None,
+            label=int(label_of[sample.label]) if isinstance(sample.label, int) else None,
         )
 
     def put(self, picture: Picture, folder: Path) -> None:

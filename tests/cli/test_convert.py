@@ -95,7 +95,7 @@ def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Pa
         "is a folder that is not empty; nothing is overwritten", "convert", scenes, tmp_path / "full", "--to", "coco"
     )
     refused("'cocoa' is not one of", "convert", scenes, new, "--to", "cocoa")
-    refused("has classes of images; only objects and class maps", "convert", drawn / "shapes", new, "--to", "coco")
+    refused("holds classes of images; use --to folders", "convert", drawn / "shapes", new, "--to", "coco")
     refused(
         "data.clases: unknown key; did you mean 'classes'", "convert", scenes, new, "--to", "coco", "data.clases=[a]"
     )

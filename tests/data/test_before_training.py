@@ -42,7 +42,7 @@ def test_whole_data_are_let_through_and_the_first_image_alone_is_decoded(tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), r"1 of 3 images are not there, the first is .*b\.png; `rehead data check` lists"),
+        (lambda path: path.unlink(), r"1 of 3 images are not there, the first is .*b\.png; looked in .*train"),
         (lambda path: path.write_bytes(b""), r"1 of 3 images are empty files, the first is .*b\.png"),
     ],
 )

@@ -183,7 +183,9 @@ def test_yolo_and_its_relative_paths(tmp_path: Path, content: dict[str, Any], pl
 
 def test_a_path_in_data_yaml_that_is_not_there_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "data.yaml", text="{train: images/train, names: [a]}")
-    with pytest.raises(ConfigError, match=r"data\.format: auto: .*data\.yaml: images/train is not there; looked for"):
+    with pytest.raises(
+        ConfigError, match=r"data\.format: auto: .*data\.yaml: train: images/train is not there; looked for"
+    ):
         auto(tmp_path, "detection")
 
 
@@ -254,6 +256,17 @@ def test_folders(tmp_path: Path) -> None:
     }
 
 
+def test_folders_inside_those_of_classes_are_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{s}/{c}/{day}/1.png" for s in ("train", "val") for c in ("cat", "dog") for day in ("mon", "tue")]
+    fill(tmp_path / "set", *names)
+    config = auto(tmp_path / "set", "classification")
+    assert splits(config) == {"train": {"images": "train"}, "val": {"images": "val"}}
+    assert open_data(config, "train").classes.names == ("cat", "dog")
+    fill(tmp_path / "set", "old/train/cat/1.png")
+    assert splits(auto(tmp_path / "set", "classification"))["train"] == {"images": "train"}
+    assert "passed over, a second folder of a split: old/train" in capsys.readouterr().err
+
+
 def test_what_is_there_is_said_when_nothing_fits(tmp_path: Path) -> None:
     fill(tmp_path, "images/a.jpg")
     fill(tmp_path, "notes.txt")
@@ -279,9 +292,11 @@ def test_two_files_of_one_split_are_not_chosen_from(tmp_path: Path) -> None:
     fill(tmp_path, "images/a.jpg")
     fill(tmp_path, "train_a.json", "train_b.json", text=coco("a.jpg"))
     with pytest.raises(
-        ConfigError, match=r"train_a\.json and train_b\.json both look like train; write the splits out"
+        ConfigError, match=r"both look like train; say which one \(data\.train\.annotations=train_b\.json\)"
     ):
         auto(tmp_path, "detection")
+    found = splits(auto(tmp_path, "detection", train={"annotations": "train_b.json"}))
+    assert found["train"] == {"images": "images", "annotations": "train_b.json"}
 
 
 @pytest.mark.parametrize(
@@ -369,8 +384,9 @@ class TestSeveralCandidates:
             fill(tmp_path, "xml/a.xml", text=VOC)
         else:
             fill(tmp_path, "train.csv", text="filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0,0,4,4\n")
-        with pytest.raises(ConfigError, match=r"the images of .* could be in one, two; write the splits out"):
+        with pytest.raises(ConfigError, match=r"the images of .* could be in one, two; say which one, such as"):
             auto(tmp_path, "detection")
+        assert splits(auto(tmp_path, "detection", train={"images": "two"}))["train"]["images"] == "two"
         (tmp_path / "two/a.jpg").unlink()
         assert splits(auto(tmp_path, "detection"))["train"]["images"] == "one"
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from converted import read, same, there
+from PIL import Image
 
 from rehead.data.instance_masks import decode
 from rehead.data.readers.column_reader import ColumnReader
+from rehead.data.readers.part import PartReader
 from rehead.data.writers import write
 from rehead.data.writers.content import lines
 from rehead.errors import DataError
@@ -193,5 +195,24 @@ def test_camvids_class_maps_stay_as_they_are(tmp_path: Path, shared: Path) -> No
 @pytest.mark.parametrize("form", ["coco", "yolo", "voc", "masks"])
 def test_classes_of_images_are_in_no_other_format(form: str, tmp_path: Path, shared: Path) -> None:
     options = {"format": "folders", "root": str(shared / "data/imagenette128"), "train": {"images": "val"}}
-    with pytest.raises(DataError, match="has classes of images; only objects and class maps are converted"):
+    with pytest.raises(DataError, match="holds classes of images; use --to folders"):
         write({"train": read(options)}, form, tmp_path / "no")
+
+
+def test_a_folder_per_class_is_converted_with_its_splits(tmp_path: Path) -> None:
+    shades = {"cat/day/1.png": 10, "cat/2.png": 60, "dog/1.png": 110, "dog/2.png": 160, "dog/3.png": 210}
+    for name, shade in shades.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), (shade, 0, 255 - shade)).save(tmp_path / "in" / name)
+    whole = read({"format": "folders", "root": str(tmp_path / "in"), "train": {"images": "."}})
+    first, held = (PartReader(whole, np.array(rows)) for rows in ([0, 1, 2, 3], [4]))
+    written = write({"train": first, "val": held}, "folders", tmp_path / "out").options
+    assert written["classes"] == ["cat", "dog"]
+    for split, before in (("train", first), ("val", held)):
+        again = read(written, split)
+        assert again.classes.names == ("cat", "dog")
+        assert [(one.image_id, one.label) for one in again] == [(one.image_id, one.label) for one in before]
+        for index in range(len(again)):
+            np.testing.assert_array_equal(again.read(index).pixels, before.read(index).pixels)
+    with pytest.raises(DataError, match="holds classes of images; use --to folders"):
+        write({"train": first}, "coco", tmp_path / "no")
