@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,9 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def pointed(drawn: Path) -> Path:
-    """The drawn data; the objects of `points_train.json` and `points_val.json` have keypoints, one of them none."""
+def pointed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the drawn data; objects of `points_train.json` and `points_val.json` have keypoints, one of them none."""
+    drawn = Path(shutil.copytree(drawn, tmp_path_factory.mktemp("pointed") / "drawn"))
     for split in ("train", "val"):
         data = json.loads((drawn / f"scenes/annotations/{split}.json").read_text())
         for category in data["categories"]:
