@@ -44,6 +44,7 @@ def init(
     import torch
 
     from rehead.configs.load import load_config
+    from rehead.data.check.findings import plural
     from rehead.data.check.run import check_data
     from rehead.data.loader import cores
 
@@ -52,11 +53,11 @@ def init(
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
     text = propose(checked, folder, Machine(cores(), memory))
     write_text(file, text)
-    warnings = sum(one.severity == "warning" for one in checked.findings)
-    if checked.findings.errors or warnings:
-        repair = ", and with --fix FOLDER writes a repaired copy" if checked.findings.errors else ""
+    errors, warnings = checked.findings.errors, sum(one.severity == "warning" for one in checked.findings)
+    if errors or warnings:
+        repair = ", and with --fix FOLDER writes a repaired copy" if errors else ""
         say(
-            f"{checked.findings.errors} errors and {warnings} warnings in the data: rehead data check "
+            f"{plural(errors, 'error')} and {plural(warnings, 'warning')} in the data: rehead data check "
             f"{shlex.quote(str(folder))} lists them{repair}"
         )
     say(f"{file}: written; every choice in it says why. Next:")

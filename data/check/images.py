@@ -268,7 +268,7 @@ def report_masks(jobs: list[Job], facts: list[Facts], known: dict[int, int] | No
             pixels = sum(one.values[value] for value in unknown)
             share = pixels / max(1, sum(one.values.values()))
             shown = [_colour(value) for value in unknown] if job.colours else unknown
-            findings("mask_values", job.mask, f"{listed(shown)}: no class ({share:.2%} of the pixels)")
+            findings("mask_values", job.mask, f"{listed(shown)}: no class ({share:.2%} of the pixels)", share)
 
 
 def _colour(value: int) -> list[int]:

@@ -168,7 +168,7 @@ def test_errors_in_the_data_are_counted_with_what_lists_and_mends_them(rehead_co
     outcome = rehead_command("init", root, "--out", tmp_path / "mine.yaml")
     assert outcome.code == 0
     said = " ".join(outcome.err.split())
-    assert "1 errors and " in said
+    assert "1 error and " in said
     assert "rehead data check" in said
     assert "--fix" in said
 
@@ -223,7 +223,7 @@ def test_real_images(name: str, head: str, shared: Path, tmp_path: Path, rehead_
     out = tmp_path / "mine.yaml"
     assert rehead_command("init", shared / "data" / name, "--out", out).code == 0
     weights = f"model.backbone.weights={shared}/weights/resnet18_photos.pth"
-    small = [weights, "data.resize={shorter: 64, longer: 96}"] if head != "linear" else [weights]
+    small = [weights, f"data.resize={{shorter: 64, {'crop: 64' if head == 'linear' else 'longer: 96'}}}"]
     small += ["train.max_steps=2", "train.batch_size=2", "train.pictures=1", "data.workers=0", "train.epochs=1"]
     small += [f"model.head.{item}" for item in SMALL_HEADS.get(head, [])]
     outcome = rehead_command("train", out, *small, f"out={tmp_path / 'run'}")
