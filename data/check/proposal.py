@@ -366,6 +366,8 @@ def next_commands(file: Path, root: Path, checked: Checked, out: str) -> Sequenc
     assert options is not None
     best = f"{out}/best.safetensors"
     images = checked.data.sources[0].reader.folder
+    if options.format == "huggingface":
+        images = Path("photos")  # its own are inside its tables
     # Of folders per class, only images and folders of images are predicted.
     if isinstance(options.train, FoldersSplit):
         images = next((path for path in sorted(images.iterdir()) if path.is_dir()), images)

@@ -90,9 +90,9 @@ def test_the_printed_commands_train_evaluate_and_predict(
     assert [command[0] for command in commands] == ["train", "evaluate", "predict"]
     overrides = {"train": [*TINY, *(f"model.head.{item}" for item in SMALL_HEADS.get(head, []))]}
     if name == "huggingface":
-        # Its images are inside its tables.
-        commands[-1][2] = str(tmp_path / "photo.png")
-        Image.fromarray(noise(1)).save(tmp_path / "photo.png")
+        # Its images are inside its tables: the command names a folder of others.
+        Path("photos").mkdir()
+        Image.fromarray(noise(1)).save("photos/a.png")
     for command in commands:
         outcome = rehead_command(*command, *overrides.get(command[0], []))
         assert outcome.code == 0, outcome
