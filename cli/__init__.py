@@ -19,6 +19,7 @@ from rehead.cli.evaluate import evaluate
 from rehead.cli.export_weights import export_weights
 from rehead.cli.heads import heads
 from rehead.cli.import_ import import_
+from rehead.cli.init import init
 from rehead.cli.predict import predict
 from rehead.cli.show import show
 from rehead.cli.swap import swap
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
+    init,
     train,
     evaluate,
     predict,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,26 +37,36 @@ def check(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every finding to this file.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a repaired copy to this folder.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report with thumbnails: one .html page.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw box sizes, aspect ratios and classes: .png, .jpg")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Findings shown of each kind.")] = 2,
 ) -> None:
     """Find what is wrong with a data set before training does. Exit code 1 if there are errors.
 
-    Example: rehead data check datasets/raccoon --json findings.json --fix datasets/raccoon_repaired
+    Example: rehead data check datasets/raccoon --html report.html --fix datasets/raccoon_repaired
     """
     parsed = parse_overrides(overrides or [])
-    _refuse_misuse(source, json_file, fix, picture)
+    _refuse_misuse(source, json_file, html, fix, picture)
 
     from rehead.data.check.run import check_data
+    from rehead.data.check.statistics import box_statistics
 
     checked = check_data(source, parsed, to_repair=fix is not None)
     console = results()
     root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
-        found = [asdict(one) for one in checked.findings]
-        write_text(json_file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    _print_statistics(console, checked, picture)
+        found = [one.record() for one in checked.findings]
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        # Names of files need not be text; what is none becomes an escape of JSON.
+        write_text(json_file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    boxes = box_statistics(checked) if checked.data.sources else None
+    _print_statistics(console, checked, boxes, picture)
+    if html is not None:
+        from rehead.data.check.page import page_of
+        from rehead.pages import write_page
+
+        write_page(html, page_of(checked, root, boxes, _unit(checked)))
     if fix is not None:
         from rehead.data.check.repair import repair
 
@@ -68,7 +76,9 @@ def check(
         raise typer.Exit(1)
 
 
-def _refuse_misuse(source: str, json_file: Path | None, fix: Path | None, picture: Path | None) -> None:
+def _refuse_misuse(
+    source: str, json_file: Path | None, html: Path | None, fix: Path | None, picture: Path | None
+) -> None:
     """Says what is wrong before anything is read.
 
     Raises:
@@ -82,6 +92,8 @@ def _refuse_misuse(source: str, json_file: Path | None, fix: Path | None, pictur
     problems = []
     if json_file is not None and json_file.is_dir():
         problems.append(f"--json: {json_file} is a folder; name a file")
+    if html is not None and (html.is_dir() or html.suffix.lower() not in (".html", ".htm")):
+        problems.append(f"--html: {html} should be a file that ends in .html")
     if picture is not None and picture.suffix.lower() not in Image.registered_extensions():
         problems.append(f"--picture: {picture} should end in .png, .jpg or another format of pictures")
     if problems:
@@ -92,7 +104,7 @@ def _refuse_misuse(source: str, json_file: Path | None, fix: Path | None, pictur
 
 def _print_findings(console: Console, findings: Findings, examples: int, root: str) -> None:
     """A table for each severity; files without the folder that all are in."""
-    from rehead.data.check.findings import CODES, SEVERITIES
+    from rehead.data.check.findings import CODES, SEVERITIES, inside, plural
 
     groups = findings.grouped()
     totals = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
@@ -104,7 +116,7 @@ def _print_findings(console: Console, findings: Findings, examples: int, root: s
             Column("code", no_wrap=True),
             Column("count", justify="right"),
             Column("what", ratio=1, overflow="fold"),
-            title=f"[{COLOURS[severity]}]{_plural(totals[severity], severity)}[/]",
+            title=f"[{COLOURS[severity]}]{plural(totals[severity], severity)}[/]",
             title_justify="left",
             box=SIMPLE_HEAD,
             expand=console.is_terminal,
@@ -115,29 +127,15 @@ def _print_findings(console: Console, findings: Findings, examples: int, root: s
             lines = [CODES[code].meaning, *(f"[dim]{escape(line)}[/]" for line in (*shown, *more))]
             table.add_row(code, str(len(group)), "\n".join(lines))
         console.print(table)
-    console.print(", ".join(_plural(totals[severity], severity) for severity in SEVERITIES))
+    console.print(", ".join(plural(totals[severity], severity) for severity in SEVERITIES))
 
 
-def inside(root: str, text: str) -> str:
-    """A text without the folder that its paths begin with, however that is written."""
-    for folder in {str(Path(root).expanduser().absolute()), str(Path(root).expanduser()), str(Path(root))}:
-        text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", "", text)
-    return text
-
-
-def _plural(count: int, severity: str) -> str:
-    return f"{count} {severity}" if severity == "advice" or count == 1 else f"{count} {severity}s"
-
-
-def _print_statistics(console: Console, checked: Checked, picture: Path | None) -> None:
-    from rehead.data.check.statistics import box_statistics
-
+def _print_statistics(console: Console, checked: Checked, boxes: BoxStatistics | None, picture: Path | None) -> None:
     if not checked.data.sources:
         return
     unit = _unit(checked)
     read = ", ".join(_number(source) for source in checked.data.sources)
     console.print(f"images: {read}", highlight=False)
-    boxes = box_statistics(checked)
     splits = list(dict.fromkeys(split for own in checked.counts.values() for split in own))
     table = Table(
         "class",
@@ -192,5 +190,7 @@ def _box_table(boxes: BoxStatistics) -> Table:
 
 
 def _unit(checked: Checked) -> str:
+    if not checked.data.sources:
+        return ""
     columns = checked.data.sources[0].reader.columns
     return "objects" if columns.boxes is not None else "pixels" if columns.masks is not None else "images"

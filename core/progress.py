@@ -29,7 +29,9 @@ class _Piped(Console):
         """As a console prints, without the spaces that fill a table's lines."""
         with self.capture() as captured:
             super().print(*objects, **options)
-        self.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+        text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
+        # Names of files need not be text.
+        self.file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def results() -> Console:

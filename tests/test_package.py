@@ -42,6 +42,14 @@ def test_every_recipe_is_package_data() -> None:
     assert listed == set(configs.rglob("*.yaml"))
 
 
+def test_every_template_is_package_data() -> None:
+    tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    core = REPOSITORY / "core"
+    listed = {path for pattern in tool["setuptools"]["package-data"]["rehead"] for path in core.glob(pattern)}
+    assert set(core.rglob("*.j2")) <= listed
+    assert set(core.rglob("*.j2"))
+
+
 @pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     source, out, site = tmp_path / "source", tmp_path / "dist", tmp_path / "site"

@@ -49,22 +49,23 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
 
     empty = asked & (sides <= 0).any(axis=1)
     for row in np.flatnonzero(empty).tolist():
-        findings("empty_box", *_where(reader, images, row, shown(reader, boxes[row])))
+        findings("empty_box", *_where(reader, images, row, shown(reader, boxes[row])), box=_corners(boxes[row]))
     outside = judged & ~empty & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits)).any(axis=1)
     over = np.maximum(np.maximum(-boxes[:, :2], boxes[:, 2:] - limits), 0).max(axis=1, initial=0)
     for row in np.flatnonzero(outside).tolist():
         said = f"{shown(reader, boxes[row])}, nothing of which is inside {_by(known[row])}"
-        findings("box_outside", *_where(reader, images, row, said))
+        findings("box_outside", *_where(reader, images, row, said), over[row], _corners(boxes[row]))
     for row in np.flatnonzero(judged & ~outside & (over > EDGE)).tolist():
         said = f"{shown(reader, boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
-        findings("box_over_edge", *_where(reader, images, row, said))
+        findings("box_over_edge", *_where(reader, images, row, said), over[row], _corners(boxes[row]))
     tiny = asked & ~empty & (sides.min(axis=1, initial=np.inf) <= 1)
     for row in np.flatnonzero(tiny).tolist():
-        findings("tiny_box", *_where(reader, images, row, f"{shown(reader, boxes[row])}, {_side(sides[row])}"))
+        said = f"{shown(reader, boxes[row])}, {_side(sides[row])}"
+        findings("tiny_box", *_where(reader, images, row, said), -sides[row].min(), _corners(boxes[row]))
     twice = _twice(reader, images, boxes, asked & ~empty)
     for row, first in twice:
         said = f"{shown(reader, boxes[row])} as of {name_of_object(reader, first)}"
-        findings("duplicate_annotation", *_where(reader, images, row, said))
+        findings("duplicate_annotation", *_where(reader, images, row, said), box=_corners(boxes[row]))
     useless = np.full(len(boxes), "", object)
     useless[[row for row, _ in twice]] = "duplicate_annotation"
     useless[outside] = "box_outside"
@@ -89,6 +90,11 @@ def name_of_object(reader: ColumnReader, row: int) -> str:
 
 def _where(reader: ColumnReader, images: NDArray[np.int64], row: int, said: str) -> tuple[str, str]:
     return str(reader.folder / reader.columns.names[int(images[row])]), f"{name_of_object(reader, row)}: {said}"
+
+
+def _corners(box: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box.tolist()
+    return x1, y1, x2, y2
 
 
 def shown(reader: ColumnReader, box: NDArray[Any]) -> str:

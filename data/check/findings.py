@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,20 +97,35 @@ class Finding:
         severity: how bad it is.
         file: the image, or the file of the annotation.
         message: what was found in it.
+        badness: how bad it is among those of its code; what is shown first.
+        box: xyxy in pixels of the image, where it is about one.
     """
 
     code: str
     severity: Severity
     file: str
     message: str
+    badness: float = 0.0
+    box: tuple[float, float, float, float] | None = None
+
+    def record(self) -> dict[str, str]:
+        """What is written of it."""
+        return {"code": self.code, "severity": self.severity, "file": self.file, "message": self.message}
 
 
 class Findings(list[Finding]):
     """Everything that was found; called by readers, it takes a note and lets them go on."""
 
-    def __call__(self, code: str, file: Path | str, message: str) -> None:
+    def __call__(
+        self,
+        code: str,
+        file: Path | str,
+        message: str,
+        badness: float = 0.0,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> None:
         """Takes a note."""
-        self.append(Finding(code, CODES[code].severity, str(file), message))
+        self.append(Finding(code, CODES[code].severity, str(file), message, badness, box))
 
     @property
     def errors(self) -> int:
@@ -122,3 +138,15 @@ class Findings(list[Finding]):
         for one in self:
             groups[one.code].append(one)
         return dict(sorted(groups.items(), key=lambda item: (SEVERITIES.index(CODES[item[0]].severity), -len(item[1]))))
+
+
+def inside(root: str, text: str) -> str:
+    """A text without the folder that its paths begin with, however that is written."""
+    for folder in {str(Path(root).expanduser().absolute()), str(Path(root).expanduser()), str(Path(root))}:
+        text = re.sub(rf"(?<![\w./-]){re.escape(folder)}/", "", text)
+    return text
+
+
+def plural(count: int, severity: str) -> str:
+    """`2 errors`."""
+    return f"{count:,} {severity}" if severity == "advice" or count == 1 else f"{count:,} {severity}s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,11 @@ from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
 from rehead.errors import DataError
 from rehead.progress import Progress
 
-FEW = 200
-"""Images up to which starting processes takes longer than reading."""
+FEW = 32
+"""Images up to which one thread is enough."""
+
+MOST_THREADS = 4
+"""Beyond, they would wait for the interpreter, which each needs for a sixth of its time; processes do not."""
 
 CHUNK = 16
 """Images that a process takes at once."""
@@ -92,15 +95,26 @@ class Facts:
 def examine_all(jobs: list[Job], workers: int | None = None) -> list[Facts]:
     """Looks at every image.
 
+    Decoding lets other threads go on. Processes, which do not share an interpreter, need a second each to start.
+
     Args:
         jobs: one per image.
-        workers: processes; one per core unless given, and none for few images.
+        workers: threads, or processes where they are many; one per core unless given, and none for few images.
     """
     if workers is None:
         workers = 0 if len(jobs) <= FEW else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     with Progress("reading images", len(jobs)) as bar:
         if workers < 2:
             return list(_watched(map(examine, jobs), bar))
+        if workers <= MOST_THREADS:
+            before = cv2.getNumThreads()
+            # There are as many threads as cores already.
+            cv2.setNumThreads(1)
+            try:
+                with ThreadPoolExecutor(workers) as threads:
+                    return list(_watched(threads.map(examine, jobs), bar))
+            finally:
+                cv2.setNumThreads(before)
         # Not forked: a process that has threads, as one that has imported torch, may hang in its copies.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
@@ -268,7 +282,7 @@ def report_masks(jobs: list[Job], facts: list[Facts], known: dict[int, int] | No
             pixels = sum(one.values[value] for value in unknown)
             share = pixels / max(1, sum(one.values.values()))
             shown = [_colour(value) for value in unknown] if job.colours else unknown
-            findings("mask_values", job.mask, f"{listed(shown)}: no class ({share:.2%} of the pixels)")
+            findings("mask_values", job.mask, f"{listed(shown)}: no class ({share:.2%} of the pixels)", share)
 
 
 def _colour(value: int) -> list[int]:

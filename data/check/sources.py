@@ -61,6 +61,8 @@ class DataSet:
         format: of the first source.
         channels: of the images: the configuration's, or the first image's.
         scale: the number in image files that becomes 255.
+        options: what was recognised, where a folder was given.
+        saw: what it was recognised by, in words.
     """
 
     sources: list[Source]
@@ -69,6 +71,8 @@ class DataSet:
     format: str
     channels: int = 3
     scale: float | None = None
+    options: SourceOptions | None = None
+    saw: str = ""
 
     def refuse_several(self) -> None:
         """A repaired copy is of one source of annotations.
@@ -206,7 +210,7 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
     doubt = f" (if their values {other[found.format]})" if found.format in other and not (asked or found.more) else ""
     say(f"{root} has {found.told}: {found.format}{doubt}, {', '.join(split for split in SPLITS if raw.get(split))}")
     options = data_of({"data": raw}, found.serves[0])
-    data_set = DataSet([], [], None, found.format, scale=options.scale)
+    data_set = DataSet([], [], None, found.format, scale=options.scale, options=options, saw=found.saw)
     names = tuple(options.classes) if options.classes else None
     _open(data_set, options, "data", names, set(), findings, named=named)
     return data_set

@@ -100,10 +100,16 @@ class BoxStatistics:
         return lines
 
 
-def box_statistics(checked: Checked) -> BoxStatistics | None:
-    """The statistics of all boxes with an area; None where there are none."""
+def box_statistics(checked: Checked, options: ResizeOptions | None = None) -> BoxStatistics | None:
+    """The statistics of all boxes with an area; None where there are none.
+
+    Args:
+        checked: the data set.
+        options: how images are resized; as the configuration says unless given, or as is usual where there is none.
+    """
     config = checked.data.config
-    options = DEFAULTS["detection"] if config is None else config.data.resize or DEFAULTS[image_task(config)]
+    if options is None:
+        options = DEFAULTS["detection"] if config is None else config.data.resize or DEFAULTS[image_task(config)]
     resize = Resize(options)
     sides: list[NDArray[np.float64]] = []
     originals: list[NDArray[np.float64]] = []

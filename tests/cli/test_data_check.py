@@ -9,7 +9,7 @@ import pytest
 from checked_data import annotation, content, noise, save, write_coco, write_masks
 from PIL import Image
 
-from rehead.cli.data_check import inside
+from rehead.data.check.findings import inside
 from rehead.data.check.repair import repair
 from rehead.data.check.run import check_data
 

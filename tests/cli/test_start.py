@@ -8,7 +8,20 @@ import sys
 
 import pytest
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "swap", "show", "backbones", "heads", "configs", "doctor", "data"]
+COMMANDS = [
+    "demo",
+    "init",
+    "train",
+    "evaluate",
+    "predict",
+    "swap",
+    "show",
+    "backbones",
+    "heads",
+    "configs",
+    "doctor",
+    "data",
+]
 
 
 def cpu_seconds(code: str) -> float:

@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from checked_data import (
@@ -28,9 +29,10 @@ from checked_data import (
 )
 from PIL import Image
 
+from rehead.data.check import images
 from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import CODES, Findings
-from rehead.data.check.images import FEW, Job, examine_all
+from rehead.data.check.images import FEW, MOST_THREADS, Job, examine_all
 from rehead.data.check.repair import repair
 from rehead.data.check.run import check_data, report_duplicates
 
@@ -436,11 +438,19 @@ def test_masks_that_number_objects_are_told_from_class_maps(tmp_path: Path) -> N
     assert check_data(write_masks(tmp_path / "c", (0, 255, 0))).data.format == "masks"
 
 
-def test_processes_see_what_one_sees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_several_see_what_one_sees(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path)
+    (tmp_path / "train" / "broken.png").write_bytes(b"no image")
     jobs = [Job(path) for path in sorted(tmp_path.rglob("*.png"))]
     assert len(jobs) < FEW
-    assert examine_all(jobs, 2) == examine_all(jobs)
+    by_one = examine_all(jobs)
+    threads, other = (MOST_THREADS, "ProcessPoolExecutor") if kind == "threads" else (1, "ThreadPoolExecutor")
+    monkeypatch.setattr(images, "MOST_THREADS", threads)
+    monkeypatch.setattr(images, other, None)
+    before = cv2.getNumThreads()
+    assert examine_all(jobs, 2) == by_one
+    assert cv2.getNumThreads() == before
 
 
 def test_every_code_says_what_it_means() -> None:

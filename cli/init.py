@@ -1,0 +1,65 @@
+"""`rehead init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehead.configs.load import parse_overrides
+from rehead.errors import ConfigError, DataError, OutputError
+from rehead.files import write_text
+from rehead.progress import results, say
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder of images and their annotations.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="What you know of the data: data.format=masks ...", metavar="key=value"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The YAML file; named after the folder unless given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Look at a folder of images, and write a configuration for it that says why.
+
+    Example: rehead init datasets/raccoon
+    """
+    parsed = parse_overrides(overrides or [])
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder of images")
+
+    from rehead.data.check.proposal import Machine, name_of, next_commands, plain, propose
+
+    file = out if out is not None else Path(f"{name_of(folder)}.yaml")
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise ConfigError([f"--out: {file} should end in .yaml"], "rehead init")
+    if file.is_dir():
+        raise ConfigError([f"--out: {file} is a folder; name a file"], "rehead init")
+    if file.exists() and not overwrite:
+        raise OutputError(f"{file}: is there already; --overwrite replaces it, --out writes another file")
+
+    import torch
+
+    from rehead.configs.load import load_config
+    from rehead.data.check.findings import plural
+    from rehead.data.check.run import check_data
+    from rehead.data.loader import cores
+
+    checked = check_data(folder, parsed)
+    # In binary units, as GPUs are sold.
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+    text = propose(checked, folder, Machine(cores(), memory))
+    write_text(file, text)
+    errors, warnings = checked.findings.errors, sum(one.severity == "warning" for one in checked.findings)
+    if errors or warnings:
+        repair = ", and with --fix FOLDER writes a repaired copy" if errors else ""
+        say(
+            f"{plural(errors, 'error')} and {plural(warnings, 'warning')} in the data: rehead data check "
+            f"{shlex.quote(str(folder))} lists them{repair}"
+        )
+    say(f"{file}: written; every choice in it says why. Next:")
+    for command in next_commands(file, folder, checked, load_config(file).out):
+        results().print(plain(shlex.join(command)), markup=False, highlight=False, soft_wrap=True)
