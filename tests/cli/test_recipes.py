@@ -89,7 +89,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def pointed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the drawn data; objects of `points_train.json` and `points_val.json` have keypoints, one of them none."""
+    """A copy of the drawn data, and `points_train.json` and `points_val.json` with keypoints, one object without."""
     drawn = Path(shutil.copytree(drawn, tmp_path_factory.mktemp("pointed") / "drawn"))
     for split in ("train", "val"):
         data = json.loads((drawn / f"scenes/annotations/{split}.json").read_text())
