@@ -224,7 +224,14 @@ def test_real_images(name: str, head: str, shared: Path, tmp_path: Path, rehead_
     assert rehead_command("init", shared / "data" / name, "--out", out).code == 0
     weights = f"model.backbone.weights={shared}/weights/resnet18_photos.pth"
     small = [weights, f"data.resize={{shorter: 64, {'crop: 64' if head == 'linear' else 'longer: 96'}}}"]
-    small += ["train.max_steps=2", "train.batch_size=2", "train.pictures=1", "data.workers=0", "train.epochs=1"]
+    # Evaluation takes as many at a time, and imagenette has thousands to judge.
+    small += [
+        "train.max_steps=2",
+        f"train.batch_size={64 if head == 'linear' else 2}",
+        "train.pictures=1",
+        "data.workers=0",
+        "train.epochs=1",
+    ]
     small += [f"model.head.{item}" for item in SMALL_HEADS.get(head, [])]
     outcome = rehead_command("train", out, *small, f"out={tmp_path / 'run'}")
     assert outcome.code == 0, outcome
