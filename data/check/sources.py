@@ -22,7 +22,7 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
-from rehead.data.readers.recognise import LOOKED_AT
+from rehead.data.readers.tree import LOOKED_AT
 from rehead.errors import DataError
 from rehead.progress import say
 

@@ -12,7 +12,8 @@ from rehead.configs.readers import READERS
 from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.base import Reader
-from rehead.data.readers.recognise import Found, recognise
+from rehead.data.readers.recognise import recognise
+from rehead.data.readers.tree import Found
 from rehead.errors import ConfigError, DataError
 from rehead.progress import say
 

@@ -2,182 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-import mmap
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from rehead.configs.load import PLACES, settles
-from rehead.configs.readers import READERS
-from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import WORDS, image_names, inline, listed, split_of
+from rehead.data.readers.base import WORDS, inline, listed, split_of
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
+from rehead.data.readers.known_formats import known_formats, oriented_boxes, rows_of_labels
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
-from rehead.data.readers.missing import compared
-from rehead.data.readers.texts import file_named, is_file, utf8_of, yaml_of
-from rehead.data.readers.yolo import label_file, listed_images
+from rehead.data.readers.texts import yaml_of
+from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, searchable
 from rehead.errors import DataError
-
-MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
-"""Parts of the names of folders that hold masks."""
-
-SLANT = 1e-3
-"""Shares of an image's side by which the corners of a box may be off, as they are rounded."""
-
-LOOKED_AT = 20
-"""Files and names that are looked at, where one could mislead."""
-
-
-@dataclass
-class Found:
-    """What a folder was recognised as.
-
-    Attributes:
-        format: by its name in the configuration.
-        splits: by name, the options.
-        saw: what it was recognised by, in words.
-        file: that made it this format, where `saw` names only its folder.
-        more: other keys of the source, such as `values`.
-        wrong: by name, the splits that a file says are somewhere where they are not: what to do about it.
-        tasks: that it serves; all that its format does unless given.
-    """
-
-    format: str
-    splits: dict[str, dict[str, Any]]
-    saw: str
-    more: dict[str, Any] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
-    file: str = ""
-
-    @property
-    def told(self) -> str:
-        """What it was recognised by, with the file."""
-        return f"{self.saw} (as {self.file})" if self.file else self.saw
-
-    @property
-    def serves(self) -> tuple[str, ...]:
-        """The tasks that could learn from it."""
-        return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
-
-
-def _leads_up(here: str, name: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    path = os.path.join(here, name)
-    if not os.path.islink(path):
-        return False
-    target = os.path.realpath(path)
-    return os.path.commonpath([target, os.path.realpath(here)]) == target
-
-
-@dataclass
-class Tree:
-    """The files of a folder, by the relative name of the folder that they are in (`.` for itself).
-
-    Attributes:
-        root: the folder.
-        files: their names.
-        said: what somebody has said of the splits, which need not be looked for then.
-    """
-
-    root: Path
-    files: dict[str, list[str]]
-    said: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, root: Path, said: Mapping[str, Any] | None = None) -> Tree:
-        """Looks through a folder; hidden ones are skipped, and links that lead back up."""
-        files: dict[str, list[str]] = {}
-        for here, folders, names in os.walk(root, followlinks=True):
-            inside = Path(here).relative_to(root)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(here, name))
-            files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
-        return cls(root, files, said or {})
-
-    def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
-        """Folders with files of some suffixes, and the files' names."""
-        for folder, names in self.files.items():
-            found = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
-            if found:
-                yield folder, found
-
-    def images(self) -> dict[str, list[str]]:
-        """Folders with images, and their names."""
-        return dict(self.ending(*SUFFIXES))
-
-    def holding(self, names: Sequence[str], split: str | None, what: str) -> str | None:
-        """The folder from which the most of some relative paths lead to files.
-
-        Of several, the one that is called as the split, and rather none of masks.
-
-        Raises:
-            DataError: where several are left.
-        """
-        counts = {
-            folder: sum(is_file(here / file_named(here, name)) for name in dict.fromkeys(names))
-            for folder in self.files
-            if (here := self.root / folder)
-        }
-        ranks = {
-            folder: (count, split_of(folder) == split, not _holds_masks(folder))
-            for folder, count in counts.items()
-            if count
-        }
-        return self.best(ranks, split, f"the images of {what}")
-
-    def with_some(self, names: Collection[str], split: str | None, near: str, what: str) -> str:
-        """The folder with images that is most likely meant where none has images of these names.
-
-        Args:
-            names: of the images.
-            split: that they are of.
-            near: the folder of the annotations.
-            what: names them.
-
-        Raises:
-            DataError: if no folder has an image.
-        """
-        keys = {compared(PurePosixPath(name.replace("\\", "/")).name) for name in names}
-        ranks = {
-            folder: (
-                sum(compared(name) in keys for name in own),
-                split_of(folder) == split,
-                not _holds_masks(folder),
-                folder == near,
-                len(own),
-            )
-            for folder, own in self.images().items()
-        }
-        if not ranks:
-            raise DataError(
-                f"{self.root}: {what} is of images, but there is no image in any of {len(self.files)} folders"
-            )
-        return max(ranks, key=lambda folder: ranks[folder])
-
-    def best(self, ranks: Mapping[str, tuple[object, ...]], split: str | None, what: str) -> str | None:
-        """The folder of the highest rank for a split; None where there is none.
-
-        Raises:
-            DataError: where several have it.
-        """
-        highest = max(ranks.values(), default=None)
-        found = [folder for folder, rank in ranks.items() if rank == highest]
-        if len(found) > 1 and not settles(self.said, split or "train"):
-            raise DataError(
-                f"{self.root}: {what} could be in {listed(found)}; say which one, such as "
-                f"data.{split or 'train'}.images={found[0]}"
-            )
-        return found[0] if found else None
 
 
 def recognise(
@@ -267,7 +110,7 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
         raise DataError(f"{root}: {'; '.join([*known, *ways])}")
     if fitting:
         best = (sure or fitting)[0]
-        if best.format == "yolo" and asked is None and (oriented := _oriented(tree, best)):
+        if best.format == "yolo" and asked is None and (oriented := oriented_boxes(tree, best)):
             raise DataError(f"{root}: {oriented}")
         if asked not in (None, best.format):
             raise DataError(f"{root}: data.format={asked}: it has {best.saw}, which is {best.format}")
@@ -387,43 +230,8 @@ def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
     """What the first label files of a YAML file hold: a key of `LABELS`, or in other words what else."""
     if content.get("kpt_shape"):
         return "points"
-    kinds = {"boxes" if len(row) == 5 else "polygons" for _, row in _rows_of_labels(tree, found)}
+    kinds = {"boxes" if len(row) == 5 else "polygons" for _, row in rows_of_labels(tree, found)}
     return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
-
-
-def _oriented(tree: Tree, found: Found) -> str:
-    """What to say of labels that are all boxes at an angle, which look like polygons; empty for others."""
-    slanted = ""
-    for label, row in _rows_of_labels(tree, found):
-        try:
-            corners = np.array(row[1:], float).reshape(4, 2)
-        except ValueError:
-            return ""
-        first, second, third, fourth = corners
-        if len(row) != 9 or np.abs(first + third - second - fourth).max() > SLANT:
-            return ""
-        if np.abs(second - first).min() > SLANT:
-            slanted = slanted or str(label)
-    return slanted and (
-        f"YOLO's oriented boxes (OBB: four corners for each object, at an angle) in {slanted} and others are not read "
-        "as such: say data.format=yolo to read them as outlines of four points in upright boxes, or export them upright"
-    )
-
-
-def _rows_of_labels(tree: Tree, found: Found) -> Iterator[tuple[Path, list[str]]]:
-    """The words of the lines in the first label files, and the file."""
-    for options in found.splits.values():
-        source = tree.root / options["images"]
-        if source.is_file():
-            images = [tree.root / name for name in listed_images(source, tree.root.absolute())]
-        else:
-            images = [source / name for name in image_names(source)]
-        for image in images[:LOOKED_AT]:
-            label = label_file(image.absolute())
-            if label.is_file():
-                for line in label.read_text(encoding="utf-8", errors="replace").splitlines():
-                    if row := line.split():
-                        yield label, row
 
 
 def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
@@ -452,7 +260,7 @@ def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
 def _cure(tree: Tree, split: str, used: Collection[str]) -> str:
     """What to say in place of a path of a split that is not there."""
     images = tree.images()
-    free = [folder for folder in images if folder not in used and not _holds_masks(folder)]
+    free = [folder for folder in images if folder not in used and not holds_masks(folder)]
     there = [f"{folder} ({len(images[folder])} images)" for folder in images]
     best = next((folder for folder in free if split_of(folder) == split), free[0] if free else None)
     cures = [f"data.{split}.images={best}"] if best is not None else []
@@ -485,25 +293,10 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
         for name in names:
             path = tree.root / folder / name
             # What a repair did speaks of images and annotations too.
-            content = b"" if name == "repair.json" else _searchable(path)
+            content = b"" if name == "repair.json" else searchable(path)
             if all(content.find(word) >= 0 for word in words):
                 found.append((PurePosixPath(folder) / name).as_posix())
     return found
-
-
-def _searchable(path: Path) -> mmap.mmap | bytes:
-    """The bytes of a text, in an encoding in which ASCII is ASCII; mapped, since only some are looked at."""
-    with path.open("rb") as file:
-        begin = file.read(4)
-        if not begin:
-            return b""
-        if 0 in begin or begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            try:
-                return utf8_of(path)
-            except DataError:
-                return b""
-        # Closed with its last use: a search holds on to it.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _coco(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -530,7 +323,7 @@ def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[s
     splits = {}
     by_split = _by_split(tree, files, "annotations")
     for split, name in by_split.items():
-        content = _searchable(tree.root / name)
+        content = searchable(tree.root / name)
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
         images = [json.loads(match.group(1)) for match in islice(found, LOOKED_AT)]
         folder = tree.holding(images, split, name)
@@ -569,7 +362,7 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
 def _nearest(tree: Tree, folder: str, stems: set[str], images: dict[str, set[str]]) -> str:
     """The folder with the most images of some names, a few of which may be missing; of several, the closest."""
     ranks = {
-        one: (count, one == folder, split_of(one) == split_of(folder), not _holds_masks(one))
+        one: (count, one == folder, split_of(one) == split_of(folder), not holds_masks(one))
         for one, own in images.items()
         if (count := len(own & stems))
     }
@@ -583,7 +376,7 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     first = ""
     for folder, names in tree.ending(".xml"):
         # Not <annotations>, which is CVAT's.
-        if re.search(rb"<annotation[\s>]", _searchable(tree.root / folder / names[0])[:1000]):
+        if re.search(rb"<annotation[\s>]", searchable(tree.root / folder / names[0])[:1000]):
             first = first or f"{folder}/{names[0]}"
             folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
@@ -610,13 +403,13 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     images = tree.images()
     stems = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in images.items()}
     pairs = {}
-    for masks in filter(_holds_masks, stems):
+    for masks in filter(holds_masks, stems):
         own = stems[masks] | {stem.removesuffix("_mask") for stem in stems[masks]}
         # Half and not all: the reader names an image without a mask, which otherwise would hide its whole split.
         fits = [
             folder
             for folder, other in stems.items()
-            if not _holds_masks(folder) and len(other & own) >= max(1, len(other) / 2)
+            if not holds_masks(folder) and len(other & own) >= max(1, len(other) / 2)
         ]
         if fits:
             # Of several, the one of the same split, then the one beside the masks.
@@ -649,10 +442,6 @@ def _ranges(numbers: list[int]) -> str:
     starts = [n for n in numbers if n - 1 not in numbers]
     ends = [n for n in numbers if n + 1 not in numbers]
     return listed([f"{a} to {b}" if a < b else f"{a}" for a, b in zip(starts, ends, strict=True)])
-
-
-def _holds_masks(folder: str) -> bool:
-    return any(word in folder.lower() for word in MASK_WORDS)
 
 
 def _split_of_masks(folder: str) -> str | None:
@@ -689,34 +478,11 @@ def _folders(tree: Tree, tasks: Collection[str]) -> Found | None:
         file = f"{images[0]}/{tree.images()[str(images[0])][0]}"
         return Found("folders", {split: {"images": name} for split, name in by_split.items()}, saw, file=file)
     classes = [path for path in images if len(path.parts) == 1]
-    if len(classes) < 2 or any(split_of(str(path)) or _holds_masks(str(path)) for path in classes):
+    if len(classes) < 2 or any(split_of(str(path)) or holds_masks(str(path)) for path in classes):
         return None
     file = f"{classes[0]}/{tree.images()[str(classes[0])][0]}"
     saw = f"folders of images, {listed([str(path) for path in classes])}"
     return Found("folders", {"train": {"images": "."}}, saw, file=file)
-
-
-KNOWN: tuple[tuple[str, str, tuple[bytes, ...], str], ...] = (
-    (".xml", "CVAT's XML", (b"<annotations>", b"<image "), "export it from CVAT as COCO 1.0"),
-    (".xml", "CVAT's XML of a video", (b"<annotations>", b"<track "), "export it from CVAT as COCO 1.0, with images"),
-    (".json", "labelme's JSON", (b'"shapes"', b'"imagePath"'), "convert it to COCO, as labelme's labelme2coco.py does"),
-    (".json", "Label Studio's JSON", (b'"result"', b'"from_name"'), "export it from Label Studio as COCO or YOLO"),
-    (".json", "Supervisely's JSON", (b'"objects"', b'"classTitle"'), "export it from Supervisely as COCO"),
-    (".txt", "DOTA's oriented boxes (OBB)", (b"imagesource:", b"gsd:"), "convert it to COCO with upright boxes"),
-)
-"""Formats that are not read: suffix, name, words that their files hold, and the way out."""
-
-
-def known_formats(tree: Tree) -> list[str]:
-    """What there is in formats that are known and not read, with the file and the way out."""
-    found: dict[str, str] = {}
-    for suffix, name, words, cure in KNOWN:
-        for folder, names in tree.ending(suffix):
-            for file in names[:LOOKED_AT]:
-                content = _searchable(tree.root / folder / file)
-                if name not in found and all(content.find(word) >= 0 for word in words):
-                    found[name] = f"{name} in {(PurePosixPath(folder) / file).as_posix()} is not read: {cure}"
-    return list(found.values())
 
 
 def _split_above(path: PurePosixPath) -> str:
