@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rehead.configs.load import heading, load_config, recipes, to_yaml
 from rehead.progress import results
 
 
@@ -20,6 +19,8 @@ def configs(
 
     Example: rehead configs coco_faster_rcnn_r50_fpn > mine.yaml
     """
+    from rehead.configs.load import heading, load_config, recipes, to_yaml
+
     if name is not None:
         print(heading(name) + to_yaml(load_config(name)), end="")
         return

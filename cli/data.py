@@ -9,7 +9,6 @@ import typer
 import yaml
 
 from rehead.cli.data_check import check
-from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 
 Format = Literal["coco", "yolo", "voc", "masks", "folders"]
@@ -40,6 +39,8 @@ def show(
     """
     from PIL import Image
 
+    from rehead.configs.load import load_config, parse_overrides
+
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([f"--out: {out} should end in .png, .jpg or another format of pictures"], "rehead data show")
     parsed = parse_overrides(overrides or [])
@@ -66,6 +67,7 @@ def stats(
 
     Example: rehead data stats datasets/sentinel data.scale=10000 --channels 4
     """
+    from rehead.configs.load import parse_overrides
     from rehead.data.check.findings import Findings
     from rehead.data.check.numbers import channel_statistics
     from rehead.data.check.sources import open_all
@@ -106,6 +108,7 @@ def convert(
 
     Example: rehead data convert datasets/raccoon raccoon_coco --to coco
     """
+    from rehead.configs.load import parse_overrides
     from rehead.data.readers.every_split import open_every_split, source_of
     from rehead.data.writers import write
     from rehead.data.writers.content import lines
@@ -139,6 +142,7 @@ def split(
 
     Example: rehead data split datasets/raccoon --val 0.2 --test 0.1
     """
+    from rehead.configs.load import parse_overrides
     from rehead.data.readers.every_split import source_of
     from rehead.data.readers.written_split import write_split
     from rehead.files import check_free

@@ -11,7 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rehead.configs.load import find, parse_overrides
 from rehead.errors import ConfigError
 from rehead.files import check_free, write_text
 from rehead.progress import results
@@ -45,6 +44,8 @@ def check(
 
     Example: rehead data check datasets/raccoon --html report.html --fix datasets/raccoon_repaired
     """
+    from rehead.configs.load import parse_overrides
+
     parsed = parse_overrides(overrides or [])
     _refuse_misuse(source, json_file, html, fix, picture)
 
@@ -86,6 +87,8 @@ def _refuse_misuse(
         OutputError: for a folder to fix that holds something.
     """
     from PIL import Image
+
+    from rehead.configs.load import find
 
     if not Path(source).is_dir():
         find(source)

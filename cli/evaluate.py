@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rehead.configs.load import parse_overrides
 from rehead.errors import ConfigError
 from rehead.files import write_text
 from rehead.progress import results, say
@@ -27,6 +26,8 @@ def evaluate(
 
     Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json figures.json
     """
+    from rehead.configs.load import parse_overrides
+
     parsed = parse_overrides(overrides or [])
     if json_file is not None and json_file.is_dir():
         raise ConfigError([f"--json: {json_file} is a folder; name a file"], "rehead evaluate")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from rehead.configs.heads import HEADS
 from rehead.progress import results
 
 
@@ -14,6 +13,8 @@ def heads() -> None:
 
     Example: rehead heads
     """
+    from rehead.configs.heads import HEADS
+
     console = results()
     width = max(len(entry.name) for entry in HEADS)
     # By task, so that neither a task nor a name, which are typed, is cut off in a narrow window.

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rehead.configs.load import parse_overrides
 from rehead.errors import ConfigError
 from rehead.progress import say
 
@@ -27,6 +26,8 @@ def import_(
 
     Example: rehead import torchvision fasterrcnn.pth --as fasterrcnn_resnet50_fpn --out fasterrcnn.safetensors
     """
+    from rehead.configs.load import parse_overrides
+
     if out.suffix != ".safetensors":
         raise ConfigError([f"--out: '{out}' should end with .safetensors"], "rehead import")
     names = None if classes is None else [each.strip() for each in classes.split(",") if each.strip()]

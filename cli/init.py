@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from rehead.configs.load import parse_overrides
 from rehead.errors import ConfigError, DataError, OutputError
 from rehead.files import write_text
 from rehead.progress import results, say
@@ -27,6 +26,8 @@ def init(
 
     Example: rehead init datasets/raccoon
     """
+    from rehead.configs.load import parse_overrides
+
     parsed = parse_overrides(overrides or [])
     if not folder.is_dir():
         raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder of images")

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rehead.configs.heads import HEADS
-from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 from rehead.progress import say
 
@@ -27,6 +25,9 @@ def swap(
 
     Example: rehead swap runs/camvid_unet/best.safetensors --head faster_rcnn --classes cat,dog --out cats.safetensors
     """
+    from rehead.configs.heads import HEADS
+    from rehead.configs.load import load_config, parse_overrides
+
     names = [name.strip() for name in classes.split(",") if name.strip()]
     problems = [] if head in HEADS else [f"--head: {HEADS.unknown(head)}"]
     if not names:

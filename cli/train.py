@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from rehead.configs.load import load_config, parse_overrides
 from rehead.errors import ConfigError
 
 
@@ -26,6 +25,8 @@ def train(
 
     Example: rehead train camvid_unet_r18 data.root=datasets/camvid train.epochs=5
     """
+    from rehead.configs.load import load_config, parse_overrides
+
     given = list(overrides or [])
     if resume is not None and config is not None and "=" in config:
         given.insert(0, config)

@@ -50,11 +50,10 @@ def test_help_and_listings_import_nothing_heavy(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", HELP.format(arguments=arguments)], check=True, capture_output=True)
 
 
-def test_help_takes_under_a_third_of_the_time_of_importing_torch() -> None:
-    # CPU seconds, the better of two: other work on the machine does not count. Beside torch 2.15 help takes a quarter,
-    # but torch 2.11 is imported faster.
+def test_help_takes_under_a_quarter_of_the_time_of_importing_torch() -> None:
+    # CPU seconds, the better of two: other work on the machine does not count.
     helped = min(cpu_seconds(HELP.format(arguments=["--help"])) for _ in range(2))
-    assert helped < min(cpu_seconds("import torch") for _ in range(2)) / 3
+    assert helped < min(cpu_seconds("import torch") for _ in range(2)) / 4
 
 
 @pytest.mark.parametrize("command", COMMANDS)
