@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Steps:
     """A job of the same batch at every step.
 
     Attributes:
-        poison: the step before whose backward pass a gradient becomes infinite, as one that overflows in fp16.
+        poison: the step in whose backward pass a gradient becomes infinite, as one that overflows in fp16.
     """
 
     conditions: Mapping[str, int] = {}
@@ -53,14 +54,12 @@ class Steps:
         self.model, self.batch, self.steps_per_epoch, self.poison = model, batch, steps_per_epoch, poison
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        for step in range(start, self.steps_per_epoch):
-            if epoch * self.steps_per_epoch + step == self.poison:
-                weight = next(one for one in self.model.parameters() if one.requires_grad)
-                hook = weight.register_hook(lambda gradient: gradient * float("inf"))
-                yield self.batch
-                hook.remove()
-            else:
-                yield self.batch
+        if self.poison is not None and (epoch, start) == (0, 0):
+            weight = next(one for one in self.model.parameters() if one.requires_grad)
+            passes = count()
+            weight.register_hook(lambda gradient: gradient * (float("inf") if next(passes) == self.poison else 1))
+        for _ in range(start, self.steps_per_epoch):
+            yield self.batch
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         return {"main.score": 0.0}, {"main.score": 0.0}

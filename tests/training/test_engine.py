@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,6 +171,7 @@ def test_batches_are_pinned_for_the_device_that_they_go_to(
     reader = open_data(config, "train")
     model = from_config(config, {"main": reader.classes})
     asked: list[bool] = []
-    monkeypatch.setattr(training, "make_loader", lambda *_, pin_memory, **__: asked.append(pin_memory) or [])
+    loader = SimpleNamespace(batches=[])
+    monkeypatch.setattr(training, "make_loader", lambda *_, pin_memory, **__: asked.append(pin_memory) or loader)
     training.TrainingJob(model, {"train": reader}, Path(), device).batches(0, 0)
     assert asked == [pinned]
