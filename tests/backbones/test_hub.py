@@ -62,6 +62,7 @@ def left_behind(user: User, repository: str) -> list[Path]:
 WAYS_OUT = ("HF_ENDPOINT", "model.backbone.weights=FILE", "model.backbone.weights=none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["lfs", "xet"])
 def test_the_first_download_shows_a_bar_on_a_terminal(storage: str, hub: HubStandin, user: User) -> None:
     state, content = weights(24)
@@ -83,6 +84,7 @@ def test_without_a_terminal_the_first_download_is_one_line(storage: str, hub: Hu
     assert got.screen == f"downloading model.safetensors (0.1 MB) from timm/plain_{storage}\n"
 
 
+@pytest.mark.slow
 def test_what_was_downloaded_once_is_there_for_good(hub: HubStandin, user: User) -> None:
     state = build_backbone(BackboneOptions(name="resnet18", weights="none")).state_dict()
     hub.publish("timm/resnet18.tv_in1k/model.safetensors", save({**state, "fc.weight": torch.rand(1000, 512)}))
@@ -102,6 +104,7 @@ def test_what_was_downloaded_once_is_there_for_good(hub: HubStandin, user: User)
     assert same(third.tensors, state)
 
 
+@pytest.mark.slow
 def test_offline_without_cache_the_command_says_what_to_do(hub: HubStandin, tmp_path: Path, drawn: Path) -> None:
     asked = list(hub.requests)
     data = [f"data.root={drawn}/shapes", "data.workers=0", f"out={tmp_path}/run"]
@@ -131,6 +134,7 @@ def test_a_download_goes_on_where_the_line_broke(hub: HubStandin, user: User) ->
     assert re.fullmatch(rf"{storage} bytes=\d{{7,8}}-", second)
 
 
+@pytest.mark.slow
 def test_a_line_that_always_breaks_is_given_up_soon_and_leaves_nothing(hub: HubStandin, user: User) -> None:
     state, content = weights()
     file = hub.publish("timm/hopeless/model.safetensors", content, breaks_at=50_000, breaks=1000)

@@ -80,7 +80,7 @@ def objects(target: Target) -> dict[str, torch.Tensor | None]:
 
 
 @EVERY
-@pytest.mark.parametrize("classes", [1, 1203])
+@pytest.mark.parametrize("classes", [1, pytest.param(1203, marks=pytest.mark.slow)])
 def test_one_class_and_as_many_as_lvis_has(head: HeadOptions, classes: int) -> None:
     torch.manual_seed(0)
     batch = batch_of_noise()

@@ -103,6 +103,7 @@ def close(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(task: str, drawn: Path, tmp_path: Path, one_process: None) -> None:
     with pretend_gpu():
         rehead.train(settings(drawn, tmp_path / "whole", task, "cuda"), {"train.max_steps": 5})

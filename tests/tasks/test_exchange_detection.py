@@ -32,7 +32,7 @@ from rehead.tasks.exchange import LIBRARIES, export_weights
 from rehead.tasks.model import Model
 from rehead.types import Frame, ImageBatch, Target
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 K = 7
 SIZE = (96, 128)

@@ -22,7 +22,7 @@ from rehead.tasks.model import Model
 from rehead.training.checkpoints import read_metadata
 from rehead.types import Frame, ImageBatch, Target
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 K = 7
 ARCHS = [

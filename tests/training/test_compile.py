@@ -103,6 +103,7 @@ def test_a_copy_of_a_compiled_network_is_an_ordinary_one_with_weights_of_its_own
     torch.testing.assert_close(other.backbone(pixels)["C2"], before, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_a_compiled_training_with_an_average_goes_on_where_it_stopped(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,7 +52,7 @@ class Ended(BaseException):
 
 @contextlib.contextmanager
 def at_pass(number: int, what: Tensor | Ended | None) -> Iterator[None]:
-    """Inside, the pass of this number raises, or has this loss."""
+    """Inside, the pass of this number raises, or has a loss multiplied by this number."""
     before, passed = Loop._losses, itertools.count(1)
 
     def losses(self: Loop, *arguments: Any) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def at_pass(number: int, what: Tensor | Ended | None) -> Iterator[None]:
             return own
         if isinstance(what, Ended):
             raise what
-        return {"loss": what}
+        return {"loss": what * torch.stack(list(own.values())).sum()}
 
     Loop._losses = losses
     try:
