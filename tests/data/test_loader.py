@@ -195,6 +195,7 @@ def test_an_error_that_is_kept_keeps_no_workers(boxes: CocoReader) -> None:
     assert kept.traceback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", ["list(loader)", "begun = iter(loader); next(begun)"])
 def test_python_ends_while_workers_wait(boxes: CocoReader, done: str) -> None:
     """Its exit sends them SIGTERM and waits for them, and they ignore it: a training must end its step first."""

@@ -127,7 +127,7 @@ def test_pytorch_pins_what_is_in_the_parcel(ends: tuple[Transport, Transport]) -
     assert there.packed(Numbered(4), 0).pin_memory() == "pinned 4"
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_batches_of_real_workers_arrive_whole_whatever_is_kept(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # a process that does not fork imports this module
     transport = Transport(2)

@@ -57,11 +57,15 @@ MISFITS = {
     "timm/vit_tiny_patch16_224": {"unetplusplus", "fpn_segmentation"},
 }
 ALL = [(backbone, head) for backbone in BACKBONES for head in SMALL_HEADS]
+QUICK = [(backbone, head) for backbone, head in ALL if head in ONE_OF_EACH_KIND or backbone == "dilated to 8"]
 # Every backbone with one head of each kind, every head with two backbones.
 SOME = [
-    (backbone, head)
-    for backbone, head in ALL
-    if head in ONE_OF_EACH_KIND or backbone in ("dilated to 8", "timm/convnext_atto")
+    *QUICK,
+    *(
+        pytest.param(backbone, head, marks=pytest.mark.slow)
+        for backbone, head in ALL
+        if backbone == "timm/convnext_atto" and (backbone, head) not in QUICK
+    ),
 ]
 
 

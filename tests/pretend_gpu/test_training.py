@@ -52,6 +52,7 @@ def test_every_head_trains_and_waits_seldom(head: HeadOptions, tmp_path: Path) -
     assert sum(own) <= 2, waits
 
 
+@pytest.mark.slow
 @named([head for head in ONE_OF_EACH_KIND if head.name in ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")])
 def test_more_images_are_no_more_waits_but_for_nms(head: HeadOptions, tmp_path: Path) -> None:
     few, many = (waits_of_a_step(head, tmp_path / str(images), images).total() for images in (2, 5))
