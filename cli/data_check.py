@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rehead.errors import ConfigError
-from rehead.files import check_free, write_text
+from rehead.files import check_free, json_text, write_text
 from rehead.progress import results
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def check(
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
         found = [one.record() for one in checked.findings]
-        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        text = json_text(found, indent=1, ensure_ascii=False) + "\n"
         # Names of files need not be text; what is none becomes an escape of JSON.
         write_text(json_file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
     boxes = box_statistics(checked) if checked.data.sources else None

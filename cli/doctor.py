@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from rehead.files import json_text
 
 if TYPE_CHECKING:
     from rehead.environment import Environment, Package
@@ -30,7 +31,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
     here = look()
     findings = known_bad(here)
     if as_json:
-        print(json.dumps({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
+        print(json_text({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
     else:
         _print(list(_lines(here)))
         console = Console(soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from rehead.cli.options import Plugins
 from rehead.errors import ConfigError
-from rehead.files import write_text
+from rehead.files import json_text, write_text
 from rehead.progress import results, say
 
 
@@ -21,6 +21,7 @@ def evaluate(
         list[str] | None, typer.Argument(help="Changes to the checkpoint's config: key=value ...", metavar="key=value")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Figures of a checkpoint: COCO AP, IoU, or accuracy.
 
@@ -34,11 +35,11 @@ def evaluate(
 
     from rehead.tasks.evaluate import evaluate as run
 
-    figures = run(checkpoint, parsed)
+    figures = run(checkpoint, parsed, plugins=plugins or [])
     if os.environ.get("RANK", "0") != "0":
         return  # the first of several processes speaks and writes for all
     if json_file is not None:
-        write_text(json_file, json.dumps(figures, indent=2) + "\n")
+        write_text(json_file, json_text(figures, indent=2) + "\n")
     for key, own in figures.items():
         say(f"{checkpoint}, head '{key}'")
         results().print(_table(own))

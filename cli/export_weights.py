@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from rehead.cli.options import Plugins
 from rehead.progress import say
 
 
 def export_weights(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
     out: Annotated[Path, typer.Option(help="The state dict: .safetensors, or .pth and others as torch saves.")],
+    plugins: Plugins = None,
 ) -> None:
     """Write a checkpoint's tensors under the names of torchvision or segmentation-models-pytorch.
 
@@ -22,6 +24,6 @@ def export_weights(
     from rehead.tasks.exchange import write
     from rehead.tasks.model import load
 
-    library, tensors = run(load(checkpoint))
+    library, tensors = run(load(checkpoint, plugins=plugins or []))
     write(out, tensors)
     say(f"{out}: {len(tensors)} tensors, for {library}'s load_state_dict(..., strict=True)")

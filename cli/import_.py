@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
 from rehead.progress import say
 
 
@@ -40,5 +40,4 @@ def import_(
     body, head = model.backbone.options, model.head("main")
     eps = f", their eps {body.norm_eps:g} (model.backbone.norm_eps=...)" if body.norm_eps is not None else ""
     frozen = f", norms frozen{eps}" if body.norm == "frozen" else ""
-    shown = ", ".join(head.classes.names[:5]) + (", ..." if len(head.classes) > 5 else "")
-    say(f"{out}: {library}'s {name}, {len(head.classes)} classes ({shown}){frozen}")
+    say(f"{out}: {library}'s {name}, {len(head.classes)} classes ({listed(head.classes.names)}){frozen}")

@@ -10,44 +10,65 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from rehead.cli.options import Plugins
+from rehead.errors import listed
+
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
 
-SHOWN = 20
-"""Classes of a head that are listed."""
 DIGITS = 12
 """Hexadecimal digits of a hash that are shown; the checkpoint holds all 64."""
 
 
-def show(checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")]) -> None:
+def show(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")], plugins: Plugins = None
+) -> None:
     """What a checkpoint is: its backbone and heads, where the backbone comes from, and its config.
+
+    Plugins that only the checkpoint names are shown, not imported.
 
     Example: rehead show runs/camvid_unet/best.safetensors
     """
-    from rehead.configs.load import to_yaml
+    from rehead.configs.load import as_yaml, dump
+    from rehead.configs.plugins import allowing, unnamed
+    from rehead.tasks.checkpoints import describe
     from rehead.tasks.lineage import backbone_hash
-    from rehead.tasks.model import load
-    from rehead.training.checkpoints import read_metadata
+    from rehead.tasks.model import opened
+    from rehead.training.checkpoints import read_tensors
 
-    model = load(checkpoint)
-    metadata = read_metadata(checkpoint)
+    described = describe(checkpoint)
+    kept_out = unnamed(described.plugins, plugins or [])
+    model = None if kept_out else opened(described, described.config({}, plugins or []))
+    tensors = read_tensors(checkpoint) if model is None else model.state_dict()
     console = Console(soft_wrap=True, highlight=False)
-    versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in described.versions.items())
     console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", markup=False)
     console.print()
-    console.print(_backbone(model))
+    if model is None:
+        console.print(
+            f"plugins: {listed(kept_out)}: not imported, since that runs their code; so this is what the file says of "
+            f"itself, unchecked. If you trust them: {allowing(kept_out)}",
+            markup=False,
+        )
+        console.print(f"backbone {described.raw['model']['backbone'].get('name')}", markup=False)
+        for key, head in described.heads.items():
+            console.print(f"head '{key}': {head['name']}", markup=False)
+        console.print(f"{len(tensors):,} tensors of {sum(one.numel() for one in tensors.values()):,} numbers")
+    else:
+        console.print(_backbone(model))
+        console.print()
+        console.print(_heads(model))
+    for key, classes in described.classes.items():
+        console.print(f"classes of '{key}': {listed(classes.names)}", markup=False)
     console.print()
-    console.print(_heads(model))
-    for key, classes in model.classes.items():
-        console.print(f"classes of '{key}': {_listed(classes.names)}", markup=False)
-    console.print()
-    found = backbone_hash(model.backbone.state_dict())
-    console.print(_lineage(metadata["lineage"]))
-    last = metadata["lineage"][-1]["hash"] if metadata["lineage"] else ""
+    found = backbone_hash(tensors)
+    console.print(_lineage(described.lineage))
+    last = described.lineage[-1]["hash"] if described.lineage else ""
     if last != found:
         console.print(f"warning: the backbone's tensors are {found[:DIGITS]}, not what its lineage ends with")
     console.print()
-    console.print(to_yaml(model.config).rstrip(), markup=False)
+    config = described.raw if model is None else dump(model.config)
+    console.print(as_yaml(config).rstrip(), markup=False)
 
 
 def _backbone(model: Model) -> Table:
@@ -103,8 +124,3 @@ def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
 
 def _count(parameters: Any) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

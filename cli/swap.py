@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rehead.cli.options import Plugins
 from rehead.errors import ConfigError
 from rehead.progress import say
 
@@ -20,6 +21,7 @@ def swap(
         list[str] | None,
         typer.Argument(help="Options of the new head: model.head.KEY=VALUE ...", metavar="key=value"),
     ] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
 
@@ -27,7 +29,9 @@ def swap(
     """
     from rehead.configs.heads import HEADS
     from rehead.configs.load import load_config, parse_overrides
+    from rehead.configs.plugins import import_plugins
 
+    import_plugins(plugins or [], "--plugins")  # the new head may be one of theirs
     names = [name.strip() for name in classes.split(",") if name.strip()]
     problems = [] if head in HEADS else [f"--head: {HEADS.unknown(head)}"]
     if not names:
@@ -49,7 +53,7 @@ def swap(
 
     from rehead.tasks.model import load
 
-    model = load(checkpoint).swap_head(options, names)
+    model = load(checkpoint, plugins=plugins or []).swap_head(options, names)
     model.save(out)
     say(
         f"{out}: the backbone of {checkpoint} ({model.backbone.options.name}) with a new {head} head for "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -18,9 +17,10 @@ from pydantic import BaseModel, ValidationError
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
+from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, listed
 from rehead.progress import say
 from rehead.registry import Registry
 
@@ -34,12 +34,19 @@ def recipes() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] | None = None,
+) -> Config:
     """Reads, overrides and checks a configuration.
 
     Args:
         source: a YAML file (`configs/x.yaml`), the name of a shipped recipe (`x`), or a mapping.
         overrides: values by dotted key, such as `{"train.epochs": 1}`.
+        plugins: None for a configuration of the user's own, which may name any. For somebody else's, those that
+            the user names: these are imported too, and the configuration may name no others.
 
     Raises:
         ConfigError: with every problem at once.
@@ -50,7 +57,23 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         path = find(source)
         raw, name = read_yaml(path), str(path)
     own = _set_aside(raw, overrides or {})
-    return check(override(raw, overrides or {}), name, own)
+    return check_changed(raw, overrides or {}, name, own, plugins=plugins)
+
+
+def check_changed(
+    raw: dict[str, Any],
+    overrides: Mapping[str, Any],
+    source: str,
+    aside: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    plugins: Sequence[str] | None,
+) -> Config:
+    """Overrides a mapping, and checks it; see `load_config` and `check`."""
+    if plugins is not None:
+        # Those that the user overrides it with are named by him too.
+        given = [value for key, value in overrides.items() if key.split(".")[0] == "plugins"]
+        plugins = [*plugins, *(one for value in given for one in (value if isinstance(value, list) else [value]))]
+    return check(override(raw, overrides), source, aside, plugins=plugins)
 
 
 def find(source: str | Path) -> Path:
@@ -191,19 +214,31 @@ def _set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, d
     return aside
 
 
-def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+def check(
+    raw: dict[str, Any],
+    source: str,
+    aside: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    plugins: Sequence[str] | None,
+) -> Config:
     """Validates a mapping whole, so that every problem is reported in one go.
 
     Args:
         raw: the mapping.
         source: what it is called in messages.
         aside: by the key of a source of data, the format and the splits that give way to what is recognised.
+        plugins: that may be imported; see `load_config`.
 
     Raises:
         ConfigError: with every problem.
     """
     raw = _spell_out_head(deepcopy(raw))
-    _import_plugins(raw.get("plugins"), source)
+    own = raw.get("plugins", [])
+    if plugins is not None:
+        refuse_unnamed(own, plugins, source)
+    if isinstance(own, list) and all(isinstance(plugin, str) for plugin in own):
+        raw["plugins"] = list(dict.fromkeys([*own, *(str(plugin) for plugin in plugins or ())]))
+        import_plugins(raw["plugins"], source)
     problems: list[str] = []
     _check_heads(raw, problems)
     _check_sources(raw, problems, aside or {})
@@ -214,16 +249,6 @@ def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any
     if problems or config is None:
         raise ConfigError(problems, source)
     return config
-
-
-def _import_plugins(plugins: object, source: str) -> None:
-    if not isinstance(plugins, list):
-        return
-    for plugin in plugins:
-        try:
-            importlib.import_module(str(plugin))
-        except ImportError as error:
-            raise ConfigError([f"plugins: cannot import '{plugin}': {error}"], source) from error
 
 
 def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
@@ -417,7 +442,7 @@ def _misfits(config: Config) -> list[str]:
     problems = []
     for key in config.data.sources:
         if key not in config.model.heads:
-            hint = did_you_mean(key, config.model.heads) or f"; heads: {', '.join(config.model.heads)}"
+            hint = did_you_mean(key, config.model.heads) or f"; heads: {listed(config.model.heads)}"
             problems.append(f"data.sources.{key}: a source is named after the head that learns from it{hint}")
     for key, head in config.model.heads.items():
         if head.name not in HEADS:
@@ -530,5 +555,10 @@ def dump(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The same as YAML text."""
-    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
+    return as_yaml(dump(config))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML text, in their order."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rehead.configs.augment import PRESETS, StepOptions, unknown_preset
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import FromTrainSplit, SplitOptions
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
 
 TaskName = Literal[
     "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
@@ -85,7 +85,7 @@ class SourceOptions(Options):
             raise ValueError("values are all numbers or all [red, green, blue]")
         twice = [name for name, value in (self.values or {}).items() if values.count(value) > 1]
         if twice:
-            raise ValueError(f"values: {' and '.join(twice)} have the same value; a pixel is of one class")
+            raise ValueError(f"values: {listed(twice, ' and ')} have the same value; a pixel is of one class")
         return self
 
     @model_validator(mode="after")

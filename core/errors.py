@@ -5,6 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+PROBLEMS = 50
+"""Lines that one message has at most: whoever writes a file may put a hundred thousand wrong keys into it."""
+LISTED = 10
+"""Names that a message shows of many."""
+LETTERS = 200
+"""Of one name, that a message shows."""
+
 
 class ReheadError(Exception):
     """Something the user can put right: the message names what was found and what to do.
@@ -27,7 +34,9 @@ class ConfigError(ReheadError):
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
         self.problems = list(problems)
         self.source = source
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        lines = "\n".join(f"  - {shortened(problem, 4000)}" for problem in self.problems[:PROBLEMS])
+        if len(self.problems) > PROBLEMS:
+            lines += f"\n  - and {len(self.problems) - PROBLEMS:,} more"
         super().__init__(f"{source}:\n{lines}")
 
 
@@ -68,9 +77,40 @@ class RunStoppedError(ReheadError):
         self.exit_code = 128 + signal
 
 
+def listed(names: Iterable[object], joint: str = ", ") -> str:
+    """The first ten of many names, for a message: however many there are and however long, it can be read.
+
+    Args:
+        names: anything; `str` of each is shown.
+        joint: what stands between them.
+    """
+    every = list(names)
+    if not every:
+        return "nothing"
+    more = f"{joint.rstrip(', ')} and {len(every) - LISTED:,} more" if len(every) > LISTED else ""
+    return joint.join(shortened(name) for name in every[:LISTED]) + more
+
+
+def shortened(value: object, letters: int = LETTERS) -> str:
+    """The beginning of a text, for a message."""
+    text = str(value)
+    return text if len(text) <= letters else f"{text[:letters]}... ({len(text):,} letters)"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of the known words, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if len(word) > LETTERS:
+        return ""
+    # Comparing takes the product of the lengths.
+    close = difflib.get_close_matches(word, [one for one in known if len(one) <= LETTERS], n=3, cutoff=0.6)
     if not close:
         return ""
     return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+
+
+def hinted(absent: Sequence[str], known: Iterable[str]) -> str:
+    """Names that are not there, each with the near ones that are: ten of them, as `listed`."""
+    # Near ones are looked for only where they are shown: among thousands of names, one takes a second.
+    near = list(known)
+    more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
+    return ", ".join(f"'{shortened(name)}'{did_you_mean(name, near)}" for name in absent[:LISTED]) + more

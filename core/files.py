@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from rehead.errors import OutputError
+from rehead.errors import OutputError, listed
 
+DEEPEST = 64
+"""Dicts and lists inside each other that a JSON text may have: whatever works on them calls itself for each."""
 PARTIAL = ".partial-"
 """How the names of files begin that are not whole yet."""
 
@@ -117,3 +122,84 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(
+    value: Any,
+    *,
+    indent: int | None = None,
+    ensure_ascii: bool = True,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
+    """A value as JSON text that every reader takes: Python's own writer would put NaN into it, which is none.
+
+    Everything that the package writes as JSON text comes from here.
+
+    Args:
+        value: of dicts, lists, texts, numbers, booleans and None.
+        indent: spaces per level; None writes one line.
+        ensure_ascii: escape all other letters.
+        default: makes such a value of another kind of object.
+
+    Raises:
+        OutputError: naming the numbers that are not finite.
+    """
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
+    except ValueError as error:
+        raise OutputError(f"not written, since JSON has no such numbers: {listed(not_finite(value))}") from error
+
+
+def not_finite(value: Any, where: str = "") -> Iterator[str]:
+    """The places in a value of dicts and lists where a number is NaN or infinite, as `key.3.other is nan`."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{where or 'the value'} is {value}"
+    elif isinstance(value, Mapping):
+        for key, inside in value.items():
+            yield from not_finite(inside, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inside in enumerate(value):
+            yield from not_finite(inside, f"{where}.{number}" if where else str(number))
+
+
+def measured(value: Any) -> Any:
+    """The same value of dicts and lists, with None for every number that is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: measured(inside) for key, inside in value.items()}
+    return [measured(inside) for inside in value] if isinstance(value, list | tuple) else value
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What a JSON text says, that somebody else may have written.
+
+    Raises:
+        ValueError: for what is no JSON, nested more than `DEEPEST`, or holds numbers that are NaN or infinite.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    inside, depth = [value], 0
+    while inside := [one for each in inside for one in _parts(each)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return value
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refused(text)
+
+
+def _refused(text: str) -> float:
+    raise ValueError(f"the number {text[:20]} is not finite")

@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     import torch
@@ -258,7 +258,7 @@ class Classes:
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
             if twice:
-                problems.append(f"class {what} given twice: {', '.join(twice)}")
+                problems.append(f"class {what} given twice: {listed(twice)}")
         paired = [point for pair in self.flip_pairs for point in pair]
         if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(self.keypoints))):
             problems.append(f"flip pairs {self.flip_pairs} of {len(self.keypoints)} keypoints, each in one at most")

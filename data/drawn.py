@@ -7,7 +7,6 @@ Every picture is a pure function of (seed, split, index).
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools.mask import encode
 
 from rehead.errors import DataError
-from rehead.files import atomic_path, write_text
+from rehead.files import atomic_path, json_text, write_text
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 """The classes: label k is `SHAPES[k]`, category id and mask value k + 1."""
@@ -144,7 +143,7 @@ def write_scenes(root: Path, split: str, count: int, size: int, seed: int) -> No
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(SHAPES)],
         "annotations": annotations,
     }
-    write_text(root / "annotations" / f"{split}.json", json.dumps(content, default=bytes.decode))
+    write_text(root / "annotations" / f"{split}.json", json_text(content, default=bytes.decode))
 
 
 def _generator(seed: int, kind: str, split: str, index: int) -> Rng:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rehead.configs.load import check, override
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
@@ -19,13 +19,14 @@ from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
+from rehead.files import measured, not_finite
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.tasks.checkpoints import describe
 from rehead.tasks.images import batch_of, divisor_for, resize_for
-from rehead.tasks.model import Model, from_config, load_tensors
-from rehead.training.checkpoints import read_metadata
+from rehead.tasks.model import Model, opened
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
     buffers_from_first,
@@ -40,10 +41,14 @@ from rehead.training.distributed import (
 from rehead.training.engine import choose_device, evaluating_in
 from rehead.training.memory import says_what_to_lower_in_evaluation
 from rehead.training.sharding import is_sharded
-from rehead.types import Classes, ImageBatch, Prediction
+from rehead.types import ImageBatch, Prediction
+
+logger = logging.getLogger("rehead")
 
 
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
+def evaluate(
+    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, *, plugins: Sequence[str] = ()
+) -> dict[str, Figures]:
     """Figures of a checkpoint on a split of its data, or of other data of the same classes.
 
     Several processes of a launcher share the images.
@@ -51,33 +56,30 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     Args:
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
+        plugins: modules that the checkpoint may have imported; see `rehead.load`.
 
     Returns:
         By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
     with joined():
-        model, reader = one_before_the_others(partial(_open, path, overrides or {}))
+        model, reader = one_before_the_others(partial(_open, path, overrides or {}, plugins))
         return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
 
-def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
+def _open(path: Path, overrides: Mapping[str, Any], plugins: Sequence[str]) -> tuple[Model, Reader]:
     """A checkpoint's model on its device, and the split that it is judged by."""
-    metadata = read_metadata(path)
-    classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
+    described = describe(path)
     # The checkpoint's class names, in its order, are the only ones that its labels can mean.
-    names = {key: list(own.names) for key, own in classes.items()}
-    raw = metadata["config"]
-    for key, own in names.items():
-        raw["model"]["heads"][key]["classes"] = own
-    config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
+    names = {key: list(own.names) for key, own in described.classes.items()}
+    for key, head in described.heads.items():
+        head["classes"] = names.get(key)
+    config = described.config(overrides, plugins)
     _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
     reader = open_data(config, config.data.split, names, dict.fromkeys(names))
     say_if_repaired(reader, f"data.{config.data.split}")
-    model = from_config(config, classes, load_weights=False)
-    load_tensors(model, path)
-    return model.to(device), reader
+    return opened(described, config).to(device), reader
 
 
 def loader_for(model: Model, reader: Reader, batch_size: int) -> Loader[Sample]:
@@ -194,6 +196,9 @@ def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Figures]:
                 evaluator.merge(collected[key])
         if rank() == 0:
             figures = {key: evaluator.figures() for key, evaluator in evaluators.items()}
+        if lost := list(not_finite(figures)):
+            logger.warning("figures that are no numbers count as not measured (null): %s", listed(lost))
+            figures = measured(figures)
     return figures
 
 
@@ -220,7 +225,7 @@ def _refuse_other_classes(
         **{f"model.heads.{key}.classes": (head.classes, names[key]) for key, head in config.model.heads.items()},
     }
     problems = [
-        f"{key}: {_listed(wanted or [])}, but this checkpoint tells apart {_listed(own)}"
+        f"{key}: {_counted(wanted or [])}, but this checkpoint tells apart {_counted(own)}"
         for key, (wanted, own) in asked.items()
         if key in overrides and wanted != own
     ]
@@ -228,5 +233,5 @@ def _refuse_other_classes(
         raise ConfigError(problems, str(path))
 
 
-def _listed(names: list[str]) -> str:
-    return f"{len(names)} classes ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} classes ({listed(names)})"

@@ -20,7 +20,7 @@ from rehead.backbones.resnet import VARIANTS, ResNet
 from rehead.backbones.weights import COUNTER, read
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.configs.load import load_config
-from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean
+from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean, listed
 from rehead.files import atomic_path
 from rehead.tasks.lineage import backbone_hash, continued
 from rehead.tasks.model import Model, from_config
@@ -258,7 +258,7 @@ def _not_theirs(model: Model) -> Iterator[str]:
     elif not body.options.residual or body.options.shortcut != "B" or body.options.norm == "group":
         yield f"{body.title()} with norm: {body.options.norm} is rehead's own"
     if list(model.heads) != ["main"]:
-        yield f"they have one head, this model has {', '.join(model.heads)} (keep one with: rehead swap)"
+        yield f"they have one head, this model has {listed(model.heads)} (keep one with: rehead swap)"
         return
     head = model.head("main").options
     if head.name not in FORMS:
@@ -282,8 +282,7 @@ def _count(known: Known, tensors: Mapping[str, Tensor], file: str | Path, name: 
     """How many classes the file's classifier tells apart."""
     form = known.form
     if form.counted not in tensors:
-        shown = ", ".join(list(tensors)[:4])
-        raise WeightsError(f"{file}: no {form.counted} in it, as {name} has; it holds {shown}, ...")
+        raise WeightsError(f"{file}: no {form.counted} in it, as {name} has; it holds {listed(tensors)}")
     count = len(tensors[form.counted])
     if form is ONE_STAGE:
         # Per anchor and class; a box has four numbers per anchor.

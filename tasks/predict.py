@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from rehead.backbones.tensor_files import without_numbers
 from rehead.data.draw import save, sheet
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
 from rehead.data.readers.passed_over import passed_over, say_passed_over
-from rehead.errors import DataError
-from rehead.files import write_text
+from rehead.errors import DataError, WeightsError, listed
+from rehead.files import json_text, write_text
 from rehead.progress import Progress, say
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures
@@ -21,10 +21,16 @@ from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.tasks.model import load
 from rehead.training.engine import choose_device
 from rehead.training.memory import out_of_memory_is
+from rehead.types import Prediction
 
 
 def predict(
-    checkpoint: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto"
+    checkpoint: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    device: str = "auto",
+    *,
+    plugins: Sequence[str] = (),
 ) -> dict[Path, str]:
     """Writes what a checkpoint says of images.
 
@@ -34,6 +40,7 @@ def predict(
         out: a folder: `predictions.json`, `pictures/`, and `masks/` for segmentation. Of several heads the
             pictures stand side by side, the records lie under each head's key, and the masks in its folder.
         device: `auto`, `cpu`, `cuda`, ...
+        plugins: modules that the checkpoint may have imported; see `rehead.load`.
 
     Returns:
         The images that could not be read and the paths that are not there, with the reason; the others are done.
@@ -42,7 +49,7 @@ def predict(
         DataError: if no image could be read.
     """
     images, missing = find_images(paths)
-    model = load(checkpoint, choose_device(device))
+    model = load(checkpoint, choose_device(device), plugins=plugins)
     heads = {key: model.head(key) for key in model.heads}
     several = len(heads) > 1
     folder = Path(out)
@@ -62,6 +69,7 @@ def predict(
             ways = "--device cpu, or smaller images; a model trained with a smaller data.resize needs less for good"
             with out_of_memory_is(f"with {path} ({image.shape[1]} x {image.shape[0]} pixels)", ways):
                 found = model.predict_all(image)
+            _refuse_no_numbers(found, checkpoint, path)
             # Two folders may hold an image of the same name.
             stem, count = path.stem, 1
             while stem in stems:
@@ -85,13 +93,29 @@ def predict(
         reasons = "\n".join(f"  - {reason}" for reason in unreadable.values())
         raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
     written = records if several else next(iter(records.values()))
-    write_text(folder / "predictions.json", json.dumps(written, indent=1) + "\n")
+    write_text(folder / "predictions.json", json_text(written, indent=1) + "\n")
     done = len(images) - len(unreadable)
     drawn = [_objects_said(key, shown[key], len(records[key]), several) for key in heads if _finds(heads[key].task)]
     say(f"{done} image{'s' * (done != 1)} predicted{''.join(drawn)}: {folder}/predictions.json, {folder}/pictures/")
     for reason in (*missing.values(), *unreadable.values()):
         say(f"skipped: {reason}")
     return {**missing, **unreadable}
+
+
+def _refuse_no_numbers(found: Mapping[str, Prediction], checkpoint: str | Path, image: Path) -> None:
+    """Raises `WeightsError` for a prediction that is not finite: weights may overflow, or divide by nothing."""
+    for key, own in found.items():
+        parts = {
+            "scores": own.scores,
+            "boxes": own.boxes,
+            "keypoints": own.keypoints,
+            "probabilities": own.probabilities,
+        }
+        if bad := without_numbers({name: part for name, part in parts.items() if part is not None}):
+            raise WeightsError(
+                f"{checkpoint}: what head '{key}' says of {image} is not finite ({listed(bad)}): numbers grow too "
+                "large inside this model, so nothing that it says can be used"
+            )
 
 
 def _finds(task: str) -> bool:
@@ -123,7 +147,5 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str
     if not found and len(missing) == len(paths):
         raise DataError("\n".join(missing.values()))
     if not found:
-        raise DataError(
-            f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})"
-        )
+        raise DataError(f"no image in {listed(paths)} (looked for {', '.join(sorted(SUFFIXES))})")
     return found, missing

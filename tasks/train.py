@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,12 +27,12 @@ from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
+from rehead.tasks.checkpoints import lineage_in
 from rehead.tasks.evaluate import loader_for, run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
-from rehead.training.checkpoints import read_resume
 from rehead.training.distributed import joined, one_before_the_others, started, together, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
@@ -45,6 +44,7 @@ from rehead.training.engine import (
     uncompiled,
 )
 from rehead.training.loop import Batch, fit, refuse_other_conditions
+from rehead.training.resume import read_resume
 from rehead.types import Classes, Target
 
 
@@ -54,6 +54,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    plugins: Sequence[str] | None = None,
 ) -> Path:
     """Fine-tunes a model.
 
@@ -63,6 +64,8 @@ def train(
         resume: go on with the run in the config's `out` folder; one that was stopped before its first checkpoint
             starts again.
         overwrite: start anew even where the folder holds a run.
+        plugins: None for a configuration of your own, which may have any module imported. For one that came with
+            somebody else's run folder, the only ones that may be.
 
     Returns:
         The run folder, with `config.yaml`, `metrics.csv`, `metrics.jsonl`, `best.safetensors`,
@@ -76,7 +79,7 @@ def train(
     """
     with joined():
         with together():
-            config = load_config(source, overrides)
+            config = load_config(source, overrides, plugins=plugins)
             if config.train.batch_size != "auto":
                 config.train.divided(started())  # before anything is read
             folder = Path(config.out)
@@ -124,7 +127,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:
         # Without its last entry, which is this training's own.
-        model.lineage = json.loads(resumed["metadata"])["lineage"][:-1]
+        model.lineage = lineage_in(resumed["metadata"], Path(config.out) / "resume.pt")[:-1]
     return model, readers
 
 
@@ -218,7 +221,7 @@ def _check_changes(folder: Path, config: Config) -> None:
     Raises:
         ConfigError: naming every key that may not change.
     """
-    before, now = flat(dump(load_config(folder / "config.yaml"))), flat(dump(config))
+    before, now = flat(dump(load_config(folder / "config.yaml", plugins=config.plugins))), flat(dump(config))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [
         key

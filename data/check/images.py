@@ -18,9 +18,9 @@ from rehead.data.check.findings import Findings
 from rehead.data.check.numbers import some_numbers
 from rehead.data.near_duplicates import fingerprint
 from rehead.data.pixels import decode_image, decoding, head_of
-from rehead.data.readers.base import listed, reason
+from rehead.data.readers.base import reason
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.progress import Progress
 
 FEW = 32

@@ -18,9 +18,8 @@ from rehead.data.check.numbers import channel_statistics
 from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
 from rehead.data.check.statistics import box_statistics
-from rehead.data.readers.base import listed
 from rehead.data.readers.yolo import polygon_area
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.types import UNUSED
 
 VAL_SHARE = 0.2

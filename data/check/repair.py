@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,14 +22,15 @@ from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
 from rehead.data.instance_masks import code_of, decode, encode, to_json
 from rehead.data.pixels import read_image
-from rehead.data.readers.base import Reader, listed
+from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Texts, id_at, ids_of
 from rehead.data.readers.mask_values import MaskValues, opened_mask
 from rehead.data.sample import Sample
 from rehead.data.writers import write
 from rehead.data.writers.content import lines
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.files import json_text
 from rehead.progress import Progress
 
 QUALITY = 95
@@ -121,7 +121,7 @@ def repair(checked: Checked, out: Path) -> list[str]:
     ]
     drawn = [f"{split}: drawn from the training images; say so again for the copy" for split in checked.data.drawn]
     said = [*work.done.lines(), f"every change: {out / FILE}"] if work.done else ["nothing had to be changed"]
-    return [f"repaired copy: {out}", *said, *left, *notes, *drawn, f"data: {json.dumps(options, ensure_ascii=False)}"]
+    return [f"repaired copy: {out}", *said, *left, *notes, *drawn, f"data: {json_text(options, ensure_ascii=False)}"]
 
 
 def _counts(reader: Reader, unread: Sequence[Finding] = ()) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rehead.data.readers.every_split import data_alone, data_of, folder_said, me
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
 from rehead.data.readers.tree import LOOKED_AT
-from rehead.errors import DataError
+from rehead.errors import DataError, listed, shortened
 from rehead.progress import say
 
 
@@ -186,11 +186,12 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
         if one is train or known is None or not one.reader.columns.listed:
             continue
         unused = unused_classes(train.reader)
-        absent = [name for name in train.reader.classes.names if name not in {*known.names, *unused}]
+        there = {*known.names, *unused}
+        absent = [name for name in train.reader.classes.names if name not in there]
         if absent:
-            rest = [name for name in train.reader.classes.names if name in known.names and name not in unused]
-            cure = f"; to train without: data.classes={inline(rest)}" if rest else ""
-            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
+            rest = [name for name in train.reader.classes.names if name in there and name not in unused]
+            cure = f"; to train without: data.classes={shortened(inline(rest), 2000)}" if rest else ""
+            findings("classes_differ", one.reader.annotations, f"lacks {listed(absent)}, which train has{cure}")
 
 
 def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet:

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, hinted, listed
 from rehead.progress import Progress
 from rehead.types import UNUSED, Classes
 
 Item = TypeVar("Item")
-
-SHOWN = 5
-"""How many names a message lists before it stops."""
 
 Report = Callable[[str, Path, str], None]
 """What parsing does about something that it cannot use: called with a code, the file, and what is wrong in it. If it
@@ -299,18 +296,10 @@ def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -
     Raises:
         DataError: naming `data.classes`, the classes that are not there, and their near matches.
     """
-    absent = [name for name in wanted if name not in known and not name.startswith(UNUSED)]
+    there = set(known)
+    absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
     if absent:
-        hints = [f"'{name}'{did_you_mean(name, known)}" for name in absent]
-        raise DataError(f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})")
-
-
-def listed(names: Sequence[object]) -> str:
-    """The first few of many names, for a message."""
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(str(name) for name in names[:SHOWN]) + more
+        raise DataError(f"data.classes: {source} has no class {hinted(absent, known)} (it has {listed(known)})")
 
 
 def inline(value: Any) -> str:

@@ -18,14 +18,13 @@ from rehead.data.readers.base import (
     Reader,
     checked_classes,
     inline,
-    listed,
     named_classes,
     with_pixels,
 )
 from rehead.data.readers.columns import Columns, id_at
 from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import DataError, did_you_mean, hinted, listed, shortened
 from rehead.types import UNUSED, Classes
 
 logger = logging.getLogger("rehead")
@@ -233,26 +232,26 @@ def _chosen(
         return replace(known, names=known.names[:count], ids=known.ids[:count]) if columns.unnamed else known
     if known is None:
         return Classes(tuple(wanted))
+    there, asked = set(known.names), set(wanted)
     if not columns.listed:
         # A small split may lack a class, and then nothing in its files says that there is one.
-        absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
-        unasked = [name for name in known.names if name not in wanted]
+        absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
+        unasked = [name for name in known.names if name not in asked]
         if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
-            hints = [f"'{name}'{did_you_mean(name, unasked)}" for name in absent]
             raise DataError(
-                f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
+                f"data.classes: {annotations} has no class {hinted(absent, unasked)} (it has {listed(known.names)})"
             )
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
-    absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
+    absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
     if optional is None:
-        others = [name for name in known.names if name not in wanted]
+        others = [name for name in known.names if name not in asked]
         optional = () if others or len(absent) == len(wanted) else absent
     lacking = [name for name in absent if name not in optional]
     if lacking:
-        said = ", ".join(f"'{name}'{did_you_mean(name, known.names)}" for name in lacking)
-        rest = [name for name in wanted if name not in absent]
-        cure = f"; to do without, in training too: data.classes={inline(rest)}" if rest else ""
+        rest = [name for name in wanted if name in there or name.startswith(UNUSED)]
+        cure = f"; to do without, in training too: data.classes={shortened(inline(rest), 2000)}" if rest else ""
+        said = hinted(lacking, known.names)
         raise DataError(f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}")
     if absent:
         logger.warning("%s lists no class %s: nothing in it is one", annotations, listed([f"'{n}'" for n in absent]))

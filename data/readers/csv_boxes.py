@@ -17,7 +17,6 @@ from rehead.data.readers.base import (
     code_for,
     existing,
     finite,
-    listed,
     refuse,
 )
 from rehead.data.readers.column_reader import ColumnReader
@@ -25,7 +24,7 @@ from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import parsing, text_of
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 
 COLUMNS = {
     "image": "file_name filename image_path image_name image img_path img_name img filepath path file image_id",

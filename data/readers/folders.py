@@ -9,11 +9,11 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import SHOWN, Report, existing, image_names, listed, refuse
+from rehead.data.readers.base import Report, existing, image_names, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.passed_over import passed_over, say_passed_over
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import DataError, hinted, listed
 from rehead.types import Classes
 
 
@@ -82,13 +82,9 @@ def stray_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _check_listed(classes: Sequence[str], folders: Sequence[str], folder: Path) -> None:
-    problems = [f"class '{name}' has no folder{did_you_mean(name, folders)}" for name in classes if name not in folders]
-    problems += [
-        f"folder '{name}' is not among the classes{did_you_mean(name, classes)}"
-        for name in folders
-        if name not in classes
-    ]
+    absent, extra = set(classes) - set(folders), set(folders) - set(classes)
+    problems = [f"no folder of class {hinted([name for name in classes if name in absent], folders)}"] if absent else []
+    if extra:
+        problems.append(f"not among the classes: folder {hinted([name for name in folders if name in extra], classes)}")
     if problems:
-        more = f"; and {len(problems) - SHOWN} more such" if len(problems) > SHOWN else ""
-        shown = "; ".join(problems[:SHOWN])
-        raise DataError(f"{folder} and the classes (data.classes, or the model's) differ: {shown}{more}")
+        raise DataError(f"{folder} and the classes (data.classes, or the model's) differ: {'; '.join(problems)}")

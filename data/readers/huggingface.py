@@ -13,12 +13,12 @@ import numpy as np
 
 from rehead.configs.readers import HuggingFaceSplit
 from rehead.data.pixels import decoding, head_in
-from rehead.data.readers.base import checked_classes, listed, watched
+from rehead.data.readers.base import checked_classes, watched
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns, Texts, ids_of
 from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.store import stored
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, listed
 from rehead.files import atomic_path, cache_folder
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm", "GIF": ".gif"}

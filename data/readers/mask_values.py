@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from rehead.data.pixels import EXIF_ORIENTATION, decoding, head_of
-from rehead.data.readers.base import listed, unknown_classes
+from rehead.data.readers.base import unknown_classes
 from rehead.data.tiff import indices
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.types import IGNORE_16, Classes, ignore_of, map_type
 
 Colour = tuple[int, int, int]

@@ -12,9 +12,10 @@ from typing import Literal
 from urllib.parse import unquote
 
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import image_names, listed, split_of
+from rehead.data.readers.base import image_names, split_of
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Texts
+from rehead.errors import listed
 
 logger = logging.getLogger("rehead")
 

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import all_files, listed
+from rehead.data.readers.base import all_files
+from rehead.errors import listed
 
 logger = logging.getLogger("rehead")
 

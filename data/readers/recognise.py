@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rehead.configs.load import PLACES, settles
-from rehead.data.readers.base import WORDS, inline, listed, split_of
+from rehead.data.readers.base import WORDS, inline, split_of
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
 from rehead.data.readers.known_formats import known_formats, oriented_boxes, rows_of_labels
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.texts import yaml_of
 from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, searchable
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 
 
 def recognise(

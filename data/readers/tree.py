@@ -13,10 +13,10 @@ from typing import Any
 from rehead.configs.load import settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import listed, split_of
+from rehead.data.readers.base import split_of
 from rehead.data.readers.missing import compared
 from rehead.data.readers.texts import file_named, is_file, utf8_of
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""

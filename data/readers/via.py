@@ -17,7 +17,6 @@ from rehead.data.readers.base import (
     UnusableError,
     code_for,
     existing,
-    listed,
     reason,
     refuse,
     watched,
@@ -28,7 +27,7 @@ from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import is_file, parsing, utf8_of
 from rehead.data.readers.yolo import polygon_area
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 
 CORNERS = 64
 """Of the polygon that stands for a circle or an ellipse."""

@@ -10,9 +10,8 @@ from typing import Any
 from rehead.configs.readers import FromTrainSplit
 from rehead.configs.schema import SourceOptions
 from rehead.data.readers import SPLITS, open_reader
-from rehead.data.readers.base import listed
 from rehead.data.readers.part import name_of, part, present_classes
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.files import atomic_folder
 from rehead.progress import say
 

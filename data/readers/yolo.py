@@ -23,7 +23,6 @@ from rehead.data.readers.base import (
     code_for,
     existing,
     image_names,
-    listed,
     reason,
     refuse,
     watched,
@@ -34,7 +33,7 @@ from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
-from rehead.errors import ConfigError, DataError
+from rehead.errors import ConfigError, DataError, listed
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")

@@ -21,10 +21,11 @@ from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOption
 from rehead.errors import ConfigError, DataError, RunStoppedError, TrainingError
 from rehead.training import checkpoints, stopping
 from rehead.training.averaging import WeightAverage
-from rehead.training.checkpoints import read_metadata, read_resume, read_tensors
+from rehead.training.checkpoints import read_metadata, read_tensors
 from rehead.training.engine import build_accelerator, choose_device
 from rehead.training.loop import Batch, fit
 from rehead.training.metrics import MetricsLog
+from rehead.training.resume import read_resume
 from rehead.training.schedule import build_optimizer, rate
 from rehead.training.stopping import StopSignals
 from rehead.types import Frame, ImageBatch, Target

@@ -26,8 +26,8 @@ from rehead.progress import console
 from rehead.tasks.model import Model, build_model, head_options
 from rehead.tasks.train import train
 from rehead.training import sharding
-from rehead.training.checkpoints import read_resume
 from rehead.training.loop import Loop
+from rehead.training.resume import read_resume
 from rehead.types import Classes, Frame, ImageBatch, Target
 
 
