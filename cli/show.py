@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from rehead.cli.options import Plugins
-from rehead.errors import listed
+from rehead.errors import listed, shortened
+from rehead.progress import results
 
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
@@ -40,7 +41,7 @@ def show(
     kept_out = unnamed(described.plugins, plugins or [])
     model = None if kept_out else opened(described, described.config({}, plugins or []))
     tensors = read_tensors(checkpoint) if model is None else model.state_dict()
-    console = Console(soft_wrap=True, highlight=False)
+    console = results()
     versions = ", ".join(f"{name} {version}" for name, version in described.versions.items())
     console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", markup=False)
     console.print()
@@ -117,7 +118,7 @@ def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
         else:
             said = f"weights: {entry['weights']}"
         same = " (unchanged)" if entry["hash"] == before else ""
-        table.add_row(said, f"{entry['hash'][:DIGITS]}{same}")
+        table.add_row(Text(shortened(said, 2000)), Text(f"{entry['hash'][:DIGITS]}{same}"))
         before = entry["hash"]
     return table
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-PROBLEMS = 50
-"""Lines that one message has at most: whoever writes a file may put a hundred thousand wrong keys into it."""
+LONG = 300
+"""Characters of somebody's text that a message shows."""
+
+MOST_PROBLEMS = 50
+"""Problems of one configuration that are shown."""
+
+MOST_OF_ONE = 2000
+"""Characters of each."""
+
 LISTED = 10
 """Names that a message shows of many."""
-LETTERS = 200
-"""Of one name, that a message shows."""
 
 
 class ReheadError(Exception):
@@ -34,10 +39,10 @@ class ConfigError(ReheadError):
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
         self.problems = list(problems)
         self.source = source
-        lines = "\n".join(f"  - {shortened(problem, 4000)}" for problem in self.problems[:PROBLEMS])
-        if len(self.problems) > PROBLEMS:
-            lines += f"\n  - and {len(self.problems) - PROBLEMS:,} more"
-        super().__init__(f"{source}:\n{lines}")
+        lines = [f"  - {shortened(problem, MOST_OF_ONE)}" for problem in self.problems[:MOST_PROBLEMS]]
+        if len(self.problems) > MOST_PROBLEMS:
+            lines.append(f"  - and {len(self.problems) - MOST_PROBLEMS} more")
+        super().__init__("\n".join([f"{source}:", *lines]))
 
 
 class DataError(ReheadError):
@@ -77,6 +82,22 @@ class RunStoppedError(ReheadError):
         self.exit_code = 128 + signal
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of the known words, or an empty string."""
+    if len(word) > LONG:
+        return ""
+    # Of thousands of long words, comparing would take minutes.
+    close = difflib.get_close_matches(word, [name for name in known if len(name) <= LONG], n=3, cutoff=0.6)
+    if not close:
+        return ""
+    return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+
+
+def shortened(text: str, most: int = LONG) -> str:
+    """A text of somebody's for a message: no longer than `most` characters, which says so where it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def listed(names: Iterable[object], joint: str = ", ") -> str:
     """The first ten of many names, for a message: however many there are and however long, it can be read.
 
@@ -88,24 +109,7 @@ def listed(names: Iterable[object], joint: str = ", ") -> str:
     if not every:
         return "nothing"
     more = f"{joint.rstrip(', ')} and {len(every) - LISTED:,} more" if len(every) > LISTED else ""
-    return joint.join(shortened(name) for name in every[:LISTED]) + more
-
-
-def shortened(value: object, letters: int = LETTERS) -> str:
-    """The beginning of a text, for a message."""
-    text = str(value)
-    return text if len(text) <= letters else f"{text[:letters]}... ({len(text):,} letters)"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of the known words, or an empty string."""
-    if len(word) > LETTERS:
-        return ""
-    # Comparing takes the product of the lengths.
-    close = difflib.get_close_matches(word, [one for one in known if len(one) <= LETTERS], n=3, cutoff=0.6)
-    if not close:
-        return ""
-    return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+    return joint.join(shortened(str(name)) for name in every[:LISTED]) + more
 
 
 def hinted(absent: Sequence[str], known: Iterable[str]) -> str:
