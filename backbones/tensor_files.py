@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import stat
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rehead.backbones.pickle_cost import is_endless
 from rehead.errors import WeightsError, listed, shortened
 
 
@@ -72,9 +74,11 @@ def read_pickled(path: Path) -> Any:
         WeightsError: for what is no such file, is damaged, or would need code to be opened.
     """
     _check_archive(path)
+    if is_endless(path):
+        raise WeightsError(f"{path}: refused, since reading its keys would take ages; PyTorch writes no such files")
     try:
         # A Namespace only holds values; many training scripts store their arguments in one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     # torch raises many kinds for a broken file. Its own words are not passed on: to most it says to allow code.
     except Exception as error:

@@ -12,11 +12,14 @@ from rich.text import Text
 
 from rehead.cli.options import Plugins
 from rehead.errors import listed, shortened
+from rehead.files import json_text
 from rehead.progress import results
 
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
 
+MOST_UNCHECKED = 100_000
+"""Letters of a config that is shown without being checked."""
 DIGITS = 12
 """Hexadecimal digits of a hash that are shown; the checkpoint holds all 64."""
 
@@ -30,7 +33,7 @@ def show(
 
     Example: rehead show runs/camvid_unet/best.safetensors
     """
-    from rehead.configs.load import as_yaml, dump
+    from rehead.configs.load import to_yaml
     from rehead.configs.plugins import allowing, unnamed
     from rehead.tasks.checkpoints import describe
     from rehead.tasks.lineage import backbone_hash
@@ -68,8 +71,12 @@ def show(
     if last != found:
         console.print(f"warning: the backbone's tensors are {found[:DIGITS]}, not what its lineage ends with")
     console.print()
-    config = described.raw if model is None else dump(model.config)
-    console.print(as_yaml(config).rstrip(), markup=False)
+    if model is not None:
+        console.print(to_yaml(model.config).rstrip(), markup=False)
+    elif len(text := json_text(described.raw, indent=2)) <= MOST_UNCHECKED:
+        console.print(text, markup=False)
+    else:
+        console.print(f"its config has {len(text):,} letters, too many to be one; not shown")
 
 
 def _backbone(model: Model) -> Table:

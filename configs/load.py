@@ -555,10 +555,5 @@ def dump(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The same as YAML text."""
-    return as_yaml(dump(config))
-
-
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML text, in their order."""
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
     return text

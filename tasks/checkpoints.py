@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -158,7 +159,7 @@ def find_description(path: Path) -> Described | None:
     Raises:
         WeightsError: for a broken file.
     """
-    found = find_metadata(path) if path.suffix == ".safetensors" and path.is_file() else None
+    found = find_metadata(path) if path.suffix == ".safetensors" and os.path.isfile(path) else None
     return None if found is None else _described(path, found)
 
 

@@ -121,9 +121,9 @@ def conditions_of(job: Job) -> dict[str, int]:
 def refuse_other_conditions(job: Job, folder: Path, resumed: Mapping[str, Any]) -> None:
     """Raises `TrainingError` where a resumed run would see its images in another order."""
     before, now = resumed["conditions"], conditions_of(job)
-    changed = [name for name in before if before[name] != now.get(name)]
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
-        said = listed(f"{before[name]} {name} before, {now.get(name)} now" for name in changed)
+        said = listed(f"{before.get(name)} {name} before, {now.get(name)} now" for name in changed)
         raise TrainingError(
             f"{folder}: {said}; the order of the images depends on that, so the run cannot go on as the same. "
             f"Put it back as it was, or start a new run from its weights by model.init={folder}/last.safetensors"

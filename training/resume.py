@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from rehead.backbones.tensor_files import (
@@ -42,7 +42,7 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor
 
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Average(_Part):
@@ -58,6 +58,12 @@ class _Optimizer(_Part):
 class _Unlogged(_Part):
     sums: dict[str, Annotated[Tensor, AfterValidator(_single)]]
     summed: dict[str, Annotated[int, Field(ge=1)]]
+
+    @model_validator(mode="after")
+    def _of_the_same(self) -> Self:
+        if self.sums.keys() != self.summed.keys():
+            raise ValueError("sums and summed should have the same names")
+        return self
 
 
 class _Progressed(_Part):
@@ -200,12 +206,15 @@ def _load_optimizer(
             ) from error
         for group, options in zip(optimizer.param_groups, own, strict=True):
             group.update(options)
-        wrong = [
-            f"{key} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
-            for parameter, kept in optimizer.state.items()
-            for key, value in kept.items()
-            if value.shape != (parameter.shape if key != "step" else ())
-        ]
+        for parameter, kept in optimizer.state.items():
+            if not isinstance(parameter, Tensor):
+                wrong.append(f"parameter {parameter!r}, which is not there")
+                continue
+            wrong += [
+                f"{key} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
+                for key, value in kept.items()
+                if value.shape != (parameter.shape if key != "step" else ())
+            ]
     if wrong:
         raise TrainingError(
             f"{path}: what its optimizer keeps of its parameters is not what {type(optimizer).__name__} keeps of this "
