@@ -217,6 +217,12 @@ class Prediction:
     semantic: Tensor | None = None
     probabilities: Tensor | None = None
 
+    def numbers(self) -> dict[str, Tensor]:
+        """By name, what there is of it in floating point numbers."""
+        named = {"boxes": self.boxes, "scores": self.scores, "keypoints": self.keypoints}
+        named["probabilities"] = self.probabilities
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
     def to(self, device: torch.device) -> Prediction:
         """Moves every tensor."""
         return _all_moved(self, device)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rehead.backbones.tensor_files import without_numbers
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
@@ -148,7 +149,7 @@ def run_evaluation(
         if folder is not None
         else ""
     )
-    drawn = 0
+    drawn = overflown = 0
     try:
         with (
             torch.inference_mode(),
@@ -159,6 +160,8 @@ def run_evaluation(
                 with says_what_to_lower_in_evaluation(len(truths), detections, kept):
                     found: dict[str, list[Prediction]] = model(batch)
                     on_cpu = {key: [one.to(torch.device("cpu")) for one in own] for key, own in found.items()}
+                of_images = zip(*on_cpu.values(), strict=True)
+                overflown += sum(any(without_numbers(one.numbers()) for one in own) for own in of_images)
                 for row, truth in enumerate(truths):
                     local = {key: own[row] for key, own in on_cpu.items()}
                     judged = [key for key in tasks if tasks[key].judges(truth)]
@@ -173,6 +176,12 @@ def run_evaluation(
             # Where parameters are sharded, every pass needs all processes.
             for _ in range(passes(len(reader), batch_size) - len(reading) if is_sharded(model) else 0):
                 model(batch_of(model, reader[0].path).to(device, memory_format))
+        if overflown:
+            logger.warning(
+                "what is predicted is not finite for %d of the images: numbers grow too large inside this model, so "
+                "the figures mean little",
+                overflown,
+            )
         return from_first(_judged(evaluators))
     finally:
         model.train(was_training)

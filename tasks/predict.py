@@ -105,13 +105,7 @@ def predict(
 def _refuse_no_numbers(found: Mapping[str, Prediction], checkpoint: str | Path, image: Path) -> None:
     """Raises `WeightsError` for a prediction that is not finite: weights may overflow, or divide by nothing."""
     for key, own in found.items():
-        parts = {
-            "scores": own.scores,
-            "boxes": own.boxes,
-            "keypoints": own.keypoints,
-            "probabilities": own.probabilities,
-        }
-        if bad := without_numbers({name: part for name, part in parts.items() if part is not None}):
+        if bad := without_numbers(own.numbers()):
             raise WeightsError(
                 f"{checkpoint}: what head '{key}' says of {image} is not finite ({listed(bad)}): numbers grow too "
                 "large inside this model, so nothing that it says can be used"
