@@ -6,6 +6,7 @@ import argparse
 import stat
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -67,13 +68,18 @@ def safetensors_strings(path: Path) -> dict[str, str]:
         raise WeightsError(f"{path}: not a readable safetensors file ({reason(error)})") from error
 
 
-def read_pickled(path: Path) -> Any:
+def read_pickled(path: Path, *, summed: bool = False) -> Any:
     """What `torch.save` wrote, if it is tensors and plain values; nothing else is opened.
+
+    Args:
+        path: the file.
+        summed: whether the content must be that of its checksums, which PyTorch writes and does not read. Others may
+            write none.
 
     Raises:
         WeightsError: for what is no such file, is damaged, or would need code to be opened.
     """
-    _check_archive(path)
+    _check_archive(path, summed)
     if is_endless(path):
         raise WeightsError(f"{path}: refused, since reading its keys would take ages; PyTorch writes no such files")
     try:
@@ -92,16 +98,24 @@ def read_pickled(path: Path) -> Any:
         ) from error
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses an archive that unpacks to more than it is: PyTorch compresses nothing."""
+def _check_archive(path: Path, summed: bool) -> None:
+    """Refuses an archive that unpacks to more than it is, since PyTorch compresses nothing; or that was changed."""
+    damaged = None
     try:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            if summed and unpacked <= size:
+                damaged = archive.testzip()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({reason(error)})") from error
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    # Encrypted, of another compression, or broken in the middle.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        if summed:
+            raise WeightsError(f"{path}: cannot be read: damaged ({reason(error)})") from error
         return  # older files are no archives, and torch says what is broken
+    if damaged is not None:
+        raise WeightsError(f"{path}: cannot be read: damaged ({shortened(damaged)} is not what was written)")
     if unpacked > size:
         raise WeightsError(
             f"{path}: refused, since its {size:,} bytes would unpack to {unpacked:,}; PyTorch writes no such files"

@@ -109,7 +109,7 @@ def read_resume(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: no such file, so there is no run to go on with; start one without --resume")
     try:
         check_file(path, "file of a run")
-        state = read_pickled(path)
+        state = read_pickled(path, summed=True)
     except WeightsError as error:
         raise TrainingError(f"{error}. {start_anew(path.parent)}") from error
     try:
