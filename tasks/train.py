@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rehead.data.readers.part import unused_classes
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import remove_partial, write_text, writing
+from rehead.locks import locked
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -34,7 +35,7 @@ from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.training.checkpoints import read_resume
-from rehead.training.distributed import joined, one_before_the_others, started, together, world
+from rehead.training.distributed import joined, one_before_the_others, rank, started, together, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
     build_accelerator,
@@ -71,10 +72,11 @@ def train(
     Raises:
         ConfigError: for a wrong configuration, all problems at once.
         DataError: for data that cannot be used.
+        OutputError: for a folder that another process trains in, or that cannot be written.
         RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
-    with joined():
+    with ExitStack() as held, joined():
         with together():
             config = load_config(source, overrides)
             if config.train.batch_size != "auto":
@@ -82,6 +84,8 @@ def train(
             folder = Path(config.out)
             device = choose_device(config.device)
             resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
+            if rank() == 0:
+                held.enter_context(locked(folder))
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
