@@ -15,6 +15,9 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="PATH...")],
     out: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier prediction left in the folder if it is there.")
+    ] = False,
 ) -> None:
     """Predict images: pictures, and one predictions.json.
 
@@ -27,4 +30,4 @@ def predict(
 
     from rehead.tasks.predict import predict as run
 
-    run(checkpoint, paths, out, device)
+    run(checkpoint, paths, out, device, overwrite=overwrite)

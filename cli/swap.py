@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rehead.errors import ConfigError
+from rehead.files import check_output
 from rehead.progress import say
 
 
@@ -20,6 +21,7 @@ def swap(
         list[str] | None,
         typer.Argument(help="Options of the new head: model.head.KEY=VALUE ...", metavar="key=value"),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
 
@@ -44,6 +46,7 @@ def swap(
     ]
     if problems:
         raise ConfigError(problems, "rehead swap")
+    check_output(out, inputs=[checkpoint], overwrite=overwrite)
     raw = {"task": HEADS.get(head).about["task"], "model": {"head": {"name": head}}}
     options = load_config(raw, parsed).model.heads["main"]
 

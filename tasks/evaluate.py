@@ -20,6 +20,7 @@ from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError
+from rehead.files import check_output
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Figures, Picture
@@ -43,7 +44,9 @@ from rehead.training.sharding import is_sharded
 from rehead.types import Classes, ImageBatch, Prediction
 
 
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
+def evaluate(
+    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, *, output: Path | None = None
+) -> dict[str, Figures]:
     """Figures of a checkpoint on a split of its data, or of other data of the same classes.
 
     Several processes of a launcher share the images.
@@ -51,17 +54,18 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     Args:
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
+        output: where the figures will be written: refused before the work if it is read, or in a folder that is.
 
     Returns:
         By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
     with joined():
-        model, reader = one_before_the_others(partial(_open, path, overrides or {}))
+        model, reader = one_before_the_others(partial(_open, path, overrides or {}, output))
         return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
 
-def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
+def _open(path: Path, overrides: Mapping[str, Any], output: Path | None) -> tuple[Model, Reader]:
     """A checkpoint's model on its device, and the split that it is judged by."""
     metadata = read_metadata(path)
     classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
@@ -72,6 +76,8 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
         raw["model"]["heads"][key]["classes"] = own
     config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
     _refuse_other_classes(config, overrides, names, path)
+    if output is not None:
+        check_output(output, "--json", inputs=config.data.paths(), overwrite=True)
     device = choose_device(config.device)
     reader = open_data(config, config.data.split, names, dict.fromkeys(names))
     say_if_repaired(reader, f"data.{config.data.split}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rehead.configs.heads import task_of
-from rehead.configs.load import dump, load_config, to_yaml
+from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
 from rehead.data.check.before_training import refuse_broken, say_if_repaired
 from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
@@ -23,7 +23,7 @@ from rehead.data.readers.base import Reader
 from rehead.data.readers.part import unused_classes
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
-from rehead.files import remove_partial, write_text, writing
+from rehead.files import check_output, remove_partial, write_text, writing
 from rehead.locks import locked
 from rehead.progress import say
 from rehead.tasks import TASKS
@@ -85,6 +85,8 @@ def train(
             device = choose_device(config.device)
             resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
             if rank() == 0:
+                if not resume:
+                    check_output(folder, "out", folder=True, inputs=_read(config), overwrite=True)
                 held.enter_context(locked(folder))
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
@@ -108,6 +110,12 @@ def train(
             fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
+
+
+def _read(config: Config) -> list[Path]:
+    """The files and folders that a training reads."""
+    weights = [Path(one).expanduser() for one in (config.model.init, config.model.backbone.weights) if one is not None]
+    return [*config.data.paths(), *(path for path in weights if path.is_file())]
 
 
 def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dict[str, Reader]]:
@@ -191,7 +199,26 @@ def _refuse_another_run(folder: Path) -> None:
             f"{folder} already holds a run. Go on with it by --resume {folder}, choose another folder by out=..., "
             "or start anew by --overwrite"
         )
+    found = [name for name in FILES if (folder / name).exists()]
+    found += ["pictures/*.png"] if any((folder / "pictures").glob("*.png")) else []
+    if found and not _begun_in(folder):
+        raise TrainingError(
+            f"{folder} holds {', '.join(found)}, which no run there has left and this one would replace. Choose "
+            "another folder by out=..., or replace them by --overwrite"
+        )
 
+
+def _begun_in(folder: Path) -> bool:
+    """Whether a run that was stopped before its first checkpoint left its configuration, which says so."""
+    try:
+        out = read_yaml(folder / "config.yaml").get("out")
+    except (ConfigError, OSError):
+        return False
+    return isinstance(out, str) and Path(out).resolve() == folder.resolve()
+
+
+FILES = ("resume.pt", "config.yaml", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl")
+"""What a run writes into its folder, the commit first; and `pictures/`."""
 
 MAY_CHANGE = (
     "data.root",
@@ -244,14 +271,7 @@ def _check_changes(folder: Path, config: Config) -> None:
 def _clear(folder: Path) -> None:
     """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
     with writing(folder):
-        for name in (
-            "resume.pt",
-            "config.yaml",
-            "last.safetensors",
-            "best.safetensors",
-            "metrics.csv",
-            "metrics.jsonl",
-        ):
+        for name in FILES:
             (folder / name).unlink(missing_ok=True)
         for picture in (folder / "pictures").glob("*.png"):
             picture.unlink()
