@@ -14,7 +14,7 @@ from rehead.configs.load import check, override
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
-from rehead.data.loader import Loader, evaluation_loader, workers_for
+from rehead.data.loader import Loader, evaluation_loader, says_why_workers_end, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -62,7 +62,8 @@ def evaluate(
     path = Path(checkpoint)
     with joined():
         model, reader = one_before_the_others(partial(_open, path, overrides or {}, output))
-        return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
+        with says_why_workers_end():
+            return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
 
 def _open(path: Path, overrides: Mapping[str, Any], output: Path | None) -> tuple[Model, Reader]:

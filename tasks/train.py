@@ -17,7 +17,7 @@ from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
 from rehead.data.check.before_training import refuse_broken, say_if_repaired
-from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
+from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.readers.part import unused_classes
@@ -106,7 +106,9 @@ def train(
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        with closing(job), tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
+        go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
+        tuned = tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device)
+        with says_why_workers_end(go_on), closing(job), tuned:
             fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder

@@ -85,11 +85,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def save_resume(path: Path, state: Mapping[str, Any]) -> None:
     """Writes everything a run needs to go on, in one file, whose rename commits the step."""
-    with atomic_path(path) as temporary:
+    write_pickled(path, state)
+
+
+def write_pickled(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a file of torch's, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written, with the system's reason: torch's own error of a full disk says nothing.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's writer has no other for a full disk
-            raise OSError(str(error)) from error
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None
 
 
 def read_resume(path: Path) -> dict[str, Any]:

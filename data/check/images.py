@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,8 +118,14 @@ def examine_all(jobs: list[Job], workers: int | None = None) -> list[Facts]:
                 cv2.setNumThreads(before)
         # Not forked: a process that has threads, as one that has imported torch, may hang in its copies.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            return list(_watched(pool.map(examine, jobs, chunksize=CHUNK), bar))
+        try:
+            with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+                return list(_watched(pool.map(examine, jobs, chunksize=CHUNK), bar))
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"one of {workers} processes that read images was ended from outside, as the system does where memory "
+                "is not enough. Make room and check again, or keep to fewer cores (taskset -c 0 rehead data check ...)"
+            ) from error
 
 
 def _watched(found: Iterable[Facts], bar: Progress) -> Iterable[Facts]:
