@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import re
-import signal
 import threading
 import weakref
 from abc import abstractmethod
@@ -34,6 +33,7 @@ from rehead.data.resize import Resize
 from rehead.data.sample import Sample
 from rehead.data.transport import Parcel, Transport
 from rehead.errors import DataError
+from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.types import ImageBatch, Target
 
 logger = logging.getLogger("rehead")
@@ -205,9 +205,10 @@ class Loader(Generic[Truth]):
     def _begun(self) -> tuple[_Workers[Truth], Iterator[_Read[Truth] | Parcel]]:
         """The workers, and what comes from them; none where there is no room for what processes share."""
         try:
-            workers, self._waiting = self._waiting or self._started(), None
-            workers.batches[:] = self.batches
-            return workers, iter(workers.loader)
+            with stops_wait():
+                workers, self._waiting = self._waiting or self._started(), None
+                workers.batches[:] = self.batches
+                return workers, iter(workers.loader)
         except (OSError, RuntimeError) as error:
             if not self._workers or not _is_full(error):
                 raise
@@ -504,8 +505,7 @@ def _as_it_is(read: Any) -> Any:
 def _start_worker(number: int) -> None:
     # Ctrl-C and a cluster's SIGTERM reach every process of the run; the one that trains ends its step, and still
     # needs its workers for that. They end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hear_no_stops()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The workers are the parallelism; and OpenCV's threads do not survive a fork.
     cv2.setNumThreads(0)
