@@ -10,6 +10,7 @@ import yaml
 
 from rehead.cli.data_check import check
 from rehead.errors import ConfigError
+from rehead.files import check_output
 
 Format = Literal["coco", "yolo", "voc", "masks", "folders"]
 Images = Literal["copy", "link"]
@@ -32,6 +33,7 @@ def show(
     count: Annotated[int, typer.Option(min=1, help="Images.")] = 4,
     draws: Annotated[int, typer.Option(min=0, help="Augmentations of each image, where the split is train.")] = 3,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it is there.")] = False,
 ) -> None:
     """Draw samples with their annotation, before and after augmentation, as one picture.
 
@@ -44,7 +46,8 @@ def show(
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([f"--out: {out} should end in .png, .jpg or another format of pictures"], "rehead data show")
     parsed = parse_overrides(overrides or [])
-    load_config(config, parsed)  # says what is wrong before torch takes its seconds to import
+    loaded = load_config(config, parsed)  # says what is wrong before torch takes its seconds to import
+    check_output(out, inputs=loaded.data.paths(), overwrite=overwrite)
 
     from rehead.tasks.show_data import show_data
 
@@ -109,14 +112,14 @@ def convert(
     Example: rehead data convert datasets/raccoon raccoon_coco --to coco
     """
     from rehead.configs.load import parse_overrides
-    from rehead.data.readers.every_split import open_every_split, source_of
+    from rehead.data.readers.every_split import open_every_split, read_of, source_of
     from rehead.data.writers import write
     from rehead.data.writers.content import lines
-    from rehead.files import check_free
     from rehead.progress import say
 
-    check_free(dest)
+    check_output(dest, "DEST", folder=True)
     options, task = source_of(source, parse_overrides(overrides or []), maps=to == "masks")
+    check_output(dest, "DEST", folder=True, inputs=read_of(source, options))
     written = write(open_every_split(options, task), to, dest, link=images == "link")
     for line in lines(written.notes):
         say(f"not kept: {line}")
@@ -143,9 +146,8 @@ def split(
     Example: rehead data split datasets/raccoon --val 0.2 --test 0.1
     """
     from rehead.configs.load import parse_overrides
-    from rehead.data.readers.every_split import source_of
+    from rehead.data.readers.every_split import read_of, source_of
     from rehead.data.readers.written_split import write_split
-    from rehead.files import check_free
     from rehead.progress import say
 
     shares = {name: share for name, share in (("val", val), ("test", test)) if share}
@@ -159,8 +161,9 @@ def split(
     if wrong:
         raise ConfigError(wrong, "rehead data split")
     options, task = source_of(source, parse_overrides(overrides or []))
+    # Beside the data unless told otherwise: lists of names are no images, wherever they lie.
     folder = out if out is not None else Path(options.root).expanduser() / "splits"
-    check_free(folder)
+    check_output(folder, folder=True, inputs=[] if out is None else read_of(source, options))
     written = write_split(options, task, shares, seed, folder)
     say(f"{folder}: written; the configuration that reads it:")
     typer.echo(yaml.safe_dump({"data": written}, sort_keys=False, allow_unicode=True).rstrip())

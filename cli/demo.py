@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from rehead.files import check_output
 from rehead.progress import results, say
 
 
@@ -16,6 +17,7 @@ def demo(
         "runs/demo"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo if it is there.")] = False,
 ) -> None:
     """See transfer learning work in a few minutes: no data, no network.
 
@@ -24,6 +26,8 @@ def demo(
 
     Example: rehead demo --out runs/demo
     """
+    check_output(out, folder=True, overwrite=overwrite)
+
     from rehead.tasks.demo import demo as run
 
     rows = run(out, device=device)

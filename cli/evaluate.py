@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from rehead.cli.options import Plugins
-from rehead.errors import ConfigError
-from rehead.files import json_text, write_text
+from rehead.files import check_output, json_text, write_text
 from rehead.progress import results, say
 
 
@@ -22,6 +21,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     plugins: Plugins = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --json if it is there.")] = False,
 ) -> None:
     """Figures of a checkpoint: COCO AP, IoU, or accuracy.
 
@@ -30,12 +30,13 @@ def evaluate(
     from rehead.configs.load import parse_overrides
 
     parsed = parse_overrides(overrides or [])
-    if json_file is not None and json_file.is_dir():
-        raise ConfigError([f"--json: {json_file} is a folder; name a file"], "rehead evaluate")
+    # Of several processes one says it; the others find nobody to join.
+    if json_file is not None and os.environ.get("RANK", "0") == "0":
+        check_output(json_file, "--json", inputs=[checkpoint], overwrite=overwrite)
 
     from rehead.tasks.evaluate import evaluate as run
 
-    figures = run(checkpoint, parsed, plugins=plugins or [])
+    figures = run(checkpoint, parsed, plugins=plugins or [], output=json_file)
     if os.environ.get("RANK", "0") != "0":
         return  # the first of several processes speaks and writes for all
     if json_file is not None:

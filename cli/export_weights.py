@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rehead.cli.options import Plugins
+from rehead.files import check_output
 from rehead.progress import say
 
 
@@ -15,11 +16,14 @@ def export_weights(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")],
     out: Annotated[Path, typer.Option(help="The state dict: .safetensors, or .pth and others as torch saves.")],
     plugins: Plugins = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a checkpoint's tensors under the names of torchvision or segmentation-models-pytorch.
 
     Example: rehead export-weights runs/camvid_unet/best.safetensors --out unet.pth
     """
+    check_output(out, inputs=[checkpoint], overwrite=overwrite)
+
     from rehead.tasks.exchange import export_weights as run
     from rehead.tasks.exchange import write
     from rehead.tasks.model import load

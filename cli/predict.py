@@ -17,6 +17,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     plugins: Plugins = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier prediction left in the folder if it is there.")
+    ] = False,
 ) -> None:
     """Predict images: pictures, and one predictions.json.
 
@@ -29,4 +32,4 @@ def predict(
 
     from rehead.tasks.predict import predict as run
 
-    run(checkpoint, paths, out, device, plugins=plugins or [])
+    run(checkpoint, paths, out, device, plugins=plugins or [], overwrite=overwrite)

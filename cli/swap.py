@@ -9,6 +9,7 @@ import typer
 
 from rehead.cli.options import Plugins
 from rehead.errors import ConfigError
+from rehead.files import check_output
 from rehead.progress import say
 
 
@@ -22,6 +23,7 @@ def swap(
         typer.Argument(help="Options of the new head: model.head.KEY=VALUE ...", metavar="key=value"),
     ] = None,
     plugins: Plugins = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
 
@@ -48,6 +50,7 @@ def swap(
     ]
     if problems:
         raise ConfigError(problems, "rehead swap")
+    check_output(out, inputs=[checkpoint], overwrite=overwrite)
     raw = {"task": HEADS.get(head).about["task"], "model": {"head": {"name": head}}}
     options = load_config(raw, parsed).model.heads["main"]
 

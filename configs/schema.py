@@ -5,6 +5,8 @@ Relative paths start from the current directory; those inside a split start from
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -70,6 +72,13 @@ class SourceOptions(Options):
     values: dict[str, int | tuple[int, int, int]] | None = Field(
         None, description="by class: the value of its pixels in masks, or their [red, green, blue]"
     )
+
+    def paths(self) -> list[Path]:
+        """The files and folders that its splits name, those that are there."""
+        root = Path(self.root).expanduser()
+        splits = [split.model_dump() for split in (self.train, self.val, self.test) if split is not None]
+        named = {value: None for split in splits for value in split.values() if isinstance(value, str)}
+        return [root / value for value in named if os.path.exists(root / value)]
 
     @model_validator(mode="before")
     @classmethod
@@ -175,6 +184,10 @@ class DataOptions(SourceOptions):
         "auto",
         description="processes that read images; auto: 2 for a CPU, the cores less one for a GPU, 16 at most",
     )
+
+    def paths(self) -> list[Path]:
+        """The files and folders that the splits of all sources name, those that are there."""
+        return [*super().paths(), *(path for source in self.sources.values() for path in source.paths())]
 
     @field_validator("augment")
     @classmethod

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,64 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_free(path: Path) -> None:
-    """Checks, before the work begins, that a folder can be written without overwriting anything.
+def check_output(
+    path: Path,
+    option: str = "--out",
+    *,
+    folder: bool = False,
+    inputs: Iterable[Path] = (),
+    overwrite: bool | None = None,
+) -> None:
+    """Checks, before the work begins, that writing to a place costs nobody anything. Every command's output comes here.
+
+    What is read is never written over or into, whatever `overwrite` says: not the same file by another name, not a
+    place inside a folder that is read, where the output would be read next time, and not a folder that holds what is
+    read.
+
+    Args:
+        path: the place.
+        option: that names it, for the message.
+        folder: whether it is to be a folder, else a file.
+        inputs: what the command reads.
+        overwrite: whether what is there may be replaced; None where there is no such option.
 
     Raises:
-        OutputError: for a file, and a folder that is not empty.
+        OutputError: for such a place, for one that holds something, and for what is no name of a file.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        kind = "a folder that is not empty" if path.is_dir() else "a file"
-        raise OutputError(f"{path}: is {kind}; nothing is overwritten, so name a new folder")
+    try:
+        there, here = path.exists(), _places(path)
+        is_folder = path.is_dir()
+        for one in inputs:
+            read = _places(one) if one.exists() else {}
+            if read and next(iter(read)) in here:
+                what = "is" if there and os.path.samefile(path, one) else "is inside"
+                raise OutputError(f"{option}: {path} {what} {one}, which is read; name a place outside of it")
+            if folder and there and next(iter(here)) in read:
+                raise OutputError(f"{option}: {path} holds {one}, which is read; name a folder of its own")
+        if is_folder and not folder:
+            raise OutputError(f"{option}: {path} is a folder; name a file")
+        if not there or (folder and is_folder and not any(path.iterdir())):
+            return
+        kind = "a folder that is not empty" if is_folder else "a file"
+        if overwrite is None or (folder and not is_folder):
+            raise OutputError(f"{option}: {path} is {kind}; nothing is overwritten, so name a new folder")
+        if not overwrite:
+            said = f"is {kind}" if folder else "is there already"
+            raise OutputError(f"{option}: {path} {said}; --overwrite replaces it, or name another place")
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long; a NUL in it; links that go in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{option}: {str(path)[:200]!r} cannot be written: {reason}") from error
+
+
+def _places(path: Path) -> dict[tuple[int, int], Path]:
+    """A path and the folders that it is in, by what identifies each for the system; those that are there."""
+    found = {}
+    resolved = path.resolve()
+    for place in (resolved, *resolved.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = place.stat()
+            found[status.st_dev, status.st_ino] = place
+    return found
 
 
 @contextmanager
@@ -84,7 +133,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if `path` is a file or a folder that is not empty, or the place cannot be written.
     """
-    check_free(path)
+    check_output(path, folder=True)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

@@ -137,6 +137,13 @@ def decode_image(
     Raises:
         DataError: as `read_image`.
     """
+    with decoding(path):
+        return _decoded(path, channels, size, shrink, scale)
+
+
+def _decoded(
+    path: Path, channels: int, size: tuple[int, int] | None, shrink: Shrink | None, scale: float | None
+) -> Decoded:
     if path.suffix.lower() == ".npy":
         array = np.array(_mapped_npy(path), order="C")
         pixels, top = _fitting(array, channels, path), tops(array.dtype)
@@ -241,6 +248,11 @@ def decoding(path: Path, what: str = "the image is damaged or cut short") -> Ite
         raise DataError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image of a known kind") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{path}: there is not enough memory for this image; cut it into tiles, make it smaller, or read fewer at "
+            "a time (data.workers, train.batch_size)"
+        ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None)
         raise DataError(
@@ -429,7 +441,9 @@ def _refuse_other_maximum(data: bytes, path: Path) -> None:
 def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         return None
 
 

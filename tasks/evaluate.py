@@ -15,13 +15,13 @@ from rehead.backbones.tensor_files import without_numbers
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired
 from rehead.data.draw import save, sheet
-from rehead.data.loader import Loader, evaluation_loader, workers_for
+from rehead.data.loader import Loader, evaluation_loader, says_why_workers_end, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, listed
-from rehead.files import measured, not_finite
+from rehead.files import check_output, measured, not_finite
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Figures, Picture
@@ -48,7 +48,11 @@ logger = logging.getLogger("rehead")
 
 
 def evaluate(
-    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, *, plugins: Sequence[str] = ()
+    checkpoint: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    output: Path | None = None,
 ) -> dict[str, Figures]:
     """Figures of a checkpoint on a split of its data, or of other data of the same classes.
 
@@ -58,17 +62,21 @@ def evaluate(
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
         plugins: modules that the checkpoint may have imported; see `rehead.load`.
+        output: where the figures will be written: refused before the work if it is read, or in a folder that is.
 
     Returns:
         By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
     with joined():
-        model, reader = one_before_the_others(partial(_open, path, overrides or {}, plugins))
-        return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
+        model, reader = one_before_the_others(partial(_open, path, overrides or {}, plugins, output))
+        with says_why_workers_end():
+            return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
 
-def _open(path: Path, overrides: Mapping[str, Any], plugins: Sequence[str]) -> tuple[Model, Reader]:
+def _open(
+    path: Path, overrides: Mapping[str, Any], plugins: Sequence[str], output: Path | None
+) -> tuple[Model, Reader]:
     """A checkpoint's model on its device, and the split that it is judged by."""
     described = describe(path)
     # The checkpoint's class names, in its order, are the only ones that its labels can mean.
@@ -77,6 +85,8 @@ def _open(path: Path, overrides: Mapping[str, Any], plugins: Sequence[str]) -> t
         head["classes"] = names.get(key)
     config = described.config(overrides, plugins)
     _refuse_other_classes(config, overrides, names, path)
+    if output is not None:
+        check_output(output, "--json", inputs=config.data.paths(), overwrite=True)
     device = choose_device(config.device)
     reader = open_data(config, config.data.split, names, dict.fromkeys(names))
     say_if_repaired(reader, f"data.{config.data.split}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,6 +25,7 @@ from rehead.files import atomic_path
 from rehead.tasks.checkpoints import built_for
 from rehead.tasks.lineage import backbone_hash, continued
 from rehead.tasks.model import Model, from_config
+from rehead.training.checkpoints import write_pickled
 from rehead.types import UNUSED, Classes
 
 HEAD = "heads.main."
@@ -346,11 +346,11 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
+    if path.suffix != ".safetensors":
+        write_pickled(path, tensors)
+        return
     with atomic_path(path) as temporary:
         try:
-            if path.suffix == ".safetensors":
-                save_file(dict(tensors), temporary)
-            else:
-                torch.save(dict(tensors), temporary)
-        except (SafetensorError, RuntimeError) as error:  # what each has for a full disk
+            save_file(dict(tensors), temporary)
+        except SafetensorError as error:  # its own kind of I/O error
             raise OSError(str(error)) from error

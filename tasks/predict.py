@@ -13,7 +13,7 @@ from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError, WeightsError, listed
-from rehead.files import json_text, write_text
+from rehead.files import check_output, json_text, write_text, writing
 from rehead.progress import Progress, say
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures
@@ -31,6 +31,7 @@ def predict(
     device: str = "auto",
     *,
     plugins: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[Path, str]:
     """Writes what a checkpoint says of images.
 
@@ -41,18 +42,22 @@ def predict(
             pictures stand side by side, the records lie under each head's key, and the masks in its folder.
         device: `auto`, `cpu`, `cuda`, ...
         plugins: modules that the checkpoint may have imported; see `rehead.load`.
+        overwrite: replace what an earlier prediction left in the folder.
 
     Returns:
         The images that could not be read and the paths that are not there, with the reason; the others are done.
 
     Raises:
         DataError: if no image could be read.
+        OutputError: for a folder that holds something, and one that is, is inside or holds what is read.
     """
+    folder = Path(out)
+    check_output(folder, folder=True, inputs=map(Path, (checkpoint, *paths)), overwrite=overwrite)
     images, missing = find_images(paths)
     model = load(checkpoint, choose_device(device), plugins=plugins)
     heads = {key: model.head(key) for key in model.heads}
     several = len(heads) > 1
-    folder = Path(out)
+    _clear(folder)
     unreadable: dict[Path, str] = {}
     shown = dict.fromkeys(heads, 0)
     records: dict[str, list[Figures]] = {key: [] for key in heads}
@@ -110,6 +115,18 @@ def _refuse_no_numbers(found: Mapping[str, Prediction], checkpoint: str | Path, 
                 f"{checkpoint}: what head '{key}' says of {image} is not finite ({listed(bad)}): numbers grow too "
                 "large inside this model, so nothing that it says can be used"
             )
+
+
+def _clear(folder: Path) -> None:
+    """Removes an earlier prediction, its records first: pictures of other images would pass for this one's."""
+    records = folder / "predictions.json"
+    if not records.is_file():
+        return
+    with writing(folder):
+        records.unlink()
+        for pattern in ("pictures/*.png", "masks/*.png", "*/masks/*.png"):
+            for picture in folder.glob(pattern):
+                picture.unlink()
 
 
 def _finds(task: str) -> bool:

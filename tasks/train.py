@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from rehead.configs.heads import task_of
-from rehead.configs.load import dump, load_config, to_yaml
+from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
 from rehead.data.check.before_training import refuse_broken, say_if_repaired
-from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
+from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.readers.part import unused_classes
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
-from rehead.files import remove_partial, write_text, writing
+from rehead.files import check_output, remove_partial, write_text, writing
+from rehead.locks import locked
 from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
@@ -33,7 +34,7 @@ from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, res
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
-from rehead.training.distributed import joined, one_before_the_others, started, together, world
+from rehead.training.distributed import joined, one_before_the_others, rank, started, together, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
     build_accelerator,
@@ -74,10 +75,11 @@ def train(
     Raises:
         ConfigError: for a wrong configuration, all problems at once.
         DataError: for data that cannot be used.
+        OutputError: for a folder that another process trains in, or that cannot be written.
         RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
-    with joined():
+    with ExitStack() as held, joined():
         with together():
             config = load_config(source, overrides, plugins=plugins)
             if config.train.batch_size != "auto":
@@ -85,6 +87,10 @@ def train(
             folder = Path(config.out)
             device = choose_device(config.device)
             resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
+            if rank() == 0:
+                if not resume:
+                    check_output(folder, "out", folder=True, inputs=_read(config), overwrite=True)
+                held.enter_context(locked(folder))
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
@@ -103,10 +109,18 @@ def train(
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        with closing(job), tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
+        go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
+        tuned = tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device)
+        with says_why_workers_end(go_on), closing(job), tuned:
             fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
+
+
+def _read(config: Config) -> list[Path]:
+    """The files and folders that a training reads."""
+    weights = [Path(one).expanduser() for one in (config.model.init, config.model.backbone.weights) if one is not None]
+    return [*config.data.paths(), *(path for path in weights if path.is_file())]
 
 
 def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dict[str, Reader]]:
@@ -190,7 +204,26 @@ def _refuse_another_run(folder: Path) -> None:
             f"{folder} already holds a run. Go on with it by --resume {folder}, choose another folder by out=..., "
             "or start anew by --overwrite"
         )
+    found = [name for name in FILES if (folder / name).exists()]
+    found += ["pictures/*.png"] if any((folder / "pictures").glob("*.png")) else []
+    if found and not _begun_in(folder):
+        raise TrainingError(
+            f"{folder} holds {', '.join(found)}, which no run there has left and this one would replace. Choose "
+            "another folder by out=..., or replace them by --overwrite"
+        )
 
+
+def _begun_in(folder: Path) -> bool:
+    """Whether a run that was stopped before its first checkpoint left its configuration, which says so."""
+    try:
+        out = read_yaml(folder / "config.yaml").get("out")
+    except (ConfigError, OSError):
+        return False
+    return isinstance(out, str) and Path(out).resolve() == folder.resolve()
+
+
+FILES = ("resume.pt", "config.yaml", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl")
+"""What a run writes into its folder, the commit first; and `pictures/`."""
 
 MAY_CHANGE = (
     "data.root",
@@ -243,14 +276,7 @@ def _check_changes(folder: Path, config: Config) -> None:
 def _clear(folder: Path) -> None:
     """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
     with writing(folder):
-        for name in (
-            "resume.pt",
-            "config.yaml",
-            "last.safetensors",
-            "best.safetensors",
-            "metrics.csv",
-            "metrics.jsonl",
-        ):
+        for name in FILES:
             (folder / name).unlink(missing_ok=True)
         for picture in (folder / "pictures").glob("*.png"):
             picture.unlink()

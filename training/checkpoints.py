@@ -91,6 +91,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return read_safetensors(path)
 
 
+def write_pickled(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a file of torch's, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written, with the system's reason: torch's own error of a full disk says nothing.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None
+
+
 def says(path: Path, metadata: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is there, whole, and of these metadata."""
     try:

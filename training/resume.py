@@ -21,9 +21,9 @@ from rehead.backbones.tensor_files import (
     without_numbers,
 )
 from rehead.errors import TrainingError, WeightsError, listed
-from rehead.files import atomic_path
 from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
+from rehead.training.checkpoints import write_pickled
 from rehead.training.distributed import world
 
 STATE_OF = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}
@@ -89,11 +89,7 @@ class _Resume(_Part):
 
 def save_resume(path: Path, state: Mapping[str, Any]) -> None:
     """Writes everything a run needs to go on, in one file, whose rename commits the step."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's writer has no other for a full disk
-            raise OSError(str(error)) from error
+    write_pickled(path, state)
 
 
 def read_resume(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from rehead.data.pixels import decode_image, decoding, head_of
 from rehead.data.readers.base import reason
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
 from rehead.errors import DataError, listed
+from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.progress import Progress
 
 FEW = 32
@@ -117,8 +119,21 @@ def examine_all(jobs: list[Job], workers: int | None = None) -> list[Facts]:
                 cv2.setNumThreads(before)
         # Not forked: a process that has threads, as one that has imported torch, may hang in its copies.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            return list(_watched(pool.map(examine, jobs, chunksize=CHUNK), bar))
+        try:
+            with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+                with stops_wait():
+                    found = pool.map(examine, jobs, chunksize=CHUNK)
+                return list(_watched(found, bar))
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"one of {workers} processes that read images was ended from outside, as the system does where memory "
+                "is not enough. Make room and check again, or keep to fewer cores (taskset -c 0 rehead data check ...)"
+            ) from error
+
+
+def _start_worker() -> None:
+    hear_no_stops()
+    cv2.setNumThreads(1)
 
 
 def _watched(found: Iterable[Facts], bar: Progress) -> Iterable[Facts]:

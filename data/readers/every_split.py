@@ -59,6 +59,11 @@ def source_of(
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
 
 
+def read_of(source: str | Path, options: SourceOptions) -> list[Path]:
+    """What is read of a source that `source_of` opened: a whole folder, or what a configuration names and itself."""
+    return [Path(source)] if Path(source).is_dir() else [find(source), *options.paths()]
+
+
 def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
     """A folder whose format is to be recognised, and what is said of its data; None for a configuration.
 
