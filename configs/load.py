@@ -20,8 +20,10 @@ from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, quoted, shortened
+from rehead.plain_yaml import YamlError, YamlLimitError, load_yaml
 from rehead.progress import say
+from rehead.reading import contents
 from rehead.registry import Registry
 
 SPLITS = ("train", "val", "test")
@@ -71,15 +73,17 @@ def find(source: str | Path) -> Path:
 
 def heading(source: str | Path) -> str:
     """The comment at the top of a configuration, such as what a recipe aims at and where its settings are from."""
-    lines = find(source).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = contents(find(source)).decode().splitlines(keepends=True)
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raw = load_yaml(contents(path).decode())
+    except DataError as error:
+        raise ConfigError([str(error).removeprefix(f"{path}: ")], str(path)) from error
+    except ValueError as error:
         raise ConfigError([f"not YAML: {error}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
@@ -93,11 +97,13 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key or key.startswith("-"):
-            problems.append(f"'{argument}' should read key=value, such as train.epochs=1")
+            problems.append(f"'{shortened(argument)}' should read key=value, such as train.epochs=1")
             continue
         try:
-            parsed[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
+            parsed[key] = load_yaml(value)
+        except YamlLimitError as error:
+            problems.append(f"{shortened(key)}: {error}")
+        except YamlError:
             parsed[key] = value
     if problems:
         raise ConfigError(problems, "command line")
@@ -132,7 +138,7 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             if child is None:
                 child = here[place] = {}
             if not isinstance(child, dict | list):
-                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
+                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {quoted(child)} and has nothing inside")
                 break
             here = child
     if problems:
@@ -396,7 +402,7 @@ def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
     if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
         return
     if not isinstance(data["augment"], list):
-        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        problems.append(f"data.augment: should name a preset or list steps, found {quoted(data['augment'])}")
         data["augment"] = []
     for place, step in enumerate(data["augment"]):
         where = f"data.augment.{place}"
@@ -497,7 +503,7 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
                 problems.append(f"{dotted}: missing")
             else:
                 message = detail["msg"].removeprefix("Value error, ")
-                found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
+                found = "" if detail["type"] == "value_error" else f", found {quoted(detail['input'])}"
                 problems.append(f"{dotted}: {message}{found}")
         return None
 

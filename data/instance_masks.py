@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.errors import quoted
+
 RLE = dict[str, Any]
 """COCO's compressed run-length code: `size` (height, width), and `counts` in bytes."""
 
@@ -107,7 +109,7 @@ def wrong_size(given: Any, size: tuple[int, int] | None) -> str:
         size: (height, width) of the image; None if it is not known.
     """
     if not (isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_whole, given))):
-        return f"the size of its run-length code is {given!r}; it should be height and width"
+        return f"the size of its run-length code is {quoted(given)}; it should be height and width"
     if min(given) < 1 or (size is not None and tuple(given) != size):
         return f"its run-length code is for height and width {list(given)}, the image has {size}"
     return ""

@@ -24,6 +24,7 @@ from rehead.data.readers.missing import whereabouts
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
+from rehead.reading import contents
 
 logger = logging.getLogger("rehead")
 
@@ -132,9 +133,9 @@ def say_if_repaired(reader: Reader, where: str) -> None:
         if file is None:
             continue
         try:
-            left = msgspec.json.decode(file.read_bytes())["left_out"]
+            left = msgspec.json.decode(contents(file))["left_out"]
             said = f"{int(left['images'])} images and {int(left['objects'])} objects of the original are not in it"
-        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        except (DataError, msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # not ours
         logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
 

@@ -21,6 +21,8 @@ from rehead.data.check.statistics import box_statistics
 from rehead.data.readers.base import listed
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
+from rehead.plain_yaml import load_yaml
+from rehead.reading import folders_in
 from rehead.types import UNUSED
 
 VAL_SHARE = 0.2
@@ -179,7 +181,7 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
     out(f"  evaluate_every: {every}", f"epochs; {epochs // every} evaluations in all")
     out(f"out: {flow('runs/' + name_of(root))}")
     text = "\n".join(out.lines) + "\n"
-    load_config(yaml.safe_load(text))
+    load_config(load_yaml(text))
     return text
 
 
@@ -370,7 +372,7 @@ def next_commands(file: Path, root: Path, checked: Checked, out: str) -> Sequenc
         images = Path("photos")  # its own are inside its tables
     # Of folders per class, only images and folders of images are predicted.
     if isinstance(options.train, FoldersSplit):
-        images = next((path for path in sorted(images.iterdir()) if path.is_dir()), images)
+        images = next((images / name for name in folders_in(images)), images)
     return (
         ("rehead", "train", str(file)),
         ("rehead", "evaluate", best),

@@ -15,9 +15,9 @@ from rehead.configs.load import load_config, settles
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
-from rehead.data.pixels import SUFFIXES, channels_in
+from rehead.data.pixels import channels_in
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import inline, reason
+from rehead.data.readers.base import image_names, inline, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
@@ -218,8 +218,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
 
 def _first_masks(root: Path, raw: Mapping[str, Any]) -> list[Path]:
     own = next((options for split in SPLITS if "masks" in (options := raw.get(split) or {})), None)
-    masks = [] if own is None else (root / own["masks"]).rglob("*")
-    return sorted(path for path in masks if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+    if own is None or not (folder := root / own["masks"]).is_dir():
+        return []
+    return [folder / name for name in image_names(folder)[:LOOKED_AT]]
 
 
 def _numbers_objects(root: Path, raw: Mapping[str, Any]) -> bool:

@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, shortened
 from rehead.progress import Progress
+from rehead.reading import SHOWN, names_in, walk
 from rehead.types import UNUSED, Classes
 
 Item = TypeVar("Item")
-
-SHOWN = 5
-"""How many names a message lists before it stops."""
 
 Report = Callable[[str, Path, str], None]
 """What parsing does about something that it cannot use: called with a code, the file, and what is wrong in it. If it
@@ -221,7 +219,7 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
     missing = path.absolute()
     while not missing.parent.exists():
         missing = missing.parent
-    beside = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    beside = names_in(missing.parent)
     hint = did_you_mean(missing.name, beside) or f"; {missing.parent} holds {listed(beside)}"
     raise MissingPathError(f"{key}: no {kind} {path.absolute()}{hint}")
 
@@ -238,12 +236,7 @@ def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
 
 def all_files(folder: Path) -> list[str]:
     """The same for every file."""
-    found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
-        found += [prefix + name for name in files if not name.startswith(".")]
-    return sorted(found)
+    return walk(folder).names()
 
 
 def split_of(name: str) -> str | None:
@@ -310,7 +303,7 @@ def listed(names: Sequence[object]) -> str:
     if not names:
         return "nothing"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(str(name) for name in names[:SHOWN]) + more
+    return ", ".join(shortened(str(name), 200) for name in names[:SHOWN]) + more
 
 
 def inline(value: Any) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import SHOWN, Report, existing, image_names, listed, refuse
+from rehead.data.readers.base import Report, existing, image_names, listed, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError, did_you_mean
+from rehead.reading import SHOWN, folders_in, names_in
 from rehead.types import Classes
 
 
@@ -50,7 +51,7 @@ def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) 
     Raises:
         DataError: as `FoldersReader`.
     """
-    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = folders_in(folder)
     if not folders:
         raise DataError(f"{folder}: holds no folders; there should be one per class, with its images inside")
     if classes is not None:
@@ -77,7 +78,7 @@ def stray_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     inside = {
         f"{name}/{file}": why for name in names for file, why in passed_over(folder / name, everything=True).items()
     }
-    beside = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    beside = [name for name in names_in(folder) if Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file()]
     return {**inside, **dict.fromkeys(beside, "in no folder of a class")}
 
 

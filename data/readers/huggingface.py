@@ -18,8 +18,9 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns, Texts, ids_of
 from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.store import stored
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, quoted
 from rehead.files import atomic_path, cache_folder
+from rehead.reading import contents
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm", "GIF": ".gif"}
 
@@ -126,7 +127,7 @@ def columns_by_task(info: Path) -> dict[str, list[str]]:
     Args:
         info: the `dataset_info.json` that `save_to_disk` writes beside the tables.
     """
-    features = json.loads(info.read_bytes()).get("features") or {}
+    features = json.loads(contents(info)).get("features") or {}
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
     boxes = [name for name in kinds if "bbox" in (features[name].get("feature") or features[name])]
     images = [name for name, kind in kinds.items() if kind == "Image"]
@@ -182,7 +183,7 @@ def _parse(table: Any, image: str, annotation: str, split: HuggingFaceSplit, fol
             if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
                 raise DataError(f"{where}: {what}: bbox {one['bbox']} as {split.boxes} has a negative or infinite side")
             if listed_names and not (isinstance(one[key], int) and 0 <= one[key] < len(listed_names)):
-                raise DataError(f"{where}: {what}: {key} {one[key]!r}, but there are {len(listed_names)} classes")
+                raise DataError(f"{where}: {what}: {key} {quoted(one[key])}, but there are {len(listed_names)} classes")
             label = one[key] if listed_names else str(one[key])
             builder.object(label, box, what, crowd=bool(one.get("iscrowd")))
     return builder.columns(checked_classes(listed_names, range(len(listed_names)), where) if listed_names else None)
@@ -193,7 +194,7 @@ def _copied(cell: Mapping[str, Any] | None, folder: Path, where: str) -> str:
     if cell is None:
         raise DataError(f"{where}: has no image")
     try:
-        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        content = cell["bytes"] if cell["bytes"] is not None else contents(Path(cell["path"]))
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error}") from error
     with decoding(Path(where)):

@@ -10,6 +10,7 @@ import numpy as np
 from rehead.data.readers.base import image_names
 from rehead.data.readers.tree import LOOKED_AT, Found, Tree, searchable
 from rehead.data.readers.yolo import label_file, listed_images
+from rehead.reading import contents
 
 SLANT = 1e-3
 """Shares of an image's side by which the corners of a box may be off, as they are rounded."""
@@ -67,6 +68,6 @@ def rows_of_labels(tree: Tree, found: Found) -> Iterator[tuple[Path, list[str]]]
         for image in images[:LOOKED_AT]:
             label = label_file(image.absolute())
             if label.is_file():
-                for line in label.read_text(encoding="utf-8", errors="replace").splitlines():
+                for line in contents(label).decode(errors="replace").splitlines():
                     if row := line.split():
                         yield label, row

@@ -15,8 +15,9 @@ from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import listed, split_of
 from rehead.data.readers.missing import compared
-from rehead.data.readers.texts import file_named, is_file, utf8_of
+from rehead.data.readers.texts import file_named, utf8_of
 from rehead.errors import DataError
+from rehead.reading import is_file, open_file, walk
 
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
@@ -58,15 +59,6 @@ class Found:
         return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
-def leads_up(here: str, name: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    path = os.path.join(here, name)
-    if not os.path.islink(path):
-        return False
-    target = os.path.realpath(path)
-    return os.path.commonpath([target, os.path.realpath(here)]) == target
-
-
 @dataclass
 class Tree:
     """The files of a folder, by the relative name of the folder that they are in (`.` for itself).
@@ -83,12 +75,11 @@ class Tree:
 
     @classmethod
     def of(cls, root: Path, said: Mapping[str, Any] | None = None) -> Tree:
-        """Looks through a folder; hidden ones are skipped, and links that lead back up."""
-        files: dict[str, list[str]] = {}
-        for here, folders, names in os.walk(root, followlinks=True):
-            inside = Path(here).relative_to(root)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and not leads_up(here, name))
-            files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
+        """Looks through a folder; hidden ones are skipped. A link to a folder that is inside stands for its files."""
+        walked = walk(root)
+        # The folders below are there once. What leads up is no place for files.
+        links = {link: first for link, first in walked.again.items() if not is_inside(link, first)}
+        files = walked.files | {link: walked.files[first] for link, first in links.items() if first in walked.files}
         return cls(root, files, said or {})
 
     def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
@@ -167,6 +158,11 @@ class Tree:
         return found[0] if found else None
 
 
+def is_inside(name: str, folder: str) -> bool:
+    """Whether a relative path is inside another."""
+    return folder == "." or name.startswith(f"{folder}/")
+
+
 def holds_masks(folder: str) -> bool:
     """Whether a folder is called as those of masks are."""
     return any(word in folder.lower() for word in MASK_WORDS)
@@ -174,7 +170,7 @@ def holds_masks(folder: str) -> bool:
 
 def searchable(path: Path) -> mmap.mmap | bytes:
     """The bytes of a text, in an encoding in which ASCII is ASCII; mapped, since only some are looked at."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         begin = file.read(4)
         if not begin:
             return b""

@@ -26,9 +26,10 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import is_file, parsing, utf8_of
+from rehead.data.readers.texts import utf8_of
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
+from rehead.reading import is_file, reading
 
 CORNERS = 64
 """Of the polygon that stands for a circle or an ellipse."""
@@ -82,7 +83,7 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
         DataError: as `ViaReader`.
     """
     data = utf8_of(path)
-    with parsing(path, "JSON"):
+    with reading(path, "broken JSON"):
         content: Any = msgspec.json.decode(data)
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)

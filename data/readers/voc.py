@@ -27,7 +27,7 @@ from rehead.data.readers.masks import matched
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import lines_of, xml_of
-from rehead.errors import DataError
+from rehead.errors import DataError, quoted
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -238,7 +238,7 @@ def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
             raise ValueError(f"<bndbox> has no <{side}>")
         number = finite(text)
         if number is None:
-            raise ValueError(f"<{side}> is {text.strip()!r}, not a number")
+            raise ValueError(f"<{side}> is {quoted(text.strip())}, not a number")
         found[side] = number
     # From the outer edge of the first pixel to that of the last. Files that count from 0 lose no more than a pixel.
     # Rounded, since 1.01 - 1 is more than 0.01.

@@ -33,8 +33,9 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
-from rehead.errors import ConfigError, DataError
+from rehead.data.readers.texts import file_named, lines_of, text_of, wrong_name, yaml_of
+from rehead.errors import ConfigError, DataError, quoted
+from rehead.reading import is_file
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
@@ -132,7 +133,9 @@ def class_names(path: Path) -> Classes:
         pairs = tuple((here, there) for here, there in enumerate(flipped) if here < there)
         return Classes(classes.names, classes.ids, tuple(str(n) for n in range(int(shape[0]))), pairs)
     except (TypeError, ValueError, LookupError, ConfigError) as error:
-        raise DataError(f"{path}: kpt_shape {shape!r} with flip_idx {content.get('flip_idx')!r}: {error}") from error
+        raise DataError(
+            f"{path}: kpt_shape {quoted(shape)} with flip_idx {quoted(content.get('flip_idx'))}: {error}"
+        ) from error
 
 
 def listed_images(path: Path, root: Path) -> list[str]:
