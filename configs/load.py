@@ -21,9 +21,9 @@ from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
 from rehead.errors import ConfigError, DataError, did_you_mean, quoted, shortened
-from rehead.plain_yaml import YamlError, YamlLimitError, load_yaml
+from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
 from rehead.progress import say
-from rehead.reading import contents
+from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +58,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
 def find(source: str | Path) -> Path:
     """The file of a configuration given by path or by a recipe's name."""
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         return path
     known = recipes()
     if str(source) in known:
@@ -208,6 +208,7 @@ def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any
     Raises:
         ConfigError: with every problem.
     """
+    _refuse_strange(raw, source)
     raw = _spell_out_head(deepcopy(raw))
     _import_plugins(raw.get("plugins"), source)
     problems: list[str] = []
@@ -220,6 +221,45 @@ def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any
     if problems or config is None:
         raise ConfigError(problems, source)
     return config
+
+
+def _refuse_strange(raw: Mapping[str, Any], source: str) -> None:
+    """Numbers and texts that no option has a use for, and that Python, pydantic or a file cannot even write down.
+
+    Raises:
+        ConfigError: naming their keys.
+    """
+    problems = []
+    inside: list[tuple[str, object, int]] = [("", raw, 0)]
+    while inside:
+        where, value, depth = inside.pop()
+        if isinstance(value, int) and value.bit_length() > 63:
+            problems.append(f"{where}: a whole number has at most 64 bits, found {quoted(value)}")
+        elif isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+            problems.append(f"{where}: should be text in UTF-8 without a NUL, found {quoted(value)}")
+        elif isinstance(value, Mapping | list | tuple) and depth > MOST_DEEP:
+            problems.append(f"{where}: more than {MOST_DEEP} levels deep")
+        elif isinstance(value, Mapping):
+            strange = [key for key in value if not _is_key(key)]
+            problems += [f"{where or 'configuration'}: {quoted(key)} can be no key" for key in strange]
+            if not strange:
+                inside += [(f"{where}.{key}" if where else str(key), own, depth + 1) for key, own in value.items()]
+        elif isinstance(value, list | tuple):
+            inside += [(f"{where}.{place}", own, depth + 1) for place, own in enumerate(value)]
+    if problems:
+        raise ConfigError(problems[::-1], source)
+
+
+def _is_key(key: object) -> bool:
+    return _is_unicode(key) if isinstance(key, str) else isinstance(key, int) and key.bit_length() <= 63
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _import_plugins(plugins: object, source: str) -> None:
@@ -291,9 +331,9 @@ def _recognise(
 
     A format that the command line names is looked for in the same way.
     """
-    root = Path(str(source.get("root", "."))).expanduser()
+    root = folder_named(str(source.get("root", ".")))
     asked = source["format"]
-    if not root.is_dir():
+    if not is_folder(root):
         problems.append(f"{where}.root: no folder {root.absolute()}")
         return
     said = {split: source[split] for split in SPLITS if split in source}
@@ -336,7 +376,7 @@ def _are_there(root: Path, own: Mapping[str, Any]) -> bool:
     """Whether a folder has the files of a configuration's own splits."""
     splits = [options for options in own.values() if isinstance(options, dict)]
     paths = [options[key] for options in splits for key in PLACES if isinstance(options.get(key), str)]
-    return all((root / path).exists() for path in paths)
+    return all(is_there(root / path) for path in paths)
 
 
 PLACES = ("images", "annotations", "masks", "labels", "image_set", "dataset")

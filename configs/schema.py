@@ -5,6 +5,7 @@ Relative paths start from the current directory; those inside a split start from
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -83,7 +84,8 @@ class SourceOptions(Options):
         values = list((self.values or {}).values())
         if len({type(value) for value in values}) > 1:
             raise ValueError("values are all numbers or all [red, green, blue]")
-        twice = [name for name, value in (self.values or {}).items() if values.count(value) > 1]
+        counts = Counter(values)
+        twice = [name for name, value in (self.values or {}).items() if counts[value] > 1]
         if twice:
             raise ValueError(f"values: {' and '.join(twice)} have the same value; a pixel is of one class")
         return self

@@ -13,6 +13,9 @@ LONG = 300
 MOST_PROBLEMS = 50
 """Problems of one configuration that are shown."""
 
+MOST_OF_ONE = 2000
+"""Characters of each."""
+
 
 class ReheadError(Exception):
     """Something the user can put right: the message names what was found and what to do.
@@ -35,7 +38,7 @@ class ConfigError(ReheadError):
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
         self.problems = list(problems)
         self.source = source
-        lines = [f"  - {problem}" for problem in self.problems[:MOST_PROBLEMS]]
+        lines = [f"  - {shortened(problem, MOST_OF_ONE)}" for problem in self.problems[:MOST_PROBLEMS]]
         if len(self.problems) > MOST_PROBLEMS:
             lines.append(f"  - and {len(self.problems) - MOST_PROBLEMS} more")
         super().__init__("\n".join([f"{source}:", *lines]))

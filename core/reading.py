@@ -97,6 +97,20 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def folder_named(name: str) -> Path:
+    """A folder as people write it, with `~` for their own."""
+    # That of pathlib raises something for a stranger's.
+    return Path(os.path.expanduser(name))
+
+
 def is_there(path: Path) -> bool:
     """Whether there is something of this name, be it a folder, a pipe, or what may not be looked at."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rehead.data.readers.missing import whereabouts
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
-from rehead.reading import contents
+from rehead.reading import contents, is_there
 
 logger = logging.getLogger("rehead")
 
@@ -45,8 +46,9 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         DataError: naming the first file: if images or masks are not there, are no images by their heads, or differ in
             size; if outlines give no mask; if the first image cannot be read; or if there is nothing to learn from.
     """
-    images: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
-    masks: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
+    kinds = ("are not there", "cannot be read", "are no files", "are empty files")
+    images: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    masks: dict[str, list[Path]] = {kind: [] for kind in kinds}
     boxes = classes = False
     bare = 0
     samples: list[Sample] = []
@@ -82,7 +84,7 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
 
 def _whereabouts(reader: Reader) -> str:
     """Where images that are not there could be."""
-    lacking = (own for own in _columns_of(reader) if any(not own[row].path.is_file() for row in range(len(own))))
+    lacking = (own for own in _columns_of(reader) if any(not is_there(own[row].path) for row in range(len(own))))
     return "".join(f"; {whereabouts(own)}" for own in lacking)
 
 
@@ -158,11 +160,14 @@ def _refuse_first(reader: Reader, where: str, channels: int) -> None:
 
 def _look(path: Path, problems: dict[str, list[Path]]) -> None:
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            problems["are no files"].append(path)
+        elif status.st_size == 0:
             problems["are empty files"].append(path)
-        elif not path.is_file():
-            problems["are not there"].append(path)
-    except OSError:
+    except PermissionError:
+        problems["cannot be read"].append(path)
+    except (OSError, ValueError):
         problems["are not there"].append(path)
 
 

@@ -32,6 +32,7 @@ from rehead.data.writers import write
 from rehead.data.writers.content import lines
 from rehead.errors import DataError
 from rehead.progress import Progress
+from rehead.reading import is_there
 
 QUALITY = 95
 """Of the JPEG files that are written anew."""
@@ -216,7 +217,7 @@ def _named_values(checked: Checked, source: Source) -> MaskValues:
 def _problem(sample: Sample, facts: Facts, values: MaskValues | None) -> tuple[str, str] | None:
     """Why an image must be left out, as a code and in words; None if it stays."""
     if facts.size is None:
-        return ("unreadable_image" if sample.path.is_file() else "missing_image"), facts.problem
+        return ("unreadable_image" if is_there(sample.path) else "missing_image"), facts.problem
     if _factor(sample, facts) is None:
         assert sample.size is not None
         return "size_mismatch", f"the image is {by(facts.size)}, its annotation {by(sample.size)}: another shape"

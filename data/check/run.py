@@ -19,6 +19,7 @@ from rehead.data.check.numbers import Numbers, numbers_of
 from rehead.data.check.sources import DataSet, Source, open_all
 from rehead.data.near_duplicates import near_duplicates
 from rehead.data.readers.missing import whereabouts
+from rehead.reading import is_there
 
 
 @dataclass
@@ -110,7 +111,7 @@ def _look_at_images(checked: Checked, workers: int | None) -> None:
     for source in checked.data.sources:
         own = _jobs(source, checked.data)
         by_source.append(own)
-        jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
+        jobs.update(dict.fromkeys(job for job in own if is_there(job.path)))
     facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
     users: dict[Path, set[str]] = defaultdict(set)
     # Two splits may say two sizes of one image.

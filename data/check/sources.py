@@ -25,6 +25,7 @@ from rehead.data.readers.part import unused_classes
 from rehead.data.readers.tree import LOOKED_AT
 from rehead.errors import DataError
 from rehead.progress import say
+from rehead.reading import folder_named
 
 
 @dataclass
@@ -168,7 +169,7 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            root = Path(options.root).expanduser()
+            root = folder_named(options.root)
             opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")

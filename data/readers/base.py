@@ -20,7 +20,7 @@ from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean, shortened
 from rehead.progress import Progress
-from rehead.reading import SHOWN, names_in, walk
+from rehead.reading import SHOWN, is_file, is_folder, is_there, names_in, walk
 from rehead.types import UNUSED, Classes
 
 Item = TypeVar("Item")
@@ -210,14 +210,14 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
         MissingPathError: with the full path and the near matches beside it.
     """
     path = root / value
-    if path.is_dir() if folder else path.is_file():
+    if is_folder(path) if folder else is_file(path):
         return path
     kind = "folder" if folder else "file"
-    if path.exists():
+    if is_there(path):
         raise MissingPathError(f"{key}: {path.absolute()} is not a {kind}")
     # Name the first part that is missing, and look for its near matches where it should be.
     missing = path.absolute()
-    while not missing.parent.exists():
+    while not is_folder(missing.parent):
         missing = missing.parent
     beside = names_in(missing.parent)
     hint = did_you_mean(missing.name, beside) or f"; {missing.parent} holds {listed(beside)}"

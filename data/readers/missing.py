@@ -15,6 +15,7 @@ from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import image_names, listed, split_of
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Texts
+from rehead.reading import is_there
 
 logger = logging.getLogger("rehead")
 
@@ -69,7 +70,7 @@ def similar_files(folder: Path, names: Collection[str], how: How) -> dict[str, s
         name without a folder. Neither is it the file of another image, nor are two of them like the same file.
     """
     files = image_names(folder)
-    absent = [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
+    absent = [name for name in dict.fromkeys(names) if not is_there(folder / name)]
     taken = set(names)
     like: dict[str, list[PurePosixPath]] = defaultdict(list)
     for file in map(PurePosixPath, (file for file in files if file not in taken)):
@@ -111,7 +112,7 @@ def whereabouts(reader: ColumnReader) -> str:
     folder = reader.folder
     where = reader.key.rpartition(".")[0]
     names = list(dict.fromkeys(reader.columns.names[row] for row in range(len(reader))))
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if not is_there(folder / name)]
     there = image_names(folder)
     looked = f"looked in {folder.absolute()}, which has {len(there) or 'no'} images"
     for how in ("stem", "loose"):

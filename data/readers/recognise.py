@@ -21,6 +21,7 @@ from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.texts import yaml_of
 from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, searchable
 from rehead.errors import DataError
+from rehead.reading import is_there
 
 
 def recognise(
@@ -247,7 +248,7 @@ def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
         if not isinstance(value, str):
             raise DataError(f"{path}: {split} lists several folders; put their images in one text file")
         tried = _yolo_paths(path, str(content.get("path") or ""), value)
-        images = next((one for one in tried if one.exists()), None)
+        images = next((one for one in tried if is_there(one)), None)
         if images is None:
             missing[split] = f"{path}: {split}: {value} is not there; looked for {', '.join(map(str, tried))}"
             continue

@@ -35,7 +35,7 @@ from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import file_named, lines_of, text_of, wrong_name, yaml_of
 from rehead.errors import ConfigError, DataError, quoted
-from rehead.reading import is_file
+from rehead.reading import is_file, is_there
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
@@ -85,7 +85,7 @@ class YoloReader(ColumnReader):
         if not any(map(is_file, labels)):
             raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
         file = root / split.names
-        named = class_names(file) if file.is_file() else None
+        named = class_names(file) if is_there(file) else None
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
