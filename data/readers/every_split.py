@@ -125,7 +125,7 @@ def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[DataOp
         return None
     raw = override(raw, overrides)
     form = raw["data"].get("format") if isinstance(raw["data"], dict) else None
-    if raw.keys() != {"data"} or form not in READERS or form == "auto":
+    if raw.keys() != {"data"} or not isinstance(form, str) or form not in READERS or form == "auto":
         return None
     task = READERS.get(form).about["task"].split(", ")[0]
     return data_of(raw, task), task
