@@ -149,6 +149,12 @@ class DataOptions(SourceOptions):
     augment: str | list[SerializeAsAny[StepOptions]] = Field(
         "light", description="none, light, strong, or a list of steps"
     )
+    max_objects: int = Field(
+        10_000,
+        ge=1,
+        description="objects of one image that are trained on: a step needs memory for each; of an image with more, "
+        "so many are taken evenly from its list, and a warning names it. Evaluation takes all",
+    )
     min_visible: float = Field(
         0.1, ge=0, le=1, description="an object of whose box a step of augment leaves less than this share is dropped"
     )

@@ -24,6 +24,9 @@ LONGEST = 100_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_TOO_DEEP = f"more than {MOST_DEEP} levels deep"
+
+
 class YamlError(ValueError):
     """A text that is no YAML, or is more than is read."""
 
@@ -46,9 +49,12 @@ def load_yaml(text: str) -> Any:
     except YamlError:
         raise
     except RecursionError as error:
-        raise YamlLimitError("nested too deeply") from error
+        raise YamlLimitError(_TOO_DEEP) from error
     # Values that look like dates, numbers or keys and are none raise what Python does of them.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
+        # What the parser in C looks ahead for has limits of its own.
+        if "nesting depth" in str(error):
+            raise YamlLimitError(_TOO_DEEP) from error
         raise YamlError(shortened(str(error), 1000)) from error
 
 
@@ -68,7 +74,7 @@ def _check_limits(text: str) -> None:
             opened.append((event.anchor, total))
             total += 1
             if len(opened) > MOST_DEEP:
-                raise YamlLimitError(f"{where}: more than {MOST_DEEP} levels deep")
+                raise YamlLimitError(f"{where}: {_TOO_DEEP}")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             if anchor is not None:

@@ -182,6 +182,7 @@ def walk(root: Path) -> Walked:
         folders += inside
         links += linked
     walked.files = dict(sorted(walked.files.items(), key=lambda item: [] if item[0] == "." else item[0].split("/")))
+    walked.unread, walked.special = dict(sorted(walked.unread.items())), dict(sorted(walked.special.items()))
     _say(walked)
     return walked
 

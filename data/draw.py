@@ -349,7 +349,8 @@ def _sized(image: NDArray[Any], factor: float | None = None) -> Picture:
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     # Made small first: a second and a third array as large as the image are what memory runs out with.
     image = image if image.ndim == 2 or image.shape[2] <= 4 else np.ascontiguousarray(image[:, :, :3])
-    return _picture(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    smaller: NDArray[Any] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return _picture(smaller)
 
 
 def _nearest(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -357,7 +358,8 @@ def _nearest(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape == shape[:2]:
         return array
     rows, columns = (np.arange(to) * of // to for of, to in zip(array.shape, shape[:2], strict=True))
-    return array[rows[:, None], columns]
+    found: NDArray[Any] = array[rows[:, None], columns]
+    return found
 
 
 def _ink_on(colour: Colour) -> Colour:
@@ -383,7 +385,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> N
 def _small(boxes: Sequence[Box], size: tuple[int, int]) -> NDArray[Any]:
     """(M, 4) those that a name would hide much of."""
     least = SMALL * _text_height(size)
-    found: list[Box] = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) < least]
+    found = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) < least]
     return np.array(found, np.float64).reshape(-1, 4)
 
 

@@ -82,6 +82,29 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
 
 
+def limit_objects(reader: Reader, where: str, most: int) -> None:
+    """Of images with more objects than that, only so many are given from now on; says how many and which images.
+
+    Args:
+        reader: of a split that is trained on.
+        where: its key in the configuration, such as `data.train`, for messages.
+        most: objects of one image.
+    """
+    for own, rows in _readers_of_splits(reader):
+        if own.columns.starts is None:
+            continue
+        own.max_objects = most
+        counts = own.counts() if rows is None else own.counts()[rows]
+        over = np.flatnonzero(counts > most)
+        if len(over):
+            first = int(over[0]) if rows is None else int(rows[over[0]])
+            logger.warning(
+                "%s: %d images have more than %d objects, the first is %s with %d; of each no more than %d are trained "
+                "on (data.max_objects), and the others count as background",
+                *(where, len(over), most, own[first].path, counts[over[0]], most),
+            )
+
+
 def _whereabouts(reader: Reader) -> str:
     """Where images that are not there could be."""
     lacking = (own for own in _columns_of(reader) if any(not is_there(own[row].path) for row in range(len(own))))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import CocoSplit, CsvSplit, FoldersSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
 from rehead.data.check.findings import Findings
-from rehead.data.check.sources import Source
+from rehead.data.check.sources import DataSet, Source
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import file_names, image_names
 from rehead.data.readers.folders import stray_files
 from rehead.data.readers.passed_over import passed_over
+from rehead.reading import folder_named, is_folder, walk
 
 NO_LABELS = frozenset({"classes.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"})
 """Text files beside YOLO's labels that are none."""
 
 
-def report_files(sources: Sequence[Source], findings: Findings) -> None:
-    """Notes images and labels that have no other half."""
+def report_files(data: DataSet, findings: Findings) -> None:
+    """Notes images and labels that have no other half, and what could not be looked into."""
+    sources = data.sources
+    _report_unread(data, findings)
     named: dict[Path, set[str]] = defaultdict(set)
     for source in sources:
         reader = source.reader
@@ -36,6 +38,22 @@ def report_files(sources: Sequence[Source], findings: Findings) -> None:
         if known is not None:
             _report_passed_over(source, known, findings)
         _report_labels(source, findings)
+
+
+def _report_unread(data: DataSet, findings: Findings) -> None:
+    """Folders that cannot be looked into, and what is neither a file nor a folder."""
+    folders = [folder_named(data.options.root)] if data.options is not None else []
+    for source in data.sources:
+        reader = source.reader
+        folders += [folder for folder in (reader.folder, reader.mask_folder, reader.annotations) if is_folder(folder)]
+    noted: set[Path] = set()
+    for folder in dict.fromkeys(folder.absolute() for folder in folders):
+        walked = walk(folder)
+        for found, code in ((walked.unread, "unreadable_folder"), (walked.special, "passed_over")):
+            for name, why in found.items():
+                if folder / name not in noted:
+                    noted.add(folder / name)
+                    findings(code, folder / name, why if code == "passed_over" else f"cannot be read: {why}")
 
 
 def _report_passed_over(source: Source, known: set[str], findings: Findings) -> None:

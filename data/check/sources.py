@@ -203,6 +203,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
         if not settles(given, split):
             file, _, rest = message.partition(": ")
             findings("missing_split", file, rest)
+    for name, why in found.unread.items():
+        if str(root / name) not in {one.file for one in findings}:
+            findings("broken_annotation", root / name, why)
     raw = merged(found, given, root)
     named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:

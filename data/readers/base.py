@@ -44,7 +44,7 @@ def refuse(code: str, file: Path, message: str) -> None:
     Raises:
         DataError: always.
     """
-    raise DataError(f"{file}: {message}")
+    raise DataError(f"{file}: {shortened(message, 2000)}")
 
 
 class UnusableError(ValueError):

@@ -49,6 +49,7 @@ class ColumnReader(Reader):
     Attributes:
         sound: whether all outlines of the chosen classes were looked at, so that reading need not.
         first_pixel: what the files call the first column and row, which messages do too.
+        max_objects: of an image, no more than so many are given: every second, third, ... of them. All unless set.
         root: of the data set, for messages.
         key: of the split in the configuration, such as `data.train`, for messages.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
@@ -59,6 +60,7 @@ class ColumnReader(Reader):
 
     unlabelled: NDArray[np.bool_] | None = None
     first_pixel: int = 0
+    max_objects: int | None = None
     root: Path | None = None
     key: str = "data.train"
     sound: bool = False
@@ -117,6 +119,10 @@ class ColumnReader(Reader):
                 sample.label[labels] = 1
             if not self.boxes:
                 return sample
+            if self.max_objects is not None:
+                rows = self._kept(index)
+                labels = columns.labels[rows].astype(np.int64)
+                labels = labels if self._label_of is None else self._label_of[labels]
             # Copies, since what the store maps cannot be written to.
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
@@ -131,7 +137,7 @@ class ColumnReader(Reader):
     def unmeasured(self, index: int) -> NDArray[np.bool_]:
         """Which objects have an outline and no area in the file."""
         areas = self.columns.areas
-        rows = self.rows_of(range(len(self))[index])
+        rows = self._kept(range(len(self))[index])
         found: NDArray[np.bool_] = np.isnan(areas[rows]) if areas is not None else np.zeros(0, bool)
         return found
 
@@ -144,6 +150,22 @@ class ColumnReader(Reader):
         if self._label_of is None:
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def _kept(self, index: int) -> slice | NDArray[np.int64]:
+        """Those of them that are given."""
+        rows = self.rows_of(index)
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        if self.max_objects is None or count <= self.max_objects:
+            return rows
+        places = np.arange(self.max_objects) * count // self.max_objects
+        kept: NDArray[np.int64] = rows.start + places if isinstance(rows, slice) else rows[places]
+        return kept
+
+    def counts(self) -> NDArray[np.int64]:
+        """(I,) how many objects of the chosen classes each image has."""
+        assert self.columns.starts is not None
+        sums = np.concatenate([[0], np.cumsum(self.asked())])
+        return np.diff(sums[self.columns.starts])
 
     def unnamed(self) -> dict[str, NDArray[np.intp]]:
         """The objects of classes that have an id and no name, by what they are called.
@@ -208,7 +230,7 @@ class ColumnReader(Reader):
             return super().segmentations(index, size)
         index = range(len(self))[index]
         found = []
-        rows = self.rows_of(index)
+        rows = self._kept(index)
         for row in range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist():
             text = columns.segmentations.raw(row)
             try:

@@ -82,14 +82,14 @@ class YoloReader(ColumnReader):
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
-        if not any(map(is_file, labels)):
+        if not any(map(is_there, labels)):
             raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
         file = root / split.names
         named = class_names(file) if is_there(file) else None
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
-        lacking = [not is_file(path) for path in labels]
+        lacking = [not is_there(path) for path in labels]
         count = sum(lacking)
         if split.missing_labels == "error" or report is not refuse:
             for name, path, lacks in zip(images, labels, lacking, strict=True):
@@ -210,11 +210,11 @@ def parse(
         try:
             size = image_size(folder / name)
         except DataError as error:
-            code = "unreadable_image" if is_file(folder / name) else "missing_image"
+            code = "unreadable_image" if is_there(folder / name) else "missing_image"
             report(code, folder / name, reason(error, folder / name))
             continue
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
-        if not is_file(path):
+        if not is_there(path):
             continue
         try:
             text = text_of(path)
