@@ -206,6 +206,15 @@ def names_in(root: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
+def is_readable(folder: Path) -> bool:
+    """Whether a folder can be looked into."""
+    try:
+        names_in(folder)
+    except DataError:
+        return False
+    return True
+
+
 def _entries(path: Path, name: str, walked: Walked) -> tuple[list[str], list[str], list[str]]:
     """Of one folder the names of the files, and the paths of the folders and of the links to some."""
     files: list[str] = []

@@ -12,8 +12,9 @@ from rehead.data.check.sources import DataSet, Source
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import file_names, image_names
 from rehead.data.readers.folders import stray_files
+from rehead.data.readers.missing import compared
 from rehead.data.readers.passed_over import passed_over
-from rehead.reading import folder_named, is_folder, walk
+from rehead.reading import folder_named, is_folder, is_readable, walk
 
 NO_LABELS = frozenset({"classes.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"})
 """Text files beside YOLO's labels that are none."""
@@ -46,8 +47,12 @@ def _report_unread(data: DataSet, findings: Findings) -> None:
     for source in data.sources:
         reader = source.reader
         folders += [folder for folder in (reader.folder, reader.mask_folder, reader.annotations) if is_folder(folder)]
-    noted: set[Path] = set()
+    noted = {Path(one.file) for one in findings if one.code == "unreadable_folder"}
     for folder in dict.fromkeys(folder.absolute() for folder in folders):
+        if not is_readable(folder):
+            if folder not in noted:
+                findings("unreadable_folder", folder, "cannot be read")
+            continue
         walked = walk(folder)
         for found, code in ((walked.unread, "unreadable_folder"), (walked.special, "passed_over")):
             for name, why in found.items():
@@ -102,7 +107,9 @@ def _report_yolo(source: Source, findings: Findings) -> None:
         parts[places[-1]] = "labels"
     folder = source.root / source.options.labels if source.options.labels is not None else Path(*parts)
     # Those that could not be read have their label all the same.
-    stems = {os.path.splitext(name)[0] for name in image_names(reader.folder)}
-    for name in file_names(folder, {".txt"}):
-        if os.path.splitext(name)[0] not in stems and Path(name).name.lower() not in NO_LABELS:
+    how = reader.source.images_match if reader.source is not None else "exact"
+    key = (lambda stem: stem) if how == "exact" else lambda stem: compared(stem, how)
+    stems = {key(os.path.splitext(name)[0]) for name in image_names(reader.folder)}
+    for name in file_names(folder, {".txt"}) if is_readable(folder) else ():
+        if key(os.path.splitext(name)[0]) not in stems and Path(name).name.lower() not in NO_LABELS:
             findings("label_without_image", folder / name, f"no image of this name in {reader.folder}")

@@ -151,11 +151,12 @@ def open_whole(
             task=task,
             report=report,
             optional=optional,
+            images_match=data.images_match,
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error
     if isinstance(reader, ColumnReader):
-        reader.root, reader.key = root, f"{where}.{split}"
+        reader.root, reader.key, reader.source = root, f"{where}.{split}", data
         if data.images_match != "exact":
             match_names(reader, data.images_match)
     reader.scale = data.scale if isinstance(data, DataOptions) else None

@@ -127,6 +127,8 @@ def parse(path: Path, report: Report = refuse) -> Columns:
     label_of = classes.label_of
     points = len(classes.keypoints)
     annotations = _usable(path, file.annotations, index_of, label_of, points, report)
+    if report is not refuse:
+        _report_ids(path, file.annotations, report)
     named = len(classes)
     classes = with_unnamed(classes, (a.category_id for a in annotations))
     label_of = classes.label_of
@@ -158,6 +160,13 @@ def parse(path: Path, report: Report = refuse) -> Columns:
         keypoints=_keypoints(grouped, points) if points else None,
         unnamed=len(classes) - named,
     )
+
+
+def _report_ids(path: Path, annotations: list[_Annotation], report: Report) -> None:
+    """Annotations of one id: nothing here needs ids, but other programs tell annotations apart by them."""
+    for number, count in Counter(one.id for one in annotations).items():
+        if count > 1:
+            report("duplicate_id", path, f"annotation id {quoted(number)} occurs {count} times")
 
 
 def _usable_image(path: Path, image: _Image, report: Report) -> bool:

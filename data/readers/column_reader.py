@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rehead.configs.schema import SourceOptions
 from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
@@ -49,8 +50,10 @@ class ColumnReader(Reader):
     Attributes:
         sound: whether all outlines of the chosen classes were looked at, so that reading need not.
         first_pixel: what the files call the first column and row, which messages do too.
+        shares: whether the files have coordinates as shares of the image's sides.
         max_objects: of an image, no more than so many are given: every second, third, ... of them. All unless set.
         root: of the data set, for messages.
+        source: where the splits of the data set are.
         key: of the split in the configuration, such as `data.train`, for messages.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
@@ -60,8 +63,10 @@ class ColumnReader(Reader):
 
     unlabelled: NDArray[np.bool_] | None = None
     first_pixel: int = 0
+    shares: bool = False
     max_objects: int | None = None
     root: Path | None = None
+    source: SourceOptions | None = None
     key: str = "data.train"
     sound: bool = False
 

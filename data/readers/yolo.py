@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -31,11 +32,12 @@ from rehead.data.readers.base import (
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.missing import How, alike, say_matched
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import file_named, lines_of, text_of, wrong_name, yaml_of
 from rehead.errors import ConfigError, DataError, quoted
-from rehead.reading import is_file, is_there
+from rehead.reading import is_file, is_folder, is_there, names_in
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
@@ -61,6 +63,8 @@ class YoloReader(ColumnReader):
         DataError: naming the file and the line, for what is no label, and classes without a name.
     """
 
+    shares = True
+
     def __init__(
         self,
         split: YoloSplit,
@@ -68,6 +72,7 @@ class YoloReader(ColumnReader):
         classes: Sequence[str] | None = None,
         report: Report = refuse,
         optional: Collection[str] | None = (),
+        images_match: Literal["exact", "stem", "loose"] = "exact",
         **_: object,
     ) -> None:
         root = root.absolute()
@@ -82,8 +87,14 @@ class YoloReader(ColumnReader):
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
+        found = {} if images_match == "exact" else similar_labels(labels, images_match)
+        if report is refuse and images_match != "exact":
+            say_matched(source, {str(path): str(label) for path, label in found.items()}, len(images), images_match)
+        labels = [found.get(path, path) for path in labels]
         if not any(map(is_there, labels)):
-            raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
+            loose = len(similar_labels(labels, "loose"))
+            cure = f"; data.images_match=loose finds those of {loose}" if loose else "; set labels to their folder"
+            raise DataError(f"{source}: no image has a label file, such as {labels[0]}{cure}")
         file = root / split.names
         named = class_names(file) if is_there(file) else None
         if named is None and classes is None:
@@ -102,7 +113,7 @@ class YoloReader(ColumnReader):
             labels = [path for path, lacks in zip(labels, lacking, strict=True) if not lacks]
             lacking = [False] * len(images)
         columns = stored(
-            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels}",
+            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels} {images_match}",
             [*filter(is_file, (folder / name for name in images)), *filter(is_file, labels)],
             lambda: parse(folder, images, labels, known, report),
             report,
@@ -194,6 +205,16 @@ def label_file(image: Path) -> Path:
             parts[place] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def similar_labels(labels: Sequence[Path], how: How) -> dict[Path, Path]:
+    """By label files that are not there, those of their folder that are like them; see `alike`."""
+    taken = set(labels)
+    absent = {str(path.with_suffix("")): path for path in labels if not is_there(path)}
+    folders = dict.fromkeys(path.parent for path in absent.values())
+    there = [folder / name for folder in folders if is_folder(folder) for name in names_in(folder)]
+    free = [str(path.with_suffix("")) for path in there if path.suffix == ".txt" and path not in taken]
+    return {absent[name]: Path(f"{file}.txt") for name, file in alike(list(absent), free, how).items()}
 
 
 def parse(
