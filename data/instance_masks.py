@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,18 @@ NO_SEGMENTATION = "no segmentation, which instance masks are made from"
 
 FAR = 2**20
 """Pixels beyond which a polygon's coordinates are no places in an image."""
+
+
+def outline_of(raw: bytes) -> Any:
+    """A segmentation, of its JSON.
+
+    Raises:
+        ValueError: if it is none, or holds numbers that no program has.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"its outline is not JSON: {error}") from error
 
 
 def encode(masks: NDArray[Any]) -> list[RLE]:

@@ -16,7 +16,7 @@ from rehead.data.check.boxes import image_of
 from rehead.data.check.changes import FILE
 from rehead.data.check.numbers import numbers_of, some_numbers
 from rehead.data.check.sizes import FIND, refuse_sizes
-from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
+from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, outline_of, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
@@ -229,9 +229,12 @@ def _refuse_outlines(reader: Reader, where: str, sizes: Mapping[Path, tuple[int,
                 height, width = (0, 0) if columns.sizes is None else columns.sizes[images[row]].tolist()
                 path = own.folder / columns.names[int(images[row])]
                 size = (height, width) if height and width else sizes.get(path)
-                outline = msgspec.json.decode(raw)
-                problem = wrong_segmentation(outline, size) or no_outline(outline, size)
-                tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
+                try:
+                    outline = outline_of(raw)
+                    problem = wrong_segmentation(outline, size) or no_outline(outline, size)
+                    tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
+                except ValueError as error:
+                    problem = str(error)
             if problem:
                 broken.append((row, problem))
         if broken:

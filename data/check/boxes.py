@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Size, by
-from rehead.data.instance_masks import no_outline, smaller_than_a_pixel, wrong_segmentation
+from rehead.data.instance_masks import no_outline, outline_of, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 
@@ -268,9 +267,9 @@ def _looked_at(raw: bytes, size: Size | None) -> tuple[str, str, list[list[float
         size: (height, width) of the image; None if it is not known.
     """
     try:
-        segmentation: Any = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        return f"its outline is not JSON: {error}", "", None
+        segmentation: Any = outline_of(raw)
+    except ValueError as error:
+        return str(error), "", None
     problem = wrong_segmentation(segmentation, size)
     none = "" if problem else no_outline(segmentation, size)
     return problem, none, segmentation if isinstance(segmentation, list) and not problem and not none else None

@@ -64,7 +64,7 @@ CODES: dict[str, Kind] = {
     "tiny_box": Kind("warning", "a box one pixel wide or high"),
     "empty_outline": Kind("warning", "an outline without area", "left out, with its box where masks are learned"),
     "duplicate_annotation": Kind("warning", "the same box of the same class twice", "one stays"),
-    "duplicate_id": Kind("warning", "two annotations of one id: other programs take them for one", "numbered anew"),
+    "duplicate_id": Kind("warning", "two annotations of one id: other programs take them for one"),
     "keypoint_outside": Kind("warning", "labelled keypoints outside their image: not trained on", "not labelled"),
     "missing_label_file": Kind(
         "warning", "an image without a label file, which is not an empty one", "stays an image without objects"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import yaml
 
@@ -18,6 +17,7 @@ from rehead.data.check.numbers import channel_statistics
 from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
 from rehead.data.check.statistics import box_statistics
+from rehead.data.instance_masks import outline_of
 from rehead.data.readers.base import listed
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
@@ -221,7 +221,7 @@ def _task(train: Source, checked: Checked) -> tuple[str, list[str]]:
 
 def _is_box(outline: bytes, box: np.ndarray[Any, Any]) -> bool:
     """Whether an outline says no more than its box, as those of tools that write one for every rectangle."""
-    polygons = msgspec.json.decode(outline)
+    polygons = outline_of(outline)
     if not isinstance(polygons, list) or len(polygons) != 1:
         return False
     points = np.array(polygons[0], np.float64).reshape(-1, 2)

@@ -21,7 +21,7 @@ from rehead.data.check.findings import CODES, Finding
 from rehead.data.check.images import Facts, Size, by
 from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
-from rehead.data.instance_masks import code_of, decode, encode, to_json
+from rehead.data.instance_masks import code_of, decode, encode, outline_of, to_json
 from rehead.data.pixels import read_image
 from rehead.data.readers.base import Reader, listed
 from rehead.data.readers.column_reader import ColumnReader
@@ -373,7 +373,7 @@ def _scaled(text: bytes, factor: tuple[float, float], before: Size | None, after
     """A segmentation's JSON for its image's real size."""
     if not text or factor == (1.0, 1.0) or before is None:
         return text
-    segmentation = msgspec.json.decode(text)
+    segmentation = outline_of(text)
     if isinstance(segmentation, list):
         return msgspec.json.encode(
             [[round(value * factor[place % 2], 3) for place, value in enumerate(one)] for one in segmentation]

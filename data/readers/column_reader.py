@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.schema import SourceOptions
-from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
+from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of, outline_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
     Reader,
@@ -241,7 +240,7 @@ class ColumnReader(Reader):
             try:
                 if not text:
                     raise ValueError(NO_SEGMENTATION)
-                found.append(code_of(msgspec.json.decode(text), size, sound=self.sound))
+                found.append(code_of(outline_of(text), size, sound=self.sound))
             except ValueError as error:
                 assert columns.objects is not None
                 name = id_at(columns.objects, row)

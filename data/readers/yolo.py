@@ -43,6 +43,10 @@ from rehead.types import Classes
 logger = logging.getLogger("rehead")
 
 
+MOST_POINTS = 10_000
+"""Of an object, as nobody has them."""
+
+
 class YoloReader(ColumnReader):
     """A text file per image, a line per object: the class's number, then a box or a polygon.
 
@@ -140,6 +144,8 @@ def class_names(path: Path) -> Classes:
     if shape is None:
         return classes
     try:
+        if not 0 < int(shape[0]) <= MOST_POINTS:
+            raise ValueError(f"an object has 1 to {MOST_POINTS} points")
         flipped = [int(place) for place in content.get("flip_idx") or ()]
         pairs = tuple((here, there) for here, there in enumerate(flipped) if here < there)
         return Classes(classes.names, classes.ids, tuple(str(n) for n in range(int(shape[0]))), pairs)
