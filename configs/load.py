@@ -20,8 +20,10 @@ from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean, listed
+from rehead.errors import ConfigError, DataError, did_you_mean, listed, quoted, shortened
+from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
 from rehead.progress import say
+from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
 
 SPLITS = ("train", "val", "test")
@@ -79,7 +81,7 @@ def check_changed(
 def find(source: str | Path) -> Path:
     """The file of a configuration given by path or by a recipe's name."""
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         return path
     known = recipes()
     if str(source) in known:
@@ -94,15 +96,17 @@ def find(source: str | Path) -> Path:
 
 def heading(source: str | Path) -> str:
     """The comment at the top of a configuration, such as what a recipe aims at and where its settings are from."""
-    lines = find(source).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = contents(find(source)).decode().splitlines(keepends=True)
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raw = load_yaml(contents(path).decode())
+    except DataError as error:
+        raise ConfigError([str(error).removeprefix(f"{path}: ")], str(path)) from error
+    except ValueError as error:
         raise ConfigError([f"not YAML: {error}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
@@ -116,11 +120,13 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key or key.startswith("-"):
-            problems.append(f"'{argument}' should read key=value, such as train.epochs=1")
+            problems.append(f"'{shortened(argument)}' should read key=value, such as train.epochs=1")
             continue
         try:
-            parsed[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
+            parsed[key] = load_yaml(value)
+        except YamlLimitError as error:
+            problems.append(f"{shortened(key)}: {error}")
+        except YamlError:
             parsed[key] = value
     if problems:
         raise ConfigError(problems, "command line")
@@ -155,7 +161,7 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             if child is None:
                 child = here[place] = {}
             if not isinstance(child, dict | list):
-                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
+                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {quoted(child)} and has nothing inside")
                 break
             here = child
     if problems:
@@ -232,6 +238,7 @@ def check(
     Raises:
         ConfigError: with every problem.
     """
+    _refuse_strange(raw, source)
     raw = _spell_out_head(deepcopy(raw))
     own = raw.get("plugins", [])
     if plugins is not None:
@@ -249,6 +256,45 @@ def check(
     if problems or config is None:
         raise ConfigError(problems, source)
     return config
+
+
+def _refuse_strange(raw: Mapping[str, Any], source: str) -> None:
+    """Numbers and texts that no option has a use for, and that Python, pydantic or a file cannot even write down.
+
+    Raises:
+        ConfigError: naming their keys.
+    """
+    problems = []
+    inside: list[tuple[str, object, int]] = [("", raw, 0)]
+    while inside:
+        where, value, depth = inside.pop()
+        if isinstance(value, int) and value.bit_length() > 63:
+            problems.append(f"{where}: a whole number has at most 64 bits, found {quoted(value)}")
+        elif isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+            problems.append(f"{where}: should be text in UTF-8 without a NUL, found {quoted(value)}")
+        elif isinstance(value, Mapping | list | tuple) and depth > MOST_DEEP:
+            problems.append(f"{where}: more than {MOST_DEEP} levels deep")
+        elif isinstance(value, Mapping):
+            strange = [key for key in value if not _is_key(key)]
+            problems += [f"{where or 'configuration'}: {quoted(key)} can be no key" for key in strange]
+            if not strange:
+                inside += [(f"{where}.{key}" if where else str(key), own, depth + 1) for key, own in value.items()]
+        elif isinstance(value, list | tuple):
+            inside += [(f"{where}.{place}", own, depth + 1) for place, own in enumerate(value)]
+    if problems:
+        raise ConfigError(problems[::-1], source)
+
+
+def _is_key(key: object) -> bool:
+    return _is_unicode(key) if isinstance(key, str) else isinstance(key, int) and key.bit_length() <= 63
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
@@ -310,9 +356,9 @@ def _recognise(
 
     A format that the command line names is looked for in the same way.
     """
-    root = Path(str(source.get("root", "."))).expanduser()
+    root = folder_named(str(source.get("root", ".")))
     asked = source["format"]
-    if not root.is_dir():
+    if not is_folder(root):
         problems.append(f"{where}.root: no folder {root.absolute()}")
         return
     said = {split: source[split] for split in SPLITS if split in source}
@@ -355,7 +401,7 @@ def _are_there(root: Path, own: Mapping[str, Any]) -> bool:
     """Whether a folder has the files of a configuration's own splits."""
     splits = [options for options in own.values() if isinstance(options, dict)]
     paths = [options[key] for options in splits for key in PLACES if isinstance(options.get(key), str)]
-    return all((root / path).exists() for path in paths)
+    return all(is_there(root / path) for path in paths)
 
 
 PLACES = ("images", "annotations", "masks", "labels", "image_set", "dataset")
@@ -421,7 +467,7 @@ def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
     if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
         return
     if not isinstance(data["augment"], list):
-        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        problems.append(f"data.augment: should name a preset or list steps, found {quoted(data['augment'])}")
         data["augment"] = []
     for place, step in enumerate(data["augment"]):
         where = f"data.augment.{place}"
@@ -522,7 +568,7 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
                 problems.append(f"{dotted}: missing")
             else:
                 message = detail["msg"].removeprefix("Value error, ")
-                found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
+                found = "" if detail["type"] == "value_error" else f", found {quoted(detail['input'])}"
                 problems.append(f"{dotted}: {message}{found}")
         return None
 

@@ -6,6 +6,7 @@ Relative paths start from the current directory; those inside a split start from
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,7 +93,8 @@ class SourceOptions(Options):
         values = list((self.values or {}).values())
         if len({type(value) for value in values}) > 1:
             raise ValueError("values are all numbers or all [red, green, blue]")
-        twice = [name for name, value in (self.values or {}).items() if values.count(value) > 1]
+        counts = Counter(values)
+        twice = [name for name, value in (self.values or {}).items() if counts[value] > 1]
         if twice:
             raise ValueError(f"values: {listed(twice, ' and ')} have the same value; a pixel is of one class")
         return self
@@ -155,6 +157,12 @@ class DataOptions(SourceOptions):
     resize: ResizeOptions | None = Field(None, description="the task's usual size unless given")
     augment: str | list[SerializeAsAny[StepOptions]] = Field(
         "light", description="none, light, strong, or a list of steps"
+    )
+    max_objects: int = Field(
+        10_000,
+        ge=1,
+        description="objects of one image that are trained on: a step needs memory for each; of an image with more, "
+        "so many are taken evenly from its list, and a warning names it. Evaluation takes all",
     )
     min_visible: float = Field(
         0.1, ge=0, le=1, description="an object of whose box a step of augment leaves less than this share is dropped"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 LONG = 300
 """Characters of somebody's text that a message shows."""
@@ -118,3 +120,23 @@ def hinted(absent: Sequence[str], known: Iterable[str]) -> str:
     near = list(known)
     more = f" and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
     return ", ".join(f"'{shortened(name)}'{did_you_mean(name, near)}" for name in absent[:LISTED]) + more
+
+
+class _Quoted(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 8
+        self.maxstring = self.maxother = 100
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out numbers of thousands of digits.
+        return repr(x) if x.bit_length() < 300 else f"a number of {x.bit_length()} bits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x) if len(x) <= self.maxstring else f"{x[: self.maxstring]!r}... ({len(x)} characters)"
+
+
+def quoted(value: Any) -> str:
+    """A value of somebody's for a message, as Python writes it, its long, wide and deep parts shortened."""
+    return _Quoted().repr(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rehead.backbones.tensor_files import without_numbers
-from rehead.data.draw import save, sheet
+from rehead.data.draw import LARGEST, save, sheet
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
 from rehead.data.readers.passed_over import passed_over, say_passed_over
@@ -60,6 +60,7 @@ def predict(
     _clear(folder)
     unreadable: dict[Path, str] = {}
     shown = dict.fromkeys(heads, 0)
+    smaller = 0
     records: dict[str, list[Figures]] = {key: [] for key in heads}
     stems: set[str] = set()
     ids: set[int | str] = set()
@@ -82,6 +83,7 @@ def predict(
                 stem = f"{path.stem}_{count}"
             stems.add(stem)
             tiles = [TASKS[head.task].draw(image, found[key], head.classes) for key, head in heads.items()]
+            smaller += max(image.shape[:2]) > LARGEST
             picture = sheet(tiles, columns=len(tiles), captions=list(heads)) if several else tiles[0]
             save(folder / "pictures" / f"{stem}.png", picture)
             # COCO names its files by image id.
@@ -102,6 +104,9 @@ def predict(
     done = len(images) - len(unreadable)
     drawn = [_objects_said(key, shown[key], len(records[key]), several) for key in heads if _finds(heads[key].task)]
     say(f"{done} image{'s' * (done != 1)} predicted{''.join(drawn)}: {folder}/predictions.json, {folder}/pictures/")
+    if smaller:
+        many = f"the pictures of {smaller} images are" if smaller > 1 else "the picture of one image is"
+        say(f"{many} smaller than the image, {LARGEST} pixels at most; what is predicted is not")
     for reason in (*missing.values(), *unreadable.values()):
         say(f"skipped: {reason}")
     return {**missing, **unreadable}

@@ -15,7 +15,7 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import refuse_broken, say_if_repaired
+from rehead.data.check.before_training import limit_objects, refuse_broken, say_if_repaired
 from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -131,6 +131,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     config = with_classes(config, classes)
     # A class that nothing in training is an example of need not be listed by validation.
     unused = {key: unused_classes(readers["train"].of(key)) for key in config.model.heads}
+    limit_objects(readers["train"], "data.train", config.data.max_objects)
     readers["val"] = open_data(config, "val", optional=unused)
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}

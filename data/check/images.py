@@ -24,6 +24,7 @@ from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
 from rehead.errors import DataError, listed
 from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.progress import Progress
+from rehead.reading import open_file
 
 FEW = 32
 """Images up to which one thread is enough."""
@@ -170,7 +171,7 @@ def _look_at_file(path: Path, deep: bool, facts: Facts) -> None:
     facts.stored, facts.orientation = head.stored, head.orientation
     kinds: list[str] = []
     # Of some TIFFs Pillow does not know what to think, and nothing here needs it to.
-    with suppress(DataError), decoding(path), Image.open(path) as image:
+    with suppress(DataError), decoding(path), open_file(path) as file, Image.open(file) as image:
         kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
         if image.mode == "P" and "transparency" in image.info:
             kinds.append("alpha")

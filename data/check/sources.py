@@ -15,9 +15,9 @@ from rehead.configs.load import load_config, settles
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
-from rehead.data.pixels import SUFFIXES, channels_in
+from rehead.data.pixels import channels_in
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import inline, reason
+from rehead.data.readers.base import image_names, inline, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
@@ -25,6 +25,7 @@ from rehead.data.readers.part import unused_classes
 from rehead.data.readers.tree import LOOKED_AT
 from rehead.errors import DataError, listed, shortened
 from rehead.progress import say
+from rehead.reading import folder_named
 
 
 @dataclass
@@ -168,7 +169,7 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            root = Path(options.root).expanduser()
+            root = folder_named(options.root)
             opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")
@@ -203,6 +204,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
         if not settles(given, split):
             file, _, rest = message.partition(": ")
             findings("missing_split", file, rest)
+    for name, why in found.unread.items():
+        if str(root / name) not in {one.file for one in findings}:
+            findings("broken_annotation", root / name, why)
     raw = merged(found, given, root)
     named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:
@@ -219,8 +223,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
 
 def _first_masks(root: Path, raw: Mapping[str, Any]) -> list[Path]:
     own = next((options for split in SPLITS if "masks" in (options := raw.get(split) or {})), None)
-    masks = [] if own is None else (root / own["masks"]).rglob("*")
-    return sorted(path for path in masks if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+    if own is None or not (folder := root / own["masks"]).is_dir():
+        return []
+    return [folder / name for name in image_names(folder)[:LOOKED_AT]]
 
 
 def _numbers_objects(root: Path, raw: Mapping[str, Any]) -> bool:

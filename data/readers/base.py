@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, DataError, did_you_mean, hinted, listed
+from rehead.errors import ConfigError, DataError, did_you_mean, hinted, listed, shortened
 from rehead.progress import Progress
+from rehead.reading import is_file, is_folder, is_there, names_in, walk
 from rehead.types import UNUSED, Classes
 
 Item = TypeVar("Item")
@@ -43,7 +44,7 @@ def refuse(code: str, file: Path, message: str) -> None:
     Raises:
         DataError: always.
     """
-    raise DataError(f"{file}: {message}")
+    raise DataError(f"{file}: {shortened(message, 2000)}")
 
 
 class UnusableError(ValueError):
@@ -209,16 +210,16 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
         MissingPathError: with the full path and the near matches beside it.
     """
     path = root / value
-    if path.is_dir() if folder else path.is_file():
+    if is_folder(path) if folder else is_file(path):
         return path
     kind = "folder" if folder else "file"
-    if path.exists():
+    if is_there(path):
         raise MissingPathError(f"{key}: {path.absolute()} is not a {kind}")
     # Name the first part that is missing, and look for its near matches where it should be.
     missing = path.absolute()
-    while not missing.parent.exists():
+    while not is_folder(missing.parent):
         missing = missing.parent
-    beside = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    beside = names_in(missing.parent)
     hint = did_you_mean(missing.name, beside) or f"; {missing.parent} holds {listed(beside)}"
     raise MissingPathError(f"{key}: no {kind} {path.absolute()}{hint}")
 
@@ -235,12 +236,7 @@ def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
 
 def all_files(folder: Path) -> list[str]:
     """The same for every file."""
-    found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
-        found += [prefix + name for name in files if not name.startswith(".")]
-    return sorted(found)
+    return walk(folder).names()
 
 
 def split_of(name: str) -> str | None:

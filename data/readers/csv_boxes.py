@@ -23,8 +23,9 @@ from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import parsing, text_of
-from rehead.errors import DataError, listed
+from rehead.data.readers.texts import text_of
+from rehead.errors import DataError, listed, quoted
+from rehead.reading import reading
 
 COLUMNS = {
     "image": "file_name filename image_path image_name image img_path img_name img filepath path file image_id",
@@ -152,7 +153,7 @@ def table_of(path: Path) -> dict[str, Rows]:
 
 def _rows(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
     while True:
-        with parsing(path, "table"):
+        with reading(path, "broken table"):
             row = next(lines, None)
         if row is None:
             return
@@ -211,11 +212,13 @@ def _box(cells: Mapping[str, str]) -> Box | None:
         except (ValueError, TypeError, RecursionError):
             words = []
         if len(words) != 4:
-            raise ValueError(f"bbox is {cells.get('bbox')!r}, not [x, y, w, h]")
+            raise ValueError(f"bbox is {quoted(cells.get('bbox'))}, not [x, y, w, h]")
     if not any(words):
         return None
     numbers = [finite(word) for word in words]
-    wrong = [f"{name} {word!r}" for name, word, number in zip(names, words, numbers, strict=True) if number is None]
+    wrong = [
+        f"{name} {quoted(word)}" for name, word, number in zip(names, words, numbers, strict=True) if number is None
+    ]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not a number")
     x1, y1, x2, y2 = (number for number in numbers if number is not None)

@@ -16,6 +16,7 @@ from rehead.data.readers.recognise import recognise
 from rehead.data.readers.tree import Found
 from rehead.errors import ConfigError, DataError
 from rehead.progress import say
+from rehead.reading import folder_named, is_folder
 
 
 def source_of(
@@ -75,14 +76,14 @@ def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path,
         ConfigError: for what cannot be said of a folder, and a file that is not there.
     """
     root = Path(source)
-    if not root.is_dir():
+    if not is_folder(root):
         raw = read_yaml(find(source))
         raw = override(raw, overrides) if raw.keys() == {"data"} and isinstance(raw["data"], dict) else raw
-        if raw.keys() != {"data"} or raw["data"].get("format") != "auto":
+        if raw.keys() != {"data"} or not isinstance(raw["data"], dict) or raw["data"].get("format") != "auto":
             return None
         given = {key: value for key, value in raw["data"].items() if key != "root"}
-        root = Path(str(raw["data"].get("root", "."))).expanduser()
-        if not root.is_dir():
+        root = folder_named(str(raw["data"].get("root", ".")))
+        if not is_folder(root):
             raise DataError(f"data.root: no folder {root.absolute()}")
         return root, given
     problems = [f"{key}: {root} is a folder, of which only data can be said" for key in overrides if key[:5] != "data."]
@@ -128,8 +129,8 @@ def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[DataOp
     if raw.keys() != {"data"} or not isinstance(raw["data"], dict):
         return None
     raw = override(raw, overrides)
-    form = raw["data"].get("format")
-    if raw.keys() != {"data"} or form not in READERS or form == "auto":
+    form = raw["data"].get("format") if isinstance(raw["data"], dict) else None
+    if raw.keys() != {"data"} or not isinstance(form, str) or form not in READERS or form == "auto":
         return None
     task = READERS.get(form).about["task"].split(", ")[0]
     return data_of(raw, task), task

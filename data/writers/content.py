@@ -21,6 +21,7 @@ from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
+from rehead.reading import is_file
 from rehead.types import Classes
 
 Notes = Counter[str]
@@ -170,7 +171,7 @@ class Content:
         """
         target = folder / picture.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not picture.path.is_file():
+        if not is_file(picture.path):
             raise DataError(f"{picture.path}: no such file")
         if not self.link:
             shutil.copyfile(picture.path, target)
