@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rehead.progress import say
+from rehead.terminal import say
 
 
 def export_weights(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rehead.errors import ConfigError
-from rehead.progress import say
+from rehead.terminal import say
 
 
 def import_(

@@ -10,7 +10,7 @@ import typer
 
 from rehead.errors import ConfigError, DataError, OutputError
 from rehead.files import write_text
-from rehead.progress import results, say
+from rehead.terminal import results, say
 
 
 def init(
@@ -32,7 +32,7 @@ def init(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder of images")
 
-    from rehead.data.check.proposal import Machine, name_of, next_commands, plain, propose
+    from rehead.data.check.proposal import Machine, name_of, next_commands, propose
 
     file = out if out is not None else Path(f"{name_of(folder)}.yaml")
     if file.suffix.lower() not in (".yaml", ".yml"):
@@ -63,4 +63,4 @@ def init(
         )
     say(f"{file}: written; every choice in it says why. Next:")
     for command in next_commands(file, folder, checked, load_config(file).out):
-        results().print(plain(shlex.join(command)), markup=False, highlight=False, soft_wrap=True)
+        results().print(shlex.join(command))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+
+from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
@@ -31,63 +31,54 @@ def show(checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of
 
     model = load(checkpoint)
     metadata = read_metadata(checkpoint)
-    console = Console(soft_wrap=True, highlight=False)
+    console = results()
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
-    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", markup=False)
-    console.print()
-    console.print(_backbone(model))
-    console.print()
-    console.print(_heads(model))
+    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})")
+    console.print("", _backbone(model), "", _heads(model))
     for key, classes in model.classes.items():
-        console.print(f"classes of '{key}': {_listed(classes.names)}", markup=False)
+        console.print(f"classes of '{key}': {_listed(classes.names)}")
     console.print()
     found = backbone_hash(model.backbone.state_dict())
     console.print(_lineage(metadata["lineage"]))
     last = metadata["lineage"][-1]["hash"] if metadata["lineage"] else ""
     if last != found:
         console.print(f"warning: the backbone's tensors are {found[:DIGITS]}, not what its lineage ends with")
-    console.print()
-    console.print(to_yaml(model.config).rstrip(), markup=False)
+    console.print("", *to_yaml(model.config).splitlines())
 
 
 def _backbone(model: Model) -> Table:
     body = model.backbone
     learning = _count(parameter for parameter in body.parameters() if parameter.requires_grad)
     table = Table(
-        Column("feature", no_wrap=True),
-        Column("channels", justify="right"),
-        Column("stride", justify="right"),
+        Column("feature", whole=True),
+        Column("channels", right=True),
+        Column("stride", right=True),
         title=f"backbone {body.options.name}: {_count(body.parameters()):,} parameters, {learning:,} of them learn",
-        title_justify="left",
+        lines=True,
     )
     for name, spec in body.feature_specs.items():
-        table.add_row(name, str(spec.channels), str(spec.stride))
+        table.row(name, str(spec.channels), str(spec.stride))
     return table
 
 
 def _heads(model: Model) -> Table:
     table = Table(
-        Column("key", no_wrap=True),
-        Column("head", no_wrap=True),
+        Column("key", whole=True),
+        Column("head", whole=True),
         "task",
-        Column("classes", justify="right"),
-        Column("parameters", justify="right"),
+        Column("classes", right=True),
+        Column("parameters", right=True),
         title="heads",
-        title_justify="left",
+        lines=True,
     )
     for key in model.heads:
         head = model.head(key)
-        table.add_row(key, head.options.name, head.task, str(len(head.classes)), f"{_count(head.parameters()):,}")
+        table.row(key, head.options.name, head.task, str(len(head.classes)), f"{_count(head.parameters()):,}")
     return table
 
 
 def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
-    table = Table(
-        "step",
-        Column("backbone afterwards", no_wrap=True),
-        title="lineage of the backbone",
-        title_justify="left",
-    )
+    table = Table("step", Column("backbone afterwards", whole=True), title="lineage of the backbone", lines=True)
     before = None
     for entry in lineage:
         if "task" in entry:
@@ -96,7 +87,7 @@ def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
         else:
             said = f"weights: {entry['weights']}"
         same = " (unchanged)" if entry["hash"] == before else ""
-        table.add_row(said, f"{entry['hash'][:DIGITS]}{same}")
+        table.row(said, f"{entry['hash'][:DIGITS]}{same}")
         before = entry["hash"]
     return table
 

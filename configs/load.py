@@ -20,9 +20,10 @@ from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, one_line
 from rehead.progress import say
 from rehead.registry import Registry
+from rehead.yaml_text import yaml_text
 
 SPLITS = ("train", "val", "test")
 
@@ -80,7 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError([f"not YAML: {error}"], str(path)) from error
+        raise ConfigError([f"not YAML: {one_line(error)}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
     return raw
@@ -374,8 +375,7 @@ def _say_once(message: str) -> None:
 
 
 def _inline(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    return text.strip()
+    return yaml_text(value, default_flow_style=True, width=10_000).strip()
 
 
 def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
@@ -530,5 +530,4 @@ def dump(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The same as YAML text."""
-    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_text(dump(config))

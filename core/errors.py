@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class ReheadError(Exception):
     """Something the user can put right: the message names what was found and what to do.
+
+    Given several texts, each is a line of the message.
 
     Attributes:
         exit_code: of the command line.
     """
 
     exit_code = 2
+
+    @property
+    def lines(self) -> list[str]:
+        """The message as it is shown: whatever is inside a line stays on it."""
+        return [str(line) for line in self.args]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class ConfigError(ReheadError):
@@ -27,8 +38,10 @@ class ConfigError(ReheadError):
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
         self.problems = list(problems)
         self.source = source
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{source}:\n{lines}")
+        super().__init__(f"{source}:", *(f"  - {problem}" for problem in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems, self.source)
 
 
 class DataError(ReheadError):
@@ -66,6 +79,11 @@ class RunStoppedError(ReheadError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, without its lines."""
+    return " ".join(str(error).split())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

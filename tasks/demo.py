@@ -70,12 +70,12 @@ def demo(out: Path, budget: Budget | None = None, device: str = "auto") -> list[
         write_classification(data / "shapes", split, tiles, SIZE, seed=0)
         write_scenes(data / "scenes", split, scenes, SIZE, seed=0)
 
-    say("\n1. One backbone learns to classify single shapes.")
+    say("", "1. One backbone learns to classify single shapes.")
     base = train(_classify(out, data, budget, device), overwrite=True) / "last.safetensors"
     results = [Result("classification", "top-1", evaluate(base)["main"]["top1"], None)]
     runs: dict[str, dict[str, Path]] = {}
     for number, (task, make) in enumerate((("detection", _detect), ("segmentation", _segment)), start=2):
-        say(f"\n{number}. It keeps its body and gets a {task} head; then the same from scratch.")
+        say("", f"{number}. It keeps its body and gets a {task} head; then the same from scratch.")
         runs[task] = {}
         scores: dict[str, Figures] = {}
         for how, init in (("transferred", str(base)), ("scratch", None)):

@@ -82,8 +82,8 @@ def predict(
                 said = TASKS[head.task].records(found[key], head.classes, image_id, stem, place)
                 records[key] += [{**record, "file_name": str(path)} for record in said]
     if len(unreadable) == len(images):
-        reasons = "\n".join(f"  - {reason}" for reason in unreadable.values())
-        raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
+        reasons = (f"  - {reason}" for reason in unreadable.values())
+        raise DataError(f"none of the {len(images)} images could be read:", *reasons)
     written = records if several else next(iter(records.values()))
     write_text(folder / "predictions.json", json.dumps(written, indent=1) + "\n")
     done = len(images) - len(unreadable)
@@ -121,7 +121,7 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str
         else:
             missing[path] = f"{path}: no such image or folder"
     if not found and len(missing) == len(paths):
-        raise DataError("\n".join(missing.values()))
+        raise DataError(*missing.values())
     if not found:
         raise DataError(
             f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})"

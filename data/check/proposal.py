@@ -21,7 +21,9 @@ from rehead.data.check.statistics import box_statistics
 from rehead.data.readers.base import listed
 from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError
+from rehead.terminal import visible
 from rehead.types import UNUSED
+from rehead.yaml_text import yaml_text
 
 VAL_SHARE = 0.2
 
@@ -88,18 +90,13 @@ class Lines:
     def __call__(self, line: str, *why: str) -> None:
         """Adds a line, behind its comments."""
         indent = " " * (len(line) - len(line.lstrip()))
-        self.lines += [f"{indent}# {plain(text)}" for text in why if text]
+        self.lines += [f"{indent}# {visible(text)}" for text in why if text]
         self.lines.append(line)
-
-
-def plain(text: str) -> str:
-    """A text that stays within its line of a comment or a terminal, whatever names it holds."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def flow(value: Any) -> str:
     """A value on one line of YAML."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf"))
+    text = yaml_text(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 

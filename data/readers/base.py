@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE, decode, pixels_of
@@ -21,6 +21,7 @@ from rehead.data.sample import Sample
 from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.progress import Progress
 from rehead.types import UNUSED, Classes
+from rehead.yaml_text import yaml_text
 
 Item = TypeVar("Item")
 
@@ -315,8 +316,8 @@ def listed(names: Sequence[object]) -> str:
 
 def inline(value: Any) -> str:
     """A value as the command line takes it."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    return f"'{text.strip()}'"
+    text = yaml_text(value, default_flow_style=True, width=10_000)
+    return shlex.quote(text.strip())
 
 
 def watched(items: Collection[Item]) -> Iterator[Item]:
