@@ -104,7 +104,7 @@ class Table:
     ) -> None:
         self.columns = [Column(one) if isinstance(one, str) else one for one in columns]
         self.title, self.caption, self.expand = title, caption, expand
-        self.options: dict[str, Any] = {"show_header": headings, "title_justify": "left", "caption_justify": "left"}
+        self.options: dict[str, Any] = {"show_header": headings}
         self.options |= {} if lines else {"box": box.SIMPLE_HEAD}
         self.options |= {"show_edge": False, "pad_edge": False, "collapse_padding": True} if tight else {}
         self.rows: list[tuple[str | Sequence[Line], ...]] = []
@@ -156,18 +156,26 @@ class Output:
         """Whether somebody is watching."""
         return self.rich.is_terminal
 
-    def print(self, *things: str | Table, style: str = "") -> None:
+    def print(self, *things: Line | Table, style: str = "") -> None:
         """Prints every text as one line of its own, however long, and tables as wide as the terminal.
 
         Args:
             things: texts and tables; without any, an empty line.
-            style: of the texts, such as `bold red`.
+            style: of texts without one.
         """
         for thing in things or ("",):
-            if isinstance(thing, str):
-                self.rich.print(self._text((thing, style)), soft_wrap=True)
+            if not isinstance(thing, Table):
+                self.rich.print(self._text((thing, style) if isinstance(thing, str) else thing), soft_wrap=True)
+                continue
+            # Titles and captions as lines of their own: rich would break them at the table's edge.
+            if thing.title:
+                self.print(thing.title)
+            if thing.least_width() <= self.rich.width:
+                self._show(self._laid_out(thing))
             else:
-                self._show(self._laid_out(thing) if thing.least_width() <= self.rich.width else self._stacked(thing))
+                self.print(*_stacked(thing))
+            for line in thing.caption:
+                self.print(line)
 
     def columns(self, words: Sequence[str]) -> None:
         """Prints words side by side on a terminal, and one a line elsewhere."""
@@ -198,9 +206,7 @@ class Output:
         return Text(visible(text).encode(encoding, "backslashreplace").decode(encoding), style=style)
 
     def _laid_out(self, table: Table) -> RichTable:
-        caption = Text("\n").join(map(self._text, table.caption)) if table.caption else None
-        title = self._text(table.title) if table.title else None
-        made = RichTable(title=title, caption=caption, expand=table.expand and self.is_terminal, **table.options)
+        made = RichTable(expand=table.expand and self.is_terminal, **table.options)
         for column in table.columns:
             justify: Literal["left", "right"] = "right" if column.right else "left"
             made.add_column(
@@ -217,15 +223,14 @@ class Output:
             made.add_row(*(Text("\n").join(map(self._text, _lines(cell))) for cell in row))
         return made
 
-    def _stacked(self, table: Table) -> Text:
-        """For a terminal that is too narrow for a table without breaking its words: its cells below one another."""
-        lines: list[Line] = [table.title, ""]
-        for row in table.rows:
-            for number, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
-                for text, style in ((one, "") if isinstance(one, str) else one for one in _lines(cell)):
-                    named = f"{column.heading}: " if column.heading else ""
-                    lines.append((f"{'  ' if number else ''}{named}{text}", style))
-        return Text("\n").join(map(self._text, [*lines, *table.caption]))
+
+def _stacked(table: Table) -> Iterator[Line]:
+    """For a terminal that is too narrow for a table without breaking its words: its cells below one another."""
+    for row in table.rows:
+        for number, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            for text, style in ((one, "") if isinstance(one, str) else one for one in _lines(cell)):
+                named = f"{column.heading}: " if column.heading else ""
+                yield f"{'  ' if number else ''}{named}{text}", style
 
 
 console = Output(stderr=True)

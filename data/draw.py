@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rehead.files import atomic_path
+from rehead.terminal import visible
 from rehead.types import ignore_of
 
 Picture = NDArray[np.uint8]
@@ -315,7 +316,8 @@ def _line_height(font: Any) -> int:
 
 
 def _shortened(text: str, font: Any, width: float) -> str:
-    """The text, or as much of its beginning as fits, with an ellipsis."""
+    """The text on one line, or as much of its beginning as fits, with an ellipsis."""
+    text = visible(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.types import Classes
+
+NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""What ends a line, what XML has no place for, and bytes that are not UTF-8."""
 
 Notes = Counter[str]
 """What a format cannot hold, in words, and how often."""
@@ -181,6 +185,22 @@ class Content:
             raise OutputError(
                 f"{picture.path}: cannot be linked to {folder} ({error.strerror}); use --images copy"
             ) from error
+
+
+def refuse_no_text(content: Content, form: str) -> None:
+    """For formats of lines and XML: refuses names that would be another line, or could not be read again.
+
+    Raises:
+        DataError: naming the first class or image.
+    """
+    names = [("class", name) for name in content.classes.names]
+    names += [("image", reader.columns.names[row]) for reader, rows in content.splits.values() for row in rows]
+    for what, name in names:
+        if NO_TEXT.search(name):
+            raise DataError(
+                f"{content.source}: {what} '{name}' holds control characters or bytes that are no text, for which "
+                f"{form} has no place; rename it"
+            )
 
 
 def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:
