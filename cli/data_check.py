@@ -53,9 +53,7 @@ def check(
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
         found = [one.record() for one in checked.findings]
-        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        # Names of files need not be text; what is none becomes an escape of JSON.
-        write_text(json_file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_text(json_file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     boxes = box_statistics(checked) if checked.data.sources else None
     _print_statistics(console, checked, boxes, picture)
     if html is not None:

@@ -24,8 +24,11 @@ from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.types import Classes
 
-NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-"""What ends a line, what XML has no place for, and bytes that are not UTF-8."""
+NO_UTF8 = re.compile("[\ud800-\udfff]")
+"""Bytes of a file's name that are not UTF-8."""
+
+NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Those, what ends a line, and what XML has no place for."""
 
 Notes = Counter[str]
 """What a format cannot hold, in words, and how often."""
@@ -187,8 +190,13 @@ class Content:
             ) from error
 
 
-def refuse_no_text(content: Content, form: str) -> None:
-    """For formats of lines and XML: refuses names that would be another line, or could not be read again.
+def refuse(content: Content, form: str, forbidden: re.Pattern[str]) -> None:
+    """Refuses names that would be another line, or could not be read again.
+
+    Args:
+        content: to be written.
+        form: what the format is called.
+        forbidden: letters that it has no place for.
 
     Raises:
         DataError: naming the first class or image.
@@ -196,7 +204,7 @@ def refuse_no_text(content: Content, form: str) -> None:
     names = [("class", name) for name in content.classes.names]
     names += [("image", reader.columns.names[row]) for reader, rows in content.splits.values() for row in rows]
     for what, name in names:
-        if NO_TEXT.search(name):
+        if forbidden.search(name):
             raise DataError(
                 f"{content.source}: {what} '{name}' holds control characters or bytes that are no text, for which "
                 f"{form} has no place; rename it"
