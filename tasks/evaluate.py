@@ -12,14 +12,14 @@ import torch
 
 from rehead.configs.load import check, override
 from rehead.configs.schema import Config
-from rehead.data.check.before_training import say_if_repaired
+from rehead.data.check.before_training import say_if_repaired, say_other_classes
 from rehead.data.draw import save, sheet
 from rehead.data.loader import Loader, evaluation_loader, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
-from rehead.data.readers.base import Reader
+from rehead.data.readers.base import ClassesDifferError, Reader, listed
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Figures, Picture
@@ -73,11 +73,32 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
     config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
     _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
-    reader = open_data(config, config.data.split, names, dict.fromkeys(names))
-    say_if_repaired(reader, f"data.{config.data.split}")
+    where = f"data.{config.data.split}"
+    try:
+        reader = open_data(config, config.data.split, names, dict.fromkeys(names))
+    except ClassesDifferError as error:
+        raise _other_classes(error, where, path) from error
+    say_if_repaired(reader, where)
+    say_other_classes(reader, where, str(path))
     model = from_config(config, classes, load_weights=False)
     load_tensors(model, path)
     return model.to(device), reader
+
+
+def _other_classes(error: ClassesDifferError, where: str, path: Path) -> DataError:
+    """The classes of a checkpoint beside those of data that cannot judge it."""
+    known, wanted = error.known, error.wanted
+    lacking = [f"'{name}'" for name in wanted if name not in known]
+    others = [f"'{name}'{did_you_mean(name, wanted)}" for name in known if name not in wanted]
+    return DataError(
+        f"{where}: these data cannot judge {path}: their classes are not its own",
+        f"  the checkpoint's {_listed(wanted)}",
+        f"  {error.source} has {_listed(known)}",
+        f"  not in the data: {listed(lacking)}",
+        f"  not known to the checkpoint: {listed(others)}",
+        f"  what to do: name data of its classes (data.root=..., {where}=...); call classes in the data as the "
+        f"checkpoint does; or train a head for these: rehead train CONFIG model.init={path}",
+    )
 
 
 def loader_for(model: Model, reader: Reader, batch_size: int) -> Loader[Sample]:

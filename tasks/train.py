@@ -16,7 +16,7 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import refuse_broken, say_if_repaired
+from rehead.data.check.before_training import refuse_broken, say_if_repaired, say_other_classes
 from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -110,6 +110,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     """The model, and the data that it learns from and is judged by."""
     readers = {"train": open_data(config, "train")}
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
+    lists = [own.classes for own in (config.data, *config.data.sources.values())]
+    chosen = any([*lists, *(head.classes for head in config.model.heads.values())])
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = with_classes(config, classes)
     # A class that nothing in training is an example of need not be listed by validation.
@@ -120,6 +122,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
         channels = config.model.backbone.in_channels
         refuse_broken(reader, f"data.{split}", tasks, learn=split == "train", channels=channels)
         say_if_repaired(reader, f"data.{split}")
+    if not chosen:
+        say_other_classes(readers["val"], "data.val", "training")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:

@@ -16,7 +16,7 @@ from rehead.data.check.changes import FILE
 from rehead.data.check.numbers import numbers_of, some_numbers
 from rehead.data.check.sizes import FIND, refuse_sizes
 from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
-from rehead.data.readers.base import Reader
+from rehead.data.readers.base import Reader, listed
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 from rehead.data.readers.joined import JoinedReader
@@ -137,6 +137,33 @@ def say_if_repaired(reader: Reader, where: str) -> None:
         except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # not ours
         logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
+
+
+def say_other_classes(reader: Reader, where: str, whose: str) -> None:
+    """Says how much is of classes that a model does not tell apart, and so neither right nor wrong.
+
+    Args:
+        reader: of a split.
+        where: its key in the configuration, for the message.
+        whose: the classes are that it was opened with, such as the checkpoint's path.
+    """
+    for own, rows in _readers_of_splits(reader):
+        columns = own.columns
+        labels = columns.labels if columns.image_labels is None else columns.image_labels
+        if columns.classes is None or labels is None or own.values is not None:
+            continue
+        used = np.arange(len(columns)) if rows is None else rows
+        labels = labels[used if columns.image_labels is not None else np.isin(image_of(own), used)]
+        counts = np.bincount(labels, minlength=len(columns.classes)).tolist()
+        pairs = zip(columns.classes.names, counts, strict=True)
+        others = {name: count for name, count in pairs if count and name not in own.classes.names}
+        if others:
+            said = listed([f"'{name}' ({count})" for name, count in sorted(others.items(), key=lambda one: -one[1])])
+            logger.warning(
+                "%s: %d of %d %s are of classes that %s does not tell apart, and count nowhere: %s",
+                *(where, sum(others.values()), sum(counts)),
+                *("images" if columns.image_labels is not None else "objects", whose, said),
+            )
 
 
 def _refuse_first(reader: Reader, where: str, channels: int) -> None:

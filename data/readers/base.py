@@ -294,16 +294,35 @@ def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> C
         raise DataError(f"{source}: {'; '.join(error.problems)}") from error
 
 
+class ClassesDifferError(DataError):
+    """Annotations that lack classes that were asked for.
+
+    Args:
+        message: what is said where the classes could be named otherwise.
+        source: the annotations.
+        wanted: the classes that were asked for.
+        known: those that the annotations have.
+    """
+
+    def __init__(self, message: str, source: Path, wanted: Sequence[str], known: Sequence[str]) -> None:
+        super().__init__(message)
+        self.source, self.wanted, self.known = source, list(wanted), list(known)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.source, self.wanted, self.known)
+
+
 def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -> None:
     """Checks that every wanted class is known, but for those that nothing is an example of.
 
     Raises:
-        DataError: naming `data.classes`, the classes that are not there, and their near matches.
+        ClassesDifferError: naming `data.classes`, the classes that are not there, and their near matches.
     """
     absent = [name for name in wanted if name not in known and not name.startswith(UNUSED)]
     if absent:
         hints = [f"'{name}'{did_you_mean(name, known)}" for name in absent]
-        raise DataError(f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})")
+        message = f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})"
+        raise ClassesDifferError(message, source, wanted, known)
 
 
 def listed(names: Sequence[object]) -> str:

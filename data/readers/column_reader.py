@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
+    ClassesDifferError,
     Reader,
     checked_classes,
     inline,
@@ -239,9 +240,8 @@ def _chosen(
         unasked = [name for name in known.names if name not in wanted]
         if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
             hints = [f"'{name}'{did_you_mean(name, unasked)}" for name in absent]
-            raise DataError(
-                f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
-            )
+            message = f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
+            raise ClassesDifferError(message, annotations, wanted, known.names)
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
     absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
@@ -253,7 +253,8 @@ def _chosen(
         said = ", ".join(f"'{name}'{did_you_mean(name, known.names)}" for name in lacking)
         rest = [name for name in wanted if name not in absent]
         cure = f"; to do without, in training too: data.classes={inline(rest)}" if rest else ""
-        raise DataError(f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}")
+        message = f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}"
+        raise ClassesDifferError(message, annotations, wanted, known.names)
     if absent:
         logger.warning("%s lists no class %s: nothing in it is one", annotations, listed([f"'{n}'" for n in absent]))
     id_of = dict(zip(known.names, known.ids, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import SHOWN, Report, existing, image_names, listed, refuse
+from rehead.data.readers.base import SHOWN, ClassesDifferError, Report, existing, image_names, listed, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.passed_over import passed_over, say_passed_over
@@ -91,4 +91,5 @@ def _check_listed(classes: Sequence[str], folders: Sequence[str], folder: Path) 
     if problems:
         more = f"; and {len(problems) - SHOWN} more such" if len(problems) > SHOWN else ""
         shown = "; ".join(problems[:SHOWN])
-        raise DataError(f"{folder} and the classes (data.classes, or the model's) differ: {shown}{more}")
+        message = f"{folder} and the classes (data.classes, or the model's) differ: {shown}{more}"
+        raise ClassesDifferError(message, folder, classes, folders)
