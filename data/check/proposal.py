@@ -25,6 +25,9 @@ from rehead.terminal import visible
 from rehead.types import UNUSED
 from rehead.yaml_text import yaml_text
 
+DECODED = 1000
+"""Images at most that are decoded for a proposal: medians and kinds of a thousand are those of all."""
+
 VAL_SHARE = 0.2
 
 STEP = 32
@@ -122,7 +125,8 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
         raise DataError(f"{root}: none of the {len(facts)} training images can be read; `rehead data check` says why")
     task, why_task = _task(train, checked)
     drawn = options.val is None
-    images = max(1, round(len(sizes) * (1 - VAL_SHARE)) if drawn else len(sizes))
+    readable = sum(not one.problem for one in facts)
+    images = max(1, round(readable * (1 - VAL_SHARE)) if drawn else readable)
     budget, on_gpu = BUDGETS[task], machine.gpu_gib is not None
     resize, why_resize = _resize(task, sizes, budget.side[on_gpu])
     head, why_head = _head(task, checked, resize)
@@ -132,7 +136,9 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
     steps = max(1, epochs * max(1, images // batch))
 
     out = Lines()
-    out(f"task: {task}", f"Written by `rehead init`, which found {checked.data.saw}.", *why_task)
+    some = f"{checked.decoded:,} of {checked.images:,} images"
+    looked = f"All annotations were read, and {some}, evenly." if checked.decoded < checked.images else ""
+    out(f"task: {task}", f"Written by `rehead init`, which found {checked.data.saw}.", looked, *why_task)
     out("data:")
     out(f"  format: {options.format}")
     out(f"  root: {flow(str(root))}")
@@ -315,6 +321,8 @@ def _values(out: Lines, checked: Checked) -> None:
     total = sum(pixels.values())
     shares = ", ".join(f"{_value(value, colours)}: {pixels[value] / total:.1%}" for value in numbers[:16])
     said = f"values of the masks and their share of the pixels: {shares}" + (" ..." if len(numbers) > 16 else "")
+    if checked.decoded < checked.images:
+        said += f" (of {checked.decoded:,} masks: training stops at a value that only others have, and names it)"
     if colours:
         if len(numbers) > MOST_COLOURS:
             raise DataError(
