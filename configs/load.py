@@ -50,7 +50,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     else:
         path = find(source)
         raw, name = read_yaml(path), str(path)
-    own = _set_aside(raw, overrides or {})
+    own = set_aside(raw, overrides or {})
     return check(override(raw, overrides or {}), name, own)
 
 
@@ -66,7 +66,14 @@ def find(source: str | Path) -> Path:
     name = path.with_suffix("")
     if name.parts[:1] == ("configs",) and (inside := name.relative_to("configs").as_posix()) in known:
         return known[inside]
-    hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or f"; recipes: {', '.join(known)}"
+    if path.is_dir():
+        raise ConfigError(
+            [f"is a folder; `rehead init {path}` writes a configuration for one with images"], str(source)
+        )
+    near = [str(path.with_name(other.name)) for other in path.parent.glob("*.y*ml")]
+    hint = did_you_mean(str(source), near) or did_you_mean(name.as_posix().removeprefix("configs/"), known)
+    # Whoever names a file has no use for all recipes.
+    hint = hint or ("" if path.suffix or len(path.parts) > 2 else f"; recipes: {', '.join(known)}")
     raise ConfigError([f"no such file or recipe{hint}"], str(source))
 
 
@@ -168,7 +175,7 @@ def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "model": model}
 
 
-def _set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Takes the splits of a file out of it where the command line names other data.
 
     Returns:
@@ -491,7 +498,10 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
             dotted = ".".join(str(part) for part in ((where,) if where else ()) + tuple(location)) or "configuration"
             if detail["type"] == "extra_forbidden":
                 known = _keys_at(model, location[:-1])
-                hint = did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
+                deeper = [] if location[:-1] else [f"{one}.{key}" for one in known for key in _keys_at(model, (one,))]
+                below = [key for key in deeper if key.endswith(f".{location[-1]}")]
+                hint = f"; did you mean {' or '.join(map(repr, below))}?" if below else ""
+                hint = hint or did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
                 problems.append(f"{dotted}: unknown key{hint}")
             elif detail["type"] == "missing":
                 problems.append(f"{dotted}: missing")

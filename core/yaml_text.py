@@ -17,8 +17,8 @@ def yaml_text(value: Any, **options: Any) -> str:
     import yaml
 
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, **options)
-    if visible(text, keep="\n") == text:
-        return text
-    # PyYAML escapes control characters, but bidirectional ones only together with all that is not ASCII.
-    escaped: str = yaml.safe_dump(value, sort_keys=False, **options)
-    return escaped
+    if visible(text, keep="\n") != text:
+        # PyYAML escapes control characters, but bidirectional ones only together with all that is not ASCII.
+        text = yaml.safe_dump(value, sort_keys=False, **options)
+    # Of a number or a word alone it marks the end.
+    return text.removesuffix("...\n")

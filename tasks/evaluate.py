@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rehead.configs.load import check, override
+from rehead.configs.load import check, override, set_aside
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired, say_other_classes
 from rehead.data.draw import save, sheet
@@ -70,7 +70,9 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
     raw = metadata["config"]
     for key, own in names.items():
         raw["model"]["heads"][key]["classes"] = own
-    config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path))
+    # Splits of another format than the command line names give way.
+    aside = set_aside(raw, overrides)
+    config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path), aside)
     _refuse_other_classes(config, overrides, names, path)
     device = choose_device(config.device)
     where = f"data.{config.data.split}"
@@ -250,4 +252,5 @@ def _refuse_other_classes(
 
 
 def _listed(names: list[str]) -> str:
-    return f"{len(names)} classes ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+    counted = f"{len(names)} class{'es' * (len(names) != 1)}"
+    return f"{counted} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"

@@ -99,8 +99,7 @@ class Lines:
 
 def flow(value: Any) -> str:
     """A value on one line of YAML."""
-    text = yaml_text(value, default_flow_style=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")
+    return yaml_text(value, default_flow_style=True, width=float("inf")).removesuffix("\n")
 
 
 def propose(checked: Checked, root: Path, machine: Machine) -> str:
