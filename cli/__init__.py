@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -25,7 +25,7 @@ from rehead.cli.show import show
 from rehead.cli.swap import swap
 from rehead.cli.train import train
 from rehead.errors import OtherProcessError, ReheadError, RunStoppedError
-from rehead.progress import console, say
+from rehead.terminal import console, guarded
 
 app = typer.Typer(
     name="rehead",
@@ -57,26 +57,41 @@ for command in COMMANDS:
 app.add_typer(data)
 
 
-class _Lines(logging.Handler):
-    """What rehead's rooms log goes to standard error as plain lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage() if record.levelno < logging.WARNING else f"warning: {record.getMessage()}")
+UsageError: type[Exception] = typer.BadParameter.mro()[2]
+"""Typer's own errors, whichever click it brings."""
 
 
 def main() -> None:
     """Runs the command; what the user can put right is one message and exit code 2, without a traceback."""
     # albumentations asks the network for its newest version when it is imported, unless told not to.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    log = logging.getLogger("rehead")
-    log.setLevel(logging.INFO)
-    log.addHandler(_Lines())
+    with guarded():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """The command's exit code."""
     try:
-        app()
+        return app(standalone_mode=False) or 0
+    except UsageError as error:
+        return _misused(error)
     except ReheadError as error:
         if os.environ.get("RANK", "0") != "0" and isinstance(error, OtherProcessError | RunStoppedError):
             # The process that has more to say gets the time to, before the launcher ends it too.
             time.sleep(1)
-            sys.exit(error.exit_code)
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
+            return error.exit_code
+        first, *others = error.lines
+        console.print(f"error: {first}", *others, style="red")
+        return error.exit_code
+
+
+def _misused(error: Any) -> int:
+    """Says how a command is written; without any argument, its help was shown already."""
+    if type(error).__name__ != "NoArgsIsHelpError":
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            console.print(*context.get_usage().splitlines(), style="yellow")
+        console.print(f"error: {error.format_message()}", style="red")
+        if context is not None:
+            console.print(f"`{context.command_path} --help` says more")
+    return int(error.exit_code)

@@ -9,11 +9,9 @@ import typer
 
 from rehead.errors import ConfigError
 from rehead.files import check_output
-from rehead.progress import results
+from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from rehead.configs.schema import BackboneOptions
 
 SHORTCUTS = {
@@ -84,21 +82,19 @@ def _list_ours() -> None:
         summary = summarise(BackboneOptions(name=entry.name), 64)
         channels = " ".join(str(row.shape[0]) for row in summary.rows if row.feature)
         block, blocks, paper = (entry.about.get(fact, "") for fact in ("block", "blocks", "paper"))
-        table.add_row(entry.name, block, blocks, _millions(summary.parameters), channels, paper)
+        table.row(entry.name, block, blocks, _millions(summary.parameters), channels, paper)
     console = results()
-    console.print(table, "")
     console.print(
+        table,
+        "",
         f"size: parameters without a classifier. There are {len(timm.list_models())} more in timm: "
         "`rehead backbones 'convnext*'` lists those that match, `rehead backbones NAME` shows one block by block. "
         "timm/resnet50 is timm's model where the name is ours too.",
-        highlight=False,
-        markup=False,
     )
 
 
 def _list_timm(pattern: str) -> None:
     import timm
-    from rich.columns import Columns
 
     from rehead.errors import BuildError
 
@@ -106,9 +102,8 @@ def _list_timm(pattern: str) -> None:
     if not names:
         raise BuildError(f"no timm model matches '{pattern}'; * stands for any letters, as in '*convnext*'")
     console = results()
-    listing = Columns(names, padding=(0, 2), column_first=True) if console.is_terminal else "\n".join(names)
-    console.print(listing, highlight=False, markup=False)
-    console.print(f"{len(names)} of timm's models match '{pattern}'", highlight=False, markup=False)
+    console.columns(names)
+    console.print(f"{len(names)} of timm's models match '{pattern}'")
 
 
 def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
@@ -119,7 +114,7 @@ def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
     title = f"{_title(options)}, image {size}x{size}"
     if picture is not None:
         from rehead.backbones.picture import draw_network
-        from rehead.progress import say
+        from rehead.terminal import say
 
         draw_network(summary, title, picture)
         say(f"drawn: {picture}")
@@ -129,22 +124,20 @@ def _show(options: BackboneOptions, size: int, picture: Path | None) -> None:
     if inside:
         kinds = {row.shortcut for row in summary.rows}
         seen = "output: channels, height, width. sees: pixels of the image that it depends on, each way."
-        table.caption = "\n".join([seen, *(text for kind, text in SHORTCUTS.items() if kind in kinds)])
-        table.caption_justify = "left"
+        table.caption = [seen, *(text for kind, text in SHORTCUTS.items() if kind in kinds)]
     for row in summary.rows:
         parameters = "?" if row.parameters is None else f"{row.parameters:,}"
         frozen = "-" if row.parameters == 0 else "yes" if row.frozen else "no"
         cells = [row.name, row.feature, "x".join(map(str, row.shape)), str(row.stride), parameters, frozen]
-        table.add_row(*cells, *([str(row.receptive_field), row.shortcut.replace("(dashed)", "- -")] if inside else []))
+        table.row(*cells, *([str(row.receptive_field), row.shortcut.replace("(dashed)", "- -")] if inside else []))
     frozen_share = _millions(summary.frozen_parameters) if summary.frozen_parameters else "none"
     console = results()
-    console.print(table, "")
     console.print(
+        table,
+        "",
         f"{_millions(summary.parameters)} parameters, {frozen_share} of them frozen; "
         f"pixels in 0..1 are normalised with mean {_numbers(summary.mean)} and std {_numbers(summary.std)}; "
         f"images are resized with {summary.interpolation} interpolation",
-        highlight=False,
-        markup=False,
     )
 
 
@@ -156,15 +149,8 @@ def _title(options: BackboneOptions) -> str:
 
 def _table(title: str, *headings: str) -> Table:
     """A table that fits 80 columns; a heading that ends in a colon stands over numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
-    )
-    for heading in headings:
-        table.add_column(heading.removesuffix(":"), justify="right" if heading.endswith(":") else "left", no_wrap=True)
-    return table
+    columns = [Column(heading.removesuffix(":"), right=heading.endswith(":"), whole=True) for heading in headings]
+    return Table(*columns, title=title, tight=True)
 
 
 def _millions(count: int) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from rehead.progress import results
+from rehead.terminal import Column, Table, results
 
 
 def configs(
@@ -22,15 +21,13 @@ def configs(
     from rehead.configs.load import heading, load_config, recipes, to_yaml
 
     if name is not None:
-        print(heading(name) + to_yaml(load_config(name)), end="")
+        results().data(heading(name) + to_yaml(load_config(name)))
         return
-    table = Table()
     # Names are what this listing is for: they are never cut.
-    for column in ("recipe", "task", "backbone", "heads"):
-        table.add_column(column, no_wrap=column == "recipe", overflow="fold")
+    table = Table(Column("recipe", whole=True), "task", "backbone", "heads", lines=True)
     for recipe in recipes():
         config = load_config(recipe)
-        table.add_row(
+        table.row(
             recipe,
             config.task,
             config.model.backbone.name,

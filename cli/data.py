@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-import yaml
 
 from rehead.cli.data_check import check
 from rehead.errors import ConfigError
@@ -75,7 +74,8 @@ def stats(
     from rehead.data.check.numbers import channel_statistics
     from rehead.data.check.sources import open_all
     from rehead.errors import DataError
-    from rehead.progress import say
+    from rehead.terminal import results, say
+    from rehead.yaml_text import yaml_text
 
     findings = Findings()
     found = open_all(source, parse_overrides(overrides or []), findings)
@@ -94,7 +94,7 @@ def stats(
         "std": [float(f"{value:.4g}") for value in measured.std],
     }
     written = {"data": {"scale": measured.scale}} if measured.scale is not None else {}
-    typer.echo(yaml.safe_dump({**written, "model": {"backbone": backbone}}, sort_keys=False, default_flow_style=None))
+    results().data(yaml_text({**written, "model": {"backbone": backbone}}, default_flow_style=None))
 
 
 @data.command()
@@ -115,7 +115,8 @@ def convert(
     from rehead.data.readers.every_split import open_every_split, read_of, source_of
     from rehead.data.writers import write
     from rehead.data.writers.content import lines
-    from rehead.progress import say
+    from rehead.terminal import results, say
+    from rehead.yaml_text import yaml_text
 
     check_output(dest, "DEST", folder=True)
     options, task = source_of(source, parse_overrides(overrides or []), maps=to == "masks")
@@ -125,7 +126,7 @@ def convert(
         say(f"not kept: {line}")
     say(f"{dest}: written; the configuration that reads it:")
     scale = {} if options.scale is None else {"scale": options.scale}
-    typer.echo(yaml.safe_dump({"data": {**written.options, **scale}}, sort_keys=False, allow_unicode=True).rstrip())
+    results().data(yaml_text({"data": {**written.options, **scale}}))
 
 
 @data.command()
@@ -148,7 +149,8 @@ def split(
     from rehead.configs.load import parse_overrides
     from rehead.data.readers.every_split import read_of, source_of
     from rehead.data.readers.written_split import write_split
-    from rehead.progress import say
+    from rehead.terminal import results, say
+    from rehead.yaml_text import yaml_text
 
     shares = {name: share for name, share in (("val", val), ("test", test)) if share}
     wrong = [
@@ -166,4 +168,4 @@ def split(
     check_output(folder, folder=True, inputs=[] if out is None else read_of(source, options))
     written = write_split(options, task, shares, seed, folder)
     say(f"{folder}: written; the configuration that reads it:")
-    typer.echo(yaml.safe_dump({"data": written}, sort_keys=False, allow_unicode=True).rstrip())
+    results().data(yaml_text({"data": written}))

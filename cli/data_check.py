@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Column, Table
 
 from rehead.errors import ConfigError
 from rehead.files import check_output, json_text, write_text
-from rehead.progress import results
+from rehead.terminal import Column, Line, Output, Table, results
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from rehead.data.check.findings import Findings
     from rehead.data.check.run import Checked
     from rehead.data.check.sources import Source
@@ -66,9 +61,7 @@ def check(
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
         found = [one.record() for one in checked.findings]
-        text = json_text(found, indent=1, ensure_ascii=False) + "\n"
-        # Names of files need not be text; what is none becomes an escape of JSON.
-        write_text(json_file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_text(json_file, json_text(found, indent=1, ensure_ascii=False) + "\n")
     boxes = box_statistics(checked) if checked.data.sources else None
     _print_statistics(console, checked, boxes, picture)
     if html is not None:
@@ -80,7 +73,7 @@ def check(
         from rehead.data.check.repair import repair
 
         for line in repair(checked, fix):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line)
     if checked.findings.errors:
         raise typer.Exit(1)
 
@@ -110,7 +103,7 @@ def _refuse_misuse(outputs: Mapping[str, Path | None]) -> None:
         raise ConfigError(problems, "rehead data check")
 
 
-def _print_findings(console: Console, findings: Findings, examples: int, root: str) -> None:
+def _print_findings(console: Output, findings: Findings, examples: int, root: str) -> None:
     """A table for each severity; files without the folder that all are in."""
     from rehead.data.check.findings import CODES, SEVERITIES, inside, plural
 
@@ -121,52 +114,42 @@ def _print_findings(console: Console, findings: Findings, examples: int, root: s
         if not own:
             continue
         table = Table(
-            Column("code", no_wrap=True),
-            Column("count", justify="right"),
-            Column("what", ratio=1, overflow="fold"),
-            title=f"[{COLOURS[severity]}]{plural(totals[severity], severity)}[/]",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            expand=console.is_terminal,
+            Column("code", whole=True),
+            Column("count", right=True),
+            Column("what", ratio=1),
+            title=(plural(totals[severity], severity), COLOURS[severity]),
+            expand=True,
         )
         for code, group in own.items():
             shown = [inside(root, f"{one.file}: {one.message}") for one in group[:examples]]
             more = [f"and {len(group) - examples} more"] if 0 < examples < len(group) else []
-            lines = [CODES[code].meaning, *(f"[dim]{escape(line)}[/]" for line in (*shown, *more))]
-            table.add_row(code, str(len(group)), "\n".join(lines))
+            lines: list[Line] = [CODES[code].meaning, *((line, "dim") for line in (*shown, *more))]
+            table.row(code, str(len(group)), lines)
         console.print(table)
     console.print(", ".join(plural(totals[severity], severity) for severity in SEVERITIES))
 
 
-def _print_statistics(console: Console, checked: Checked, boxes: BoxStatistics | None, picture: Path | None) -> None:
+def _print_statistics(console: Output, checked: Checked, boxes: BoxStatistics | None, picture: Path | None) -> None:
     if not checked.data.sources:
         return
     unit = _unit(checked)
     read = ", ".join(_number(source) for source in checked.data.sources)
-    console.print(f"images: {read}", highlight=False)
+    console.print(f"images: {read}")
     splits = list(dict.fromkeys(split for own in checked.counts.values() for split in own))
-    table = Table(
-        "class",
-        *(Column(split, justify="right") for split in splits),
-        title=unit,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
+    table = Table("class", *(Column(split, right=True) for split in splits), title=unit)
     names = sorted(checked.counts, key=lambda name: -sum(checked.counts[name].values()))
     for name in names[:CLASSES_SHOWN]:
-        table.add_row(escape(name), *(f"{checked.counts[name].get(split, 0):,}" for split in splits))
+        table.row(name, *(f"{checked.counts[name].get(split, 0):,}" for split in splits))
     console.print(table)
     if len(names) > CLASSES_SHOWN:
         rest = names[CLASSES_SHOWN:]
-        console.print(f"and {len(rest)} more classes, the rarest {rest[-1]}", markup=False, highlight=False)
+        console.print(f"and {len(rest)} more classes, the rarest {rest[-1]}")
     for count, numbers in checked.numbers:
-        console.print(
-            f"numbers in {count} images beyond 8 bits: {numbers}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"numbers in {count} images beyond 8 bits: {numbers}")
     if boxes is not None:
         console.print(_box_table(boxes))
         for line in boxes.meaning():
-            console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"- {line}")
     if picture is not None:
         from rehead.data.check.picture import draw
 
@@ -184,7 +167,7 @@ def _box_table(boxes: BoxStatistics) -> Table:
     import numpy as np
 
     shares = [0.05, 0.25, 0.5, 0.75, 0.95]
-    table = Table("boxes", *(Column(f"{share:.0%}", justify="right") for share in shares), box=SIMPLE_HEAD)
+    table = Table("boxes", *(Column(f"{share:.0%}", right=True) for share in shares))
     rows = {
         "width, pixels": boxes.originals[:, 0],
         "height, pixels": boxes.originals[:, 1],
@@ -192,8 +175,8 @@ def _box_table(boxes: BoxStatistics) -> Table:
         "height, resized": boxes.sides[:, 1],
     }
     for name, values in rows.items():
-        table.add_row(name, *(f"{value:.0f}" for value in np.quantile(values, shares)))
-    table.add_row("height / width", *(f"{value:.2f}" for value in np.quantile(boxes.ratios, shares)))
+        table.row(name, *(f"{value:.0f}" for value in np.quantile(values, shares)))
+    table.row("height / width", *(f"{value:.2f}" for value in np.quantile(boxes.ratios, shares)))
     return table
 
 

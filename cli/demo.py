@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from rehead.files import check_output
-from rehead.progress import results, say
+from rehead.terminal import Column, Table, results, say
 
 
 def demo(
@@ -32,12 +31,12 @@ def demo(
 
     rows = run(out, device=device)
     table = Table(
-        title="The same steps on the same images, with and without the trained backbone", title_justify="left"
+        *("task", "figure", Column("transferred", right=True), Column("from scratch", right=True)),
+        title="The same steps on the same images, with and without the trained backbone",
+        lines=True,
     )
-    for column in ("task", "figure", "transferred", "from scratch"):
-        table.add_column(column, justify="left" if column in ("task", "figure") else "right")
     for row in rows:
         scratch = "-" if row.scratch is None else f"{row.scratch:.3f}"
-        table.add_row(row.task, row.figure, f"{row.transferred:.3f}", scratch)
+        table.row(row.task, row.figure, f"{row.transferred:.3f}", scratch)
     results().print(table)
     say(f"Pictures: {out}/sheet.png. Each run folder in {out} has its config, figures and checkpoints.")

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from rehead.files import json_text
+from rehead.terminal import Table, results
 
 if TYPE_CHECKING:
     from rehead.environment import Environment, Package
@@ -31,31 +30,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
     here = look()
     findings = known_bad(here)
     if as_json:
-        print(json_text({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
+        results().data(json_text({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
     else:
         _print(list(_lines(here)))
-        console = Console(soft_wrap=True)
+        console = results()
         for one in findings:
             mark, style = ("problem", "red") if one.harmful else ("known", "yellow")
-            console.print(f"{mark}: {one.what}\n  what to do: {one.remedy}", style=style, markup=False, highlight=False)
+            console.print(f"{mark}: {one.what}", f"  what to do: {one.remedy}", style=style)
         if not any(one.harmful for one in findings):
-            console.print("nothing that has to be put right", style="green", highlight=False)
+            console.print("nothing that has to be put right", style="green")
     raise typer.Exit(int(any(one.harmful for one in findings)))
 
 
 def _print(lines: list[Line]) -> None:
     """A table on a terminal; elsewhere lines that survive being pasted."""
-    console = Console()
+    console = results()
     if not console.is_terminal:
         for part, name, value in lines:
-            print(f"{part:<10} {name:<28} {value}")
+            console.print(f"{part:<10} {name:<28} {value}")
         return
-    table = Table("", "", "", show_header=False)
+    table = Table("", "", "", headings=False, lines=True)
     before = ""
     for part, name, value in lines:
         if part != before:
-            table.add_section()
-        table.add_row("" if part == before else part, name, value)
+            table.section()
+        table.row("" if part == before else part, name, value)
         before = part
     console.print(table)
 

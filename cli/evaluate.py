@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rehead.cli.options import Plugins
 from rehead.files import check_output, json_text, write_text
-from rehead.progress import results, say
+from rehead.terminal import Column, Table, results, say
 
 
 def evaluate(
@@ -47,16 +46,14 @@ def evaluate(
 
 
 def _table(figures: dict[str, Any]) -> Table:
-    table = Table()
-    table.add_column("figure")
-    table.add_column("value", justify="right")
+    table = Table("figure", Column("value", right=True), lines=True)
     for name, value in figures.items():
         if not isinstance(value, dict):
-            table.add_row(name, _shown(value))
+            table.row(name, _shown(value))
     for name, group in figures.items():
         if isinstance(group, dict):
             for part, value in group.items():
-                table.add_row(f"{name} {part}", _shown(value))
+                table.row(f"{name} {part}", _shown(value))
     return table
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
-
-from rehead.progress import results
+from rehead.terminal import Column, Table, results
 
 
 def heads() -> None:
@@ -20,15 +17,13 @@ def heads() -> None:
     # By task, so that neither a task nor a name, which are typed, is cut off in a narrow window.
     for task in dict.fromkeys(entry.about["task"] for entry in HEADS):
         table = Table(
-            Column("head", no_wrap=True, width=width),
+            Column("head", whole=True, width=width),
             Column("wants", ratio=1),
             Column("paper", ratio=1),
             title=f"task: {task}",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            expand=console.is_terminal,
+            expand=True,
         )
         for entry in HEADS:
             if entry.about["task"] == task:
-                table.add_row(entry.name, entry.about["wants"], entry.about["paper"])
+                table.row(entry.name, entry.about["wants"], entry.about["paper"])
         console.print(table)

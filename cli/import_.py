@@ -9,7 +9,7 @@ import typer
 
 from rehead.errors import ConfigError, listed
 from rehead.files import check_output
-from rehead.progress import say
+from rehead.terminal import say
 
 
 def import_(

@@ -10,7 +10,7 @@ import typer
 
 from rehead.errors import ConfigError, DataError
 from rehead.files import check_output, write_text
-from rehead.progress import results, say
+from rehead.terminal import results, say
 
 
 def init(
@@ -32,7 +32,7 @@ def init(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder of images")
 
-    from rehead.data.check.proposal import Machine, name_of, next_commands, plain, propose
+    from rehead.data.check.proposal import DECODED, Machine, name_of, next_commands, propose
 
     file = out if out is not None else Path(f"{name_of(folder)}.yaml")
     if file.suffix.lower() not in (".yaml", ".yml"):
@@ -46,18 +46,25 @@ def init(
     from rehead.data.check.run import check_data
     from rehead.data.loader import cores
 
-    checked = check_data(folder, parsed)
+    checked = check_data(folder, parsed, most=DECODED)
     # In binary units, as GPUs are sold.
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
     text = propose(checked, folder, Machine(cores(), memory))
     write_text(file, text)
     errors, warnings = checked.findings.errors, sum(one.severity == "warning" for one in checked.findings)
+    some = checked.decoded < checked.images
+    if some:
+        say(
+            f"{checked.decoded:,} of {checked.images:,} images were decoded, evenly; "
+            "rehead data check decodes all of them"
+        )
     if errors or warnings:
         repair = ", and with --fix FOLDER writes a repaired copy" if errors else ""
+        where = "the annotations and those images" if some else "the data"
         say(
-            f"{plural(errors, 'error')} and {plural(warnings, 'warning')} in the data: rehead data check "
+            f"{plural(errors, 'error')} and {plural(warnings, 'warning')} in {where}: rehead data check "
             f"{shlex.quote(str(folder))} lists them{repair}"
         )
     say(f"{file}: written; every choice in it says why. Next:")
     for command in next_commands(file, folder, checked, load_config(file).out):
-        results().print(plain(shlex.join(command)), markup=False, highlight=False, soft_wrap=True)
+        results().print(shlex.join(command))

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
-from rich.text import Text
 
 from rehead.cli.options import Plugins
 from rehead.errors import listed, shortened
 from rehead.files import json_text
-from rehead.progress import results
+from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
+
+SHOWN = 20
+"""Classes of a head that are listed."""
+DIGITS = 12
+"""Hexadecimal digits of a hash that are shown; the checkpoint holds all 64."""
+
 
 MOST_UNCHECKED = 100_000
 """Letters of a config that is shown without being checked."""
@@ -46,24 +50,19 @@ def show(
     tensors = read_tensors(checkpoint) if model is None else model.state_dict()
     console = results()
     versions = ", ".join(f"{name} {version}" for name, version in described.versions.items())
-    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", markup=False)
-    console.print()
+    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", "")
     if model is None:
         console.print(
             f"plugins: {listed(kept_out)}: not imported, since that runs their code; so this is what the file says of "
             f"itself, unchecked. If you trust them: {allowing(kept_out)}",
-            markup=False,
+            f"backbone {described.raw['model']['backbone'].get('name')}",
+            *(f"head '{key}': {head['name']}" for key, head in described.heads.items()),
+            f"{len(tensors):,} tensors of {sum(one.numel() for one in tensors.values()):,} numbers",
         )
-        console.print(f"backbone {described.raw['model']['backbone'].get('name')}", markup=False)
-        for key, head in described.heads.items():
-            console.print(f"head '{key}': {head['name']}", markup=False)
-        console.print(f"{len(tensors):,} tensors of {sum(one.numel() for one in tensors.values()):,} numbers")
     else:
-        console.print(_backbone(model))
-        console.print()
-        console.print(_heads(model))
+        console.print(_backbone(model), "", _heads(model))
     for key, classes in described.classes.items():
-        console.print(f"classes of '{key}': {listed(classes.names)}", markup=False)
+        console.print(f"classes of '{key}': {listed(classes.names)}")
     console.print()
     found = backbone_hash(tensors)
     console.print(_lineage(described.lineage))
@@ -72,9 +71,9 @@ def show(
         console.print(f"warning: the backbone's tensors are {found[:DIGITS]}, not what its lineage ends with")
     console.print()
     if model is not None:
-        console.print(to_yaml(model.config).rstrip(), markup=False)
+        console.print(*to_yaml(model.config).splitlines())
     elif len(text := json_text(described.raw, indent=2)) <= MOST_UNCHECKED:
-        console.print(text, markup=False)
+        console.print(*text.splitlines())
     else:
         console.print(f"its config has {len(text):,} letters, too many to be one; not shown")
 
@@ -83,40 +82,35 @@ def _backbone(model: Model) -> Table:
     body = model.backbone
     learning = _count(parameter for parameter in body.parameters() if parameter.requires_grad)
     table = Table(
-        Column("feature", no_wrap=True),
-        Column("channels", justify="right"),
-        Column("stride", justify="right"),
+        Column("feature", whole=True),
+        Column("channels", right=True),
+        Column("stride", right=True),
         title=f"backbone {body.options.name}: {_count(body.parameters()):,} parameters, {learning:,} of them learn",
-        title_justify="left",
+        lines=True,
     )
     for name, spec in body.feature_specs.items():
-        table.add_row(name, str(spec.channels), str(spec.stride))
+        table.row(name, str(spec.channels), str(spec.stride))
     return table
 
 
 def _heads(model: Model) -> Table:
     table = Table(
-        Column("key", no_wrap=True),
-        Column("head", no_wrap=True),
+        Column("key", whole=True),
+        Column("head", whole=True),
         "task",
-        Column("classes", justify="right"),
-        Column("parameters", justify="right"),
+        Column("classes", right=True),
+        Column("parameters", right=True),
         title="heads",
-        title_justify="left",
+        lines=True,
     )
     for key in model.heads:
         head = model.head(key)
-        table.add_row(key, head.options.name, head.task, str(len(head.classes)), f"{_count(head.parameters()):,}")
+        table.row(key, head.options.name, head.task, str(len(head.classes)), f"{_count(head.parameters()):,}")
     return table
 
 
 def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
-    table = Table(
-        "step",
-        Column("backbone afterwards", no_wrap=True),
-        title="lineage of the backbone",
-        title_justify="left",
-    )
+    table = Table("step", Column("backbone afterwards", whole=True), title="lineage of the backbone", lines=True)
     before = None
     for entry in lineage:
         if "task" in entry:
@@ -125,7 +119,7 @@ def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
         else:
             said = f"weights: {entry['weights']}"
         same = " (unchanged)" if entry["hash"] == before else ""
-        table.add_row(Text(shortened(said, 2000)), Text(f"{entry['hash'][:DIGITS]}{same}"))
+        table.row(shortened(said, 2000), f"{entry['hash'][:DIGITS]}{same}")
         before = entry["hash"]
     return table
 

@@ -10,7 +10,7 @@ import typer
 from rehead.cli.options import Plugins
 from rehead.errors import ConfigError
 from rehead.files import check_output
-from rehead.progress import say
+from rehead.terminal import say
 
 
 def swap(

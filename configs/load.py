@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
@@ -20,11 +19,12 @@ from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
 from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean, listed, quoted, shortened
+from rehead.errors import ConfigError, DataError, did_you_mean, listed, one_line, quoted, shortened
 from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
-from rehead.progress import say
 from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
+from rehead.terminal import say
+from rehead.yaml_text import yaml_text
 
 SPLITS = ("train", "val", "test")
 
@@ -58,7 +58,7 @@ def load_config(
     else:
         path = find(source)
         raw, name = read_yaml(path), str(path)
-    own = _set_aside(raw, overrides or {})
+    own = set_aside(raw, overrides or {})
     return check_changed(raw, overrides or {}, name, own, plugins=plugins)
 
 
@@ -90,7 +90,14 @@ def find(source: str | Path) -> Path:
     name = path.with_suffix("")
     if name.parts[:1] == ("configs",) and (inside := name.relative_to("configs").as_posix()) in known:
         return known[inside]
-    hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or f"; recipes: {', '.join(known)}"
+    if path.is_dir():
+        raise ConfigError(
+            [f"is a folder; `rehead init {path}` writes a configuration for one with images"], str(source)
+        )
+    near = [str(path.with_name(other.name)) for other in path.parent.glob("*.y*ml")]
+    hint = did_you_mean(str(source), near) or did_you_mean(name.as_posix().removeprefix("configs/"), known)
+    # Whoever names a file has no use for all recipes.
+    hint = hint or ("" if path.suffix or len(path.parts) > 2 else f"; recipes: {', '.join(known)}")
     raise ConfigError([f"no such file or recipe{hint}"], str(source))
 
 
@@ -107,7 +114,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise ConfigError([str(error).removeprefix(f"{path}: ")], str(path)) from error
     except ValueError as error:
-        raise ConfigError([f"not YAML: {error}"], str(path)) from error
+        raise ConfigError([f"not YAML: {one_line(error)}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
     return raw
@@ -196,7 +203,7 @@ def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "model": model}
 
 
-def _set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Takes the splits of a file out of it where the command line names other data.
 
     Returns:
@@ -445,8 +452,7 @@ def _say_once(message: str) -> None:
 
 
 def _inline(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    return text.strip()
+    return yaml_text(value, default_flow_style=True, width=10_000).strip()
 
 
 def _registered(registry: Registry[HeadOptions], raw: object, where: str, problems: list[str]) -> HeadOptions | None:
@@ -562,7 +568,10 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
             dotted = ".".join(str(part) for part in ((where,) if where else ()) + tuple(location)) or "configuration"
             if detail["type"] == "extra_forbidden":
                 known = _keys_at(model, location[:-1])
-                hint = did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
+                deeper = [] if location[:-1] else [f"{one}.{key}" for one in known for key in _keys_at(model, (one,))]
+                below = [key for key in deeper if key.endswith(f".{location[-1]}")]
+                hint = f"; did you mean {' or '.join(map(repr, below))}?" if below else ""
+                hint = hint or did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
                 problems.append(f"{dotted}: unknown key{hint}")
             elif detail["type"] == "missing":
                 problems.append(f"{dotted}: missing")
@@ -601,5 +610,4 @@ def dump(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The same as YAML text."""
-    text: str = yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_text(dump(config))

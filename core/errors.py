@@ -23,11 +23,21 @@ LISTED = 10
 class ReheadError(Exception):
     """Something the user can put right: the message names what was found and what to do.
 
+    Given several texts, each is a line of the message.
+
     Attributes:
         exit_code: of the command line.
     """
 
     exit_code = 2
+
+    @property
+    def lines(self) -> list[str]:
+        """The message as it is shown: whatever is inside a line stays on it."""
+        return [str(line) for line in self.args]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class ConfigError(ReheadError):
@@ -44,7 +54,10 @@ class ConfigError(ReheadError):
         lines = [f"  - {shortened(problem, MOST_OF_ONE)}" for problem in self.problems[:MOST_PROBLEMS]]
         if len(self.problems) > MOST_PROBLEMS:
             lines.append(f"  - and {len(self.problems) - MOST_PROBLEMS} more")
-        super().__init__("\n".join([f"{source}:", *lines]))
+        super().__init__(f"{source}:", *lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems, self.source)
 
 
 class DataError(ReheadError):
@@ -82,6 +95,11 @@ class RunStoppedError(ReheadError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, without its lines."""
+    return " ".join(str(error).split())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from rehead.errors import OutputError
 from rehead.files import writing
-from rehead.progress import say
+from rehead.terminal import say
 
 NAME = ".lock"
 """Of the file in a run's folder."""

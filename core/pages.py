@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rehead.files import write_text
+from rehead.terminal import visible
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Page:
     sections: list[Section] = field(default_factory=list)
 
 
+def _shown(value: object) -> object:
+    """Also of what leaves no mark, the page shows that it is there."""
+    return visible(value) if isinstance(value, str) else value
+
+
 def render(page: Page) -> str:
     """A page as HTML; whatever names and messages hold stays text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -97,13 +103,12 @@ def render(page: Page) -> str:
     shared = Environment(
         loader=PackageLoader("rehead", "."),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = shared.get_template("page.html.j2").render(page=page)
-    # Names of files need not be text: what is none of UTF-8 becomes a question mark.
-    return html.encode("utf-8", "replace").decode("utf-8")
+    return shared.get_template("page.html.j2").render(page=page)
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rehead.files import atomic_path
+from rehead.terminal import visible
 from rehead.types import ignore_of
 
 Picture = NDArray[np.uint8]
@@ -327,10 +328,10 @@ def _line_height(font: Any) -> int:
 
 
 def _shortened(text: str, font: Any, width: float) -> str:
-    """The text, or as much of its beginning as fits, with an ellipsis; in place of what cannot be drawn, a box."""
+    """The text on one line, or as much of its beginning as fits, with an ellipsis."""
     # Names are of files of somebody's: with line breaks, marks that turn text around, or thousands of characters.
     whole = len(text) <= LONGEST_NAME
-    text = "".join(one if one.isprintable() else "\ufffd" for one in text[:LONGEST_NAME])
+    text = visible(text[:LONGEST_NAME])
     if whole and font.getlength(text) <= width:
         return text
     # The longest beginning that fits: each is as wide as those before it, and more.

@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 )
 
 from rehead.backbones.tensor_files import reason
-from rehead.configs.load import check_changed
+from rehead.configs.load import check_changed, set_aside
 from rehead.configs.schema import BackboneOptions, Config
 from rehead.errors import ConfigError, ReheadError, WeightsError, listed
 from rehead.files import parsed_json
@@ -138,7 +138,9 @@ class Described:
             ConfigError: with every problem, and for plugins that the user did not name.
         """
         source = f"{self.path} with the command line" if overrides else str(self.path)
-        config = check_changed(deepcopy(self.raw), overrides, source, plugins=plugins)
+        raw = deepcopy(self.raw)
+        # Splits of another format than the command line names give way.
+        config = check_changed(raw, overrides, source, set_aside(raw, overrides), plugins=plugins)
         if other := sorted({*config.model.heads} ^ {*self.classes}):
             raise ConfigError([f"model.heads: it has heads without classes, or the reverse: {listed(other)}"], source)
         return config

@@ -13,12 +13,12 @@ from rehead.data.draw import save, sheet
 from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
 from rehead.data.readers import open_data
 from rehead.files import json_text, write_text
-from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures, Picture
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.model import load
 from rehead.tasks.train import train
+from rehead.terminal import say
 
 SIZE = 96
 """Height and width of the drawn images, in pixels."""
@@ -69,12 +69,12 @@ def demo(out: Path, budget: Budget | None = None, device: str = "auto") -> list[
         write_classification(data / "shapes", split, tiles, SIZE, seed=0)
         write_scenes(data / "scenes", split, scenes, SIZE, seed=0)
 
-    say("\n1. One backbone learns to classify single shapes.")
+    say("", "1. One backbone learns to classify single shapes.")
     base = train(_classify(out, data, budget, device), overwrite=True) / "last.safetensors"
     results = [Result("classification", "top-1", evaluate(base)["main"]["top1"], None)]
     runs: dict[str, dict[str, Path]] = {}
     for number, (task, make) in enumerate((("detection", _detect), ("segmentation", _segment)), start=2):
-        say(f"\n{number}. It keeps its body and gets a {task} head; then the same from scratch.")
+        say("", f"{number}. It keeps its body and gets a {task} head; then the same from scratch.")
         runs[task] = {}
         scores: dict[str, Figures] = {}
         for how, init in (("transferred", str(base)), ("scratch", None)):

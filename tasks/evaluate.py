@@ -13,14 +13,14 @@ import torch
 
 from rehead.backbones.tensor_files import without_numbers
 from rehead.configs.schema import Config
-from rehead.data.check.before_training import say_if_repaired
+from rehead.data.check.before_training import say_if_repaired, say_other_classes
 from rehead.data.draw import save, sheet
 from rehead.data.loader import Loader, evaluation_loader, says_why_workers_end, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
-from rehead.data.readers.base import Reader
+from rehead.data.readers.base import ClassesDifferError, Reader
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, listed
+from rehead.errors import ConfigError, DataError, did_you_mean, listed
 from rehead.files import check_output, measured, not_finite
 from rehead.progress import Progress
 from rehead.tasks import TASKS
@@ -88,9 +88,30 @@ def _open(
     if output is not None:
         check_output(output, "--json", inputs=config.data.paths(), overwrite=True)
     device = choose_device(config.device)
-    reader = open_data(config, config.data.split, names, dict.fromkeys(names))
-    say_if_repaired(reader, f"data.{config.data.split}")
+    where = f"data.{config.data.split}"
+    try:
+        reader = open_data(config, config.data.split, names, dict.fromkeys(names))
+    except ClassesDifferError as error:
+        raise _other_classes(error, where, path) from error
+    say_if_repaired(reader, where)
+    say_other_classes(reader, where, str(path))
     return opened(described, config).to(device), reader
+
+
+def _other_classes(error: ClassesDifferError, where: str, path: Path) -> DataError:
+    """The classes of a checkpoint beside those of data that cannot judge it."""
+    known, wanted = error.known, error.wanted
+    lacking = [f"'{name}'" for name in wanted if name not in known]
+    others = [f"'{name}'{did_you_mean(name, wanted)}" for name in known if name not in wanted]
+    return DataError(
+        f"{where}: these data cannot judge {path}: their classes are not its own",
+        f"  the checkpoint's {_counted(wanted)}",
+        f"  {error.source} has {_counted(known)}",
+        f"  not in the data: {listed(lacking)}",
+        f"  not known to the checkpoint: {listed(others)}",
+        f"  what to do: name data of its classes (data.root=..., {where}=...); call classes in the data as the "
+        f"checkpoint does; or train a head for these: rehead train CONFIG model.init={path}",
+    )
 
 
 def loader_for(model: Model, reader: Reader, batch_size: int) -> Loader[Sample]:
@@ -252,5 +273,5 @@ def _refuse_other_classes(
         raise ConfigError(problems, str(path))
 
 
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} classes ({listed(names)})"
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) != 1)} ({listed(names)})"

@@ -10,8 +10,8 @@ from torch import Tensor
 from rehead.backbones.tensor_files import differing, refuse_unfit
 from rehead.errors import WeightsError, listed
 from rehead.heads import Head
-from rehead.progress import say
 from rehead.tasks.checkpoints import Described, describe
+from rehead.terminal import say
 from rehead.training.checkpoints import read_tensors
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from rehead.data.readers.base import image_names
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError, WeightsError, listed
 from rehead.files import check_output, json_text, write_text, writing
-from rehead.progress import Progress, say
+from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures
 from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.tasks.model import load
+from rehead.terminal import say
 from rehead.training.engine import choose_device
 from rehead.training.memory import out_of_memory_is
 from rehead.types import Prediction
@@ -97,8 +98,8 @@ def predict(
                 said = TASKS[head.task].records(found[key], head.classes, image_id, stem, place)
                 records[key] += [{**record, "file_name": str(path)} for record in said]
     if len(unreadable) == len(images):
-        reasons = "\n".join(f"  - {reason}" for reason in unreadable.values())
-        raise DataError(f"none of the {len(images)} images could be read:\n{reasons}")
+        reasons = (f"  - {reason}" for reason in unreadable.values())
+        raise DataError(f"none of the {len(images)} images could be read:", *reasons)
     written = records if several else next(iter(records.values()))
     write_text(folder / "predictions.json", json_text(written, indent=1) + "\n")
     done = len(images) - len(unreadable)
@@ -161,7 +162,7 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str
         else:
             missing[path] = f"{path}: no such image or folder"
     if not found and len(missing) == len(paths):
-        raise DataError("\n".join(missing.values()))
+        raise DataError(*missing.values())
     if not found:
         raise DataError(f"no image in {listed(paths)} (looked for {', '.join(sorted(SUFFIXES))})")
     return found, missing

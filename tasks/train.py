@@ -15,7 +15,7 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import limit_objects, refuse_broken, say_if_repaired
+from rehead.data.check.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
 from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
@@ -24,7 +24,6 @@ from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import check_output, remove_partial, write_text, writing
 from rehead.locks import locked
-from rehead.progress import say
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
@@ -34,6 +33,7 @@ from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, res
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
+from rehead.terminal import say
 from rehead.training.distributed import joined, one_before_the_others, rank, started, together, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
@@ -127,6 +127,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     """The model, and the data that it learns from and is judged by."""
     readers = {"train": open_data(config, "train")}
     classes = {key: readers["train"].of(key).classes for key in config.model.heads}
+    lists = [own.classes for own in (config.data, *config.data.sources.values())]
+    chosen = any([*lists, *(head.classes for head in config.model.heads.values())])
     # Validation uses the training classes in the training order, whatever order its own files have.
     config = with_classes(config, classes)
     # A class that nothing in training is an example of need not be listed by validation.
@@ -138,6 +140,8 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
         channels = config.model.backbone.in_channels
         refuse_broken(reader, f"data.{split}", tasks, learn=split == "train", channels=channels)
         say_if_repaired(reader, f"data.{split}")
+    if not chosen:
+        say_other_classes(readers["val"], "data.val", "training")
     seed_step(config.train.seed, 0, 0)  # the heads' random weights
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from rehead.configs.schema import TrainOptions
 from rehead.errors import OtherProcessError, OutputError, RunStoppedError, TrainingError, listed
 from rehead.files import json_text
-from rehead.progress import Progress, say
+from rehead.progress import Progress
+from rehead.terminal import say
 from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import on_cpu, save_model, says, tensors_of

@@ -24,7 +24,7 @@ from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.missing import whereabouts
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.reading import contents, is_there
 
 logger = logging.getLogger("rehead")
@@ -163,6 +163,33 @@ def say_if_repaired(reader: Reader, where: str) -> None:
         except (DataError, msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # not ours
         logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
+
+
+def say_other_classes(reader: Reader, where: str, whose: str) -> None:
+    """Says how much is of classes that a model does not tell apart, and so neither right nor wrong.
+
+    Args:
+        reader: of a split.
+        where: its key in the configuration, for the message.
+        whose: the classes are that it was opened with, such as the checkpoint's path.
+    """
+    for own, rows in _readers_of_splits(reader):
+        columns = own.columns
+        labels = columns.labels if columns.image_labels is None else columns.image_labels
+        if columns.classes is None or labels is None or own.values is not None:
+            continue
+        used = np.arange(len(columns)) if rows is None else rows
+        labels = labels[used if columns.image_labels is not None else np.isin(image_of(own), used)]
+        counts = np.bincount(labels, minlength=len(columns.classes)).tolist()
+        pairs = zip(columns.classes.names, counts, strict=True)
+        others = {name: count for name, count in pairs if count and name not in own.classes.names}
+        if others:
+            said = listed([f"'{name}' ({count})" for name, count in sorted(others.items(), key=lambda one: -one[1])])
+            logger.warning(
+                "%s: %d of %d %s are of classes that %s does not tell apart, and count nowhere: %s",
+                *(where, sum(others.values()), sum(counts)),
+                *("images" if columns.image_labels is not None else "objects", whose, said),
+            )
 
 
 def _refuse_first(reader: Reader, where: str, channels: int) -> None:

@@ -10,9 +10,13 @@ import numpy as np
 from rehead.data.check.classes import Counts
 from rehead.data.check.statistics import LARGE, LONG, SMALL, BoxStatistics
 from rehead.files import atomic_path
+from rehead.terminal import visible
 
 SHOWN = 30
 """Classes, the most frequent ones; more cannot be read."""
+
+LONGEST = 40
+"""Letters of a class's name that are drawn."""
 
 COLOURS = {"train": "#1d78d8", "val": "#f57a1e", "test": "#2eaa50"}
 
@@ -71,7 +75,10 @@ def _classes(axes: Any, counts: Counts, unit: str) -> None:
     for number, split in enumerate(splits):
         own = [counts[name].get(split, 0) for name in shown]
         axes.barh(place + (number - (len(splits) - 1) / 2) * height, own, height, label=split, color=COLOURS[split])
-    axes.set_yticks(place, shown, fontsize=9 if len(shown) <= 12 else 6)
+    labels = [visible(name) for name in shown]
+    labels = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in labels]
+    # A name may hold dollars, between which matplotlib would read formulas.
+    axes.set_yticks(place, labels, fontsize=9 if len(shown) <= 12 else 6, parse_math=False)
     axes.invert_yaxis()
     if len(splits) > 1:
         axes.legend()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rehead.configs.load import load_config
 from rehead.configs.readers import FoldersSplit
@@ -22,7 +21,12 @@ from rehead.data.readers.yolo import polygon_area
 from rehead.errors import DataError, listed
 from rehead.plain_yaml import load_yaml
 from rehead.reading import folders_in
+from rehead.terminal import visible
 from rehead.types import UNUSED
+from rehead.yaml_text import yaml_text
+
+DECODED = 1000
+"""Images at most that are decoded for a proposal: medians and kinds of a thousand are those of all."""
 
 VAL_SHARE = 0.2
 
@@ -89,19 +93,13 @@ class Lines:
     def __call__(self, line: str, *why: str) -> None:
         """Adds a line, behind its comments."""
         indent = " " * (len(line) - len(line.lstrip()))
-        self.lines += [f"{indent}# {plain(text)}" for text in why if text]
+        self.lines += [f"{indent}# {visible(text)}" for text in why if text]
         self.lines.append(line)
-
-
-def plain(text: str) -> str:
-    """A text that stays within its line of a comment or a terminal, whatever names it holds."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def flow(value: Any) -> str:
     """A value on one line of YAML."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")
+    return yaml_text(value, default_flow_style=True, width=float("inf")).removesuffix("\n")
 
 
 def propose(checked: Checked, root: Path, machine: Machine) -> str:
@@ -126,7 +124,8 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
         raise DataError(f"{root}: none of the {len(facts)} training images can be read; `rehead data check` says why")
     task, why_task = _task(train, checked)
     drawn = options.val is None
-    images = max(1, round(len(sizes) * (1 - VAL_SHARE)) if drawn else len(sizes))
+    readable = sum(not one.problem for one in facts)
+    images = max(1, round(readable * (1 - VAL_SHARE)) if drawn else readable)
     budget, on_gpu = BUDGETS[task], machine.gpu_gib is not None
     resize, why_resize = _resize(task, sizes, budget.side[on_gpu])
     head, why_head = _head(task, checked, resize)
@@ -136,7 +135,9 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
     steps = max(1, epochs * max(1, images // batch))
 
     out = Lines()
-    out(f"task: {task}", f"Written by `rehead init`, which found {checked.data.saw}.", *why_task)
+    some = f"{checked.decoded:,} of {checked.images:,} images"
+    looked = f"All annotations were read, and {some}, evenly." if checked.decoded < checked.images else ""
+    out(f"task: {task}", f"Written by `rehead init`, which found {checked.data.saw}.", looked, *why_task)
     out("data:")
     out(f"  format: {options.format}")
     out(f"  root: {flow(str(root))}")
@@ -319,6 +320,8 @@ def _values(out: Lines, checked: Checked) -> None:
     total = sum(pixels.values())
     shares = ", ".join(f"{_value(value, colours)}: {pixels[value] / total:.1%}" for value in numbers[:16])
     said = f"values of the masks and their share of the pixels: {shares}" + (" ..." if len(numbers) > 16 else "")
+    if checked.decoded < checked.images:
+        said += f" (of {checked.decoded:,} masks: training stops at a value that only others have, and names it)"
     if colours:
         if len(numbers) > MOST_COLOURS:
             raise DataError(

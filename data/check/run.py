@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from rehead.data.check.images import Facts, Job, examine_all, report_images, rep
 from rehead.data.check.numbers import Numbers, numbers_of
 from rehead.data.check.sources import DataSet, Source, open_all
 from rehead.data.near_duplicates import near_duplicates
+from rehead.data.pixels import image_size
+from rehead.data.readers.base import reason
 from rehead.data.readers.missing import whereabouts
+from rehead.errors import DataError
+from rehead.progress import Progress
 from rehead.reading import is_there
 
 MOST_OBJECTS: int = DataOptions.model_fields["max_objects"].default
@@ -40,6 +44,8 @@ class Checked:
         read: how many of the findings are from reading the annotations: the first ones.
         counts: of examples, by class and split.
         numbers: how many images beyond 8 bits, and what is in them, by the number that becomes 255.
+        images: how many files of images there are.
+        decoded: how many of them were decoded.
     """
 
     data: DataSet
@@ -50,6 +56,8 @@ class Checked:
     read: int = 0
     counts: Counts = field(default_factory=dict)
     numbers: list[tuple[int, Numbers]] = field(default_factory=list)
+    images: int = 0
+    decoded: int = 0
 
 
 def check_data(
@@ -58,6 +66,7 @@ def check_data(
     *,
     workers: int | None = None,
     to_repair: bool = False,
+    most: int | None = None,
 ) -> Checked:
     """Reads everything and notes what is wrong with it.
 
@@ -66,6 +75,8 @@ def check_data(
         overrides: by dotted key; of a folder, those of `data`.
         workers: processes; one per core unless given.
         to_repair: refuse what cannot be repaired as a whole before anything is read.
+        most: images to decode, with their masks, evenly over the splits; all of them unless given. Of the others the
+            annotations count, and their size.
 
     Raises:
         ConfigError: for a wrong configuration.
@@ -79,7 +90,7 @@ def check_data(
     if not data.sources:
         return checked
     report_files(data, findings)
-    _look_at_images(checked, workers)
+    _look_at_images(checked, workers, most)
     for number, (one, facts) in enumerate(zip(data.sources, checked.facts, strict=True)):
         columns = one.reader.columns
         if one.reader.values is not None:
@@ -107,8 +118,8 @@ def _jobs(source: Source, data: DataSet) -> list[Job]:
     return jobs
 
 
-def _look_at_images(checked: Checked, workers: int | None) -> None:
-    """Every file once, whichever splits and heads use it."""
+def _look_at_images(checked: Checked, workers: int | None, most: int | None) -> None:
+    """Every file once, whichever splits and heads use it, or some of them."""
     jobs: dict[Job, None] = {}
     by_source = []
     findings = checked.findings
@@ -116,26 +127,53 @@ def _look_at_images(checked: Checked, workers: int | None) -> None:
         own = _jobs(source, checked.data)
         by_source.append(own)
         jobs.update(dict.fromkeys(job for job in own if is_there(job.path)))
-    facts = dict(zip(jobs, examine_all(list(jobs), workers), strict=True))
+    there = list(jobs)
+    some = there
+    if most is not None and len(there) > most:
+        some = [there[place] for place in np.linspace(0, len(there) - 1, most).round().astype(int).tolist()]
+    facts = dict(zip(some, examine_all(some, workers), strict=True))
+    checked.images, checked.decoded = len(there), len(some)
+    boxed = {job for one, own in zip(checked.data.sources, by_source, strict=True) if _has_boxes(one) for job in own}
+    known = {**facts, **_measured([job for job in there if job not in facts], boxed)}
     users: dict[Path, set[str]] = defaultdict(set)
     # Two splits may say two sizes of one image.
     split_of: dict[Job, set[str]] = defaultdict(set)
     for source, own in zip(checked.data.sources, by_source, strict=True):
         # Said once: it is true of all of them.
-        places = f"; {whereabouts(source.reader)}" if any(job not in facts for job in own) else ""
+        places = f"; {whereabouts(source.reader)}" if any(job not in jobs for job in own) else ""
         for job in own:
-            if job in facts:
+            if job in jobs:
                 users[job.path].add(source.split)
                 split_of[job].add(source.split)
             else:
                 findings("missing_image", job.path, f"not there, but {source.reader.annotations} names it{places}")
                 places = ""
-        checked.facts.append([facts.get(job, Facts(problem="not there")) for job in own])
+        checked.facts.append([known.get(job, Facts(problem="not there")) for job in own])
     seen = list(facts)
     report_images(seen, [facts[job] for job in seen], [_splits(split_of[job]) for job in seen], findings)
     _report_numbers(checked, facts)
     readable = [job for job in seen if facts[job].size]
     report_duplicates([job.path for job in readable], [facts[job].fingerprint for job in readable], users, findings)
+
+
+def _has_boxes(source: Source) -> bool:
+    return source.reader.columns.boxes is not None
+
+
+def _measured(jobs: Sequence[Job], boxed: Collection[Job]) -> dict[Job, Facts]:
+    """What is known of images that are not decoded: their size, where boxes ask for it."""
+    lacking = sum(job in boxed and job.size is None for job in jobs)
+    found = {}
+    with Progress("reading sizes", lacking, quiet=not lacking) as bar:
+        for job in jobs:
+            facts = found[job] = Facts(size=job.size)
+            if job in boxed and job.size is None:
+                try:
+                    facts.size = image_size(job.path)
+                except DataError as error:
+                    facts.problem = reason(error, job.path)
+                bar.advance()
+    return found
 
 
 def _report_numbers(checked: Checked, facts: Mapping[Job, Facts]) -> None:

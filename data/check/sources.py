@@ -24,8 +24,8 @@ from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
 from rehead.data.readers.tree import LOOKED_AT
 from rehead.errors import DataError, listed, shortened
-from rehead.progress import say
 from rehead.reading import folder_named
+from rehead.terminal import say
 
 
 @dataclass

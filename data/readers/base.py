@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from rehead.data.instance_masks import RLE, decode, pixels_of
@@ -22,6 +22,7 @@ from rehead.errors import ConfigError, DataError, did_you_mean, hinted, listed, 
 from rehead.progress import Progress
 from rehead.reading import is_file, is_folder, is_there, names_in, walk
 from rehead.types import UNUSED, Classes
+from rehead.yaml_text import yaml_text
 
 Item = TypeVar("Item")
 
@@ -286,22 +287,41 @@ def checked_classes(names: Sequence[str], ids: Sequence[int], source: Path) -> C
         raise DataError(f"{source}: {'; '.join(error.problems)}") from error
 
 
+class ClassesDifferError(DataError):
+    """Annotations that lack classes that were asked for.
+
+    Args:
+        message: what is said where the classes could be named otherwise.
+        source: the annotations.
+        wanted: the classes that were asked for.
+        known: those that the annotations have.
+    """
+
+    def __init__(self, message: str, source: Path, wanted: Sequence[str], known: Sequence[str]) -> None:
+        super().__init__(message)
+        self.source, self.wanted, self.known = source, list(wanted), list(known)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.source, self.wanted, self.known)
+
+
 def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -> None:
     """Checks that every wanted class is known, but for those that nothing is an example of.
 
     Raises:
-        DataError: naming `data.classes`, the classes that are not there, and their near matches.
+        ClassesDifferError: naming `data.classes`, the classes that are not there, and their near matches.
     """
     there = set(known)
     absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
     if absent:
-        raise DataError(f"data.classes: {source} has no class {hinted(absent, known)} (it has {listed(known)})")
+        message = f"data.classes: {source} has no class {hinted(absent, known)} (it has {listed(known)})"
+        raise ClassesDifferError(message, source, wanted, known)
 
 
 def inline(value: Any) -> str:
     """A value as the command line takes it."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    return f"'{text.strip()}'"
+    text = yaml_text(value, default_flow_style=True, width=10_000)
+    return shlex.quote(text.strip())
 
 
 def watched(items: Collection[Item]) -> Iterator[Item]:

@@ -15,6 +15,7 @@ from rehead.configs.schema import SourceOptions
 from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of, outline_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
+    ClassesDifferError,
     Reader,
     checked_classes,
     inline,
@@ -264,9 +265,10 @@ def _chosen(
         absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
         unasked = [name for name in known.names if name not in asked]
         if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
-            raise DataError(
+            message = (
                 f"data.classes: {annotations} has no class {hinted(absent, unasked)} (it has {listed(known.names)})"
             )
+            raise ClassesDifferError(message, annotations, wanted, known.names)
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
     absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
@@ -278,7 +280,8 @@ def _chosen(
         rest = [name for name in wanted if name in there or name.startswith(UNUSED)]
         cure = f"; to do without, in training too: data.classes={shortened(inline(rest), 2000)}" if rest else ""
         said = hinted(lacking, known.names)
-        raise DataError(f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}")
+        message = f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}"
+        raise ClassesDifferError(message, annotations, wanted, known.names)
     if absent:
         logger.warning("%s lists no class %s: nothing in it is one", annotations, listed([f"'{n}'" for n in absent]))
     id_of = dict(zip(known.names, known.ids, strict=True))

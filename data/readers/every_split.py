@@ -15,8 +15,8 @@ from rehead.data.readers.base import Reader
 from rehead.data.readers.recognise import recognise
 from rehead.data.readers.tree import Found
 from rehead.errors import ConfigError, DataError
-from rehead.progress import say
 from rehead.reading import folder_named, is_folder
+from rehead.terminal import say
 
 
 def source_of(

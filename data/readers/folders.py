@@ -9,7 +9,7 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import Report, existing, image_names, reason, refuse
+from rehead.data.readers.base import ClassesDifferError, Report, existing, image_names, reason, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.passed_over import passed_over, say_passed_over
@@ -102,4 +102,5 @@ def _check_listed(classes: Sequence[str], folders: Sequence[str], folder: Path) 
     if extra:
         problems.append(f"not among the classes: folder {hinted([name for name in folders if name in extra], classes)}")
     if problems:
-        raise DataError(f"{folder} and the classes (data.classes, or the model's) differ: {'; '.join(problems)}")
+        message = f"{folder} and the classes (data.classes, or the model's) differ: {'; '.join(problems)}"
+        raise ClassesDifferError(message, folder, classes, folders)

@@ -13,8 +13,8 @@ from rehead.data.readers import SPLITS, open_reader
 from rehead.data.readers.part import name_of, part, present_classes
 from rehead.errors import DataError, listed
 from rehead.files import atomic_folder
-from rehead.progress import say
 from rehead.reading import folder_named
+from rehead.terminal import say
 
 
 def write_split(
@@ -56,6 +56,9 @@ def write_split(
         for split in (one for one in SPLITS if one == "train" or one in shares):
             rows = part(whole, drawn, split, root).tolist()
             names = dict.fromkeys(name_of(whole, row) for row in rows)
+            for name in names:
+                if "\n" in name or "\r" in name or name != name.strip():
+                    raise DataError(f"{source.root}: image '{name}' cannot be a line of a list; rename it")
             (temporary / f"{split}.txt").write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
             there = frozenset().union(*(present[row] for row in rows))
             lacking = [name for label, name in enumerate(whole.classes.names) if label not in there]

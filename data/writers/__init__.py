@@ -16,7 +16,7 @@ from rehead.data.writers.masks import write_masks
 from rehead.data.writers.voc import write_voc
 from rehead.data.writers.yolo import write_yolo
 from rehead.errors import DataError
-from rehead.files import atomic_folder
+from rehead.files import atomic_folder, write_text
 from rehead.reading import is_file
 
 WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
@@ -81,5 +81,5 @@ def write(
             unlabelled = 0 if reader.unlabelled is None else int(reader.unlabelled[list(rows)].sum())
             notes["{} images without a label file are written as images without objects"] += unlabelled
         for name, text in (more or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8")
+            write_text(temporary / name, text)
     return Written({"format": form, "root": str(folder), **options}, notes)

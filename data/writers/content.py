@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,12 @@ from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
 from rehead.reading import is_file
 from rehead.types import Classes
+
+NO_UTF8 = re.compile("[\ud800-\udfff]")
+"""Bytes of a file's name that are not UTF-8."""
+
+NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Those, what ends a line, and what XML has no place for."""
 
 Notes = Counter[str]
 """What a format cannot hold, in words, and how often."""
@@ -182,6 +189,27 @@ class Content:
             raise OutputError(
                 f"{picture.path}: cannot be linked to {folder} ({error.strerror}); use --images copy"
             ) from error
+
+
+def refuse(content: Content, form: str, forbidden: re.Pattern[str]) -> None:
+    """Refuses names that would be another line, or could not be read again.
+
+    Args:
+        content: to be written.
+        form: what the format is called.
+        forbidden: letters that it has no place for.
+
+    Raises:
+        DataError: naming the first class or image.
+    """
+    names = [("class", name) for name in content.classes.names]
+    names += [("image", reader.columns.names[row]) for reader, rows in content.splits.values() for row in rows]
+    for what, name in names:
+        if forbidden.search(name):
+            raise DataError(
+                f"{content.source}: {what} '{name}' holds control characters or bytes that are no text, for which "
+                f"{form} has no place; rename it"
+            )
 
 
 def _values_of(reader: ColumnReader, sample: Sample) -> NDArray[Any] | None:

@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from rehead.data.instance_masks import code_of, decode, outline_of, wrong_segmentation
@@ -14,6 +13,7 @@ from rehead.data.pixels import image_size
 from rehead.data.writers.content import Content, Notes, Picture, Thing
 from rehead.data.writers.outlines import joined, outlines
 from rehead.errors import DataError
+from rehead.yaml_text import yaml_text
 
 DIGITS = 10
 """Decimals of a share: a millionth of a pixel where an image has ten thousand."""
@@ -44,7 +44,7 @@ def write_yolo(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
         notes["{} classes get other numbers, 0, 1, 2, ..., as YOLO's own tools want them"] += sum(
             number != label for label, number in enumerate(classes.ids)
         )
-    (folder / "data.yaml").write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "data.yaml").write_text(yaml_text(about), encoding="utf-8")
     for split in content.splits:
         for picture in content.pictures(split, stems=True):
             if "images" in PurePosixPath(picture.name).parts[:-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from checked_data import content, noise, save, write_coco, write_format, write_i
 from PIL import Image
 
 from rehead.configs.load import load_config
+from rehead.data.check import images
+from rehead.data.check.images import Facts, Job
 from rehead.data.check.proposal import Machine, propose
 from rehead.data.check.run import check_data
 from rehead.data.drawn import write_scenes
@@ -206,6 +209,40 @@ def test_a_gpu_gets_larger_images_batches_and_backbones(tmp_path: Path) -> None:
     assert (small.model.backbone.name, large.model.backbone.name) == ("resnet18", "resnet50")
     # Ten steps in an epoch of 60 images.
     assert small.train.batch_size == 4
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "csv", "folders", "masks"])
+def test_of_many_images_some_are_decoded_and_that_is_said(
+    name: str, tmp_path: Path, rehead_command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_format(name, tmp_path / "data")
+    known = ["data.format=masks"] if name == "masks" else []
+    assert rehead_command("init", root, *known, "--out", tmp_path / "all.yaml").code == 0
+    whole = (tmp_path / "all.yaml").read_text()
+    assert "All annotations were read" not in whole
+    monkeypatch.setattr("rehead.data.check.proposal.DECODED", 2)
+    decoded: list[str] = []
+    monkeypatch.setattr("rehead.data.check.images.examine", _counted(decoded, images.examine))
+    outcome = rehead_command("init", root, *known, "--out", tmp_path / "some.yaml")
+    assert outcome.code == 0, outcome
+    there = len({*root.rglob("*.png")} - {*root.rglob("*_masks/*.png"), *root.rglob("source/**/*.png")})
+    assert len(decoded) == 2
+    assert f"2 of {there} images were decoded, evenly; rehead data check decodes all of them" in outcome.err
+    some = (tmp_path / "some.yaml").read_text()
+    line = f"# All annotations were read, and 2 of {there} images, evenly."
+    assert line in some
+    # The same choices, but for figures of what was measured.
+    assert load_config(tmp_path / "some.yaml") == load_config(tmp_path / "all.yaml")
+    if name in ("coco", "yolo", "csv"):
+        assert some.replace(f"{line}\n", "") == whole
+
+
+def _counted(names: list[str], examine: Callable[[Job], Facts]) -> Callable[[Job], Facts]:
+    def counting(job: Job) -> Facts:
+        names.append(job.path.name)
+        return examine(job)
+
+    return counting
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from rehead.data.augment import Augment
 from rehead.data.batch import collate
 from rehead.data.check.before_training import refuse_broken
 from rehead.data.coco_format import ground_truth
-from rehead.data.instance_masks import encode, wrong_codes, wrong_segmentation
+from rehead.data.instance_masks import code_of, decode, encode, wrong_codes, wrong_segmentation
 from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.instance_masks import InstanceMasksReader
@@ -227,6 +227,17 @@ class TestRunLengthCodes:
         assert wrong_segmentation({"size": [*size], "counts": counts.decode()}, size) == ""
         for broken in (counts[:-1], counts * 2, counts + b" ", b""):
             assert wrong_segmentation({"size": [*size], "counts": broken}, size)
+
+    def test_a_code_that_ends_early_is_refused_wherever_it_ends(self) -> None:
+        size = (40, 56)
+        for seed, share in enumerate((0.02, 0.3, 0.9)):
+            mask = (np.random.default_rng(seed).random(size) < share).astype(np.uint8)
+            counts = encode(mask[None])[0]["counts"]
+            for end in range(len(counts)):
+                cut = {"size": [*size], "counts": counts[:end].decode()}
+                # Only what covers every pixel passes: a last count of 0 may be missing.
+                if not wrong_segmentation(cut, size):
+                    np.testing.assert_array_equal(decode([code_of(cut, size)], size)[0], mask)
 
     @given(st.lists(hnp.arrays(np.uint8, (5, 7), elements=st.integers(0, 1)), max_size=6), st.data())
     @settings(max_examples=30, deadline=None)
