@@ -9,11 +9,14 @@ from xml.sax.saxutils import escape
 
 from rehead.data.readers.base import named_classes
 from rehead.data.writers.content import Content, Notes, Picture, Thing
+from rehead.errors import DataError, quoted
 
 
 def write_voc(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
     """Crowds become difficult objects, which are treated the same. Coordinates count from 1 and keep their decimals."""
     classes = content.classes
+    if odd := [name for name in classes.names if not name.isprintable()]:
+        raise DataError(f"{content.source}: class {quoted(odd[0])} cannot stand in XML; rename it")
     used: set[int] = set()
     taken: set[str] = set()
     options: dict[str, Any] = {}
