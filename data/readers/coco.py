@@ -278,11 +278,23 @@ def _parsed(path: Path, report: Report) -> _File:
         try:
             return msgspec.json.decode(data, type=_File)
         except msgspec.ValidationError:
-            return _entry_by_entry(path, msgspec.json.decode(data), report)
+            return _entry_by_entry(path, _loaded(data), report)
         except msgspec.DecodeError as error:
             report("broken_annotation", path, f"broken JSON: {error}")
             # Python writes NaN, which is not JSON, and reads it.
-            return _entry_by_entry(path, json.loads(data), report)
+            return _entry_by_entry(path, _loaded(data), report)
+
+
+def _loaded(data: bytes) -> Any:
+    """JSON as Python reads it, which takes any number; one of hundreds of digits is infinite."""
+    return json.loads(data, parse_int=lambda digits: int(digits) if len(digits) < 100 else float(digits))
+
+
+def _beyond(value: Any) -> bool:
+    """Whether there is a number in it that JSON has none for, or that is larger than any that is used."""
+    if isinstance(value, dict | list):
+        return any(map(_beyond, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float | int) and not abs(value) < 2**63
 
 
 def _entry_by_entry(path: Path, raw: Any, report: Report) -> _File:
@@ -304,6 +316,9 @@ def _entry_by_entry(path: Path, raw: Any, report: Report) -> _File:
         fitting[key] = []
         for number, item in enumerate(raw[key]):
             try:
+                beyond = [name for name in kind.__struct_fields__ if isinstance(item, dict) and _beyond(item.get(name))]
+                if beyond:
+                    raise ValueError(f"{', '.join(beyond)}: a number that is NaN, infinite or too large")
                 fitting[key].append(msgspec.json.decode(msgspec.json.encode(item), type=kind))
             except (msgspec.MsgspecError, ValueError, OverflowError) as error:
                 name = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"

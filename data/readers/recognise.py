@@ -22,6 +22,7 @@ from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.recognise_yolo import recognise_yolo
 from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, one_per_split, ways
 from rehead.errors import DataError, listed
+from rehead.reading import open_file
 
 logger = logging.getLogger("rehead")
 
@@ -219,7 +220,12 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
         for name in names:
             path = tree.root / folder / name
             try:
-                images = table_of(path)
+                open_file(path).close()
+            except DataError as error:
+                tree.cannot_read(path, error)
+                continue
+            try:
+                images = table_of(path, lambda *_: None)
             except DataError:
                 continue
             file = (PurePosixPath(folder) / name).as_posix()

@@ -133,9 +133,9 @@ def wrong_name(name: str) -> str:
     if not name.strip():
         return "is empty"
     try:
-        parts = os.fsencode(name).split(b"/")
+        encoded = os.fsencode(name)
     except UnicodeError:
         return "is no text"
     if "\0" in name:
         return "holds a NUL"
-    return "is too long" if max(map(len, parts)) > 255 or sum(map(len, parts)) > 4000 else ""
+    return "is too long" if len(encoded) > 4000 or max(map(len, encoded.split(b"/"))) > 255 else ""

@@ -177,7 +177,7 @@ def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=said):
             opened(**lists)
-    with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.txt: no such file"):
         opened(gone="")
     with pytest.raises(ConfigError, match="both shares, or both text files"):
         load_config({"data": {**data, "val": {"from_train": "val.txt"}, "test": {"from_train": 0.1}}})
