@@ -151,7 +151,7 @@ def refuse_unfit(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor], so
     other = [
         f"{name} ({kind_of(tensor)}, wanted {kind_of(places[name])})"
         for name, tensor in tensors.items()
-        if not is_plain(tensor)
+        if not (is_plain(tensor) or tensor.device == places[name].device)
         or (tensor.dtype != places[name].dtype and not (_is_real(tensor) and _is_real(places[name])))
     ]
     if other:
@@ -165,7 +165,7 @@ def refuse_unfit(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor], so
 
 def without_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors that hold NaN or infinite values."""
-    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    return [name for name, tensor in tensors.items() if not (tensor.is_meta or torch.isfinite(tensor).all())]
 
 
 def kind_of(tensor: Tensor) -> str:

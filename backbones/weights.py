@@ -55,19 +55,16 @@ class LoadReport:
         return not self.missing and not self.mismatched
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
-
-    def lines(self) -> list[str]:
-        """Counts on the first line, then the names of whatever did not match."""
-        lines = [f"{self.source}: {len(self.matched)} of {self._wanted()} backbone tensors loaded"]
+        """Counts first, then the names of whatever did not match."""
+        parts = [f"{self.source}: {len(self.matched)} of {self._wanted()} backbone tensors loaded"]
         if self.missing:
-            lines.append(f"  missing in the file, left random ({len(self.missing)}): {listed(self.missing)}")
+            parts.append(f"missing in the file, left random ({len(self.missing)}): {listed(self.missing)}")
         if self.mismatched:
             described = [f"{name} {self.shapes.get(name, '')}".rstrip() for name in self.mismatched]
-            lines.append(f"  of another shape, left random ({len(self.mismatched)}): {listed(described)}")
+            parts.append(f"of another shape, left random ({len(self.mismatched)}): {listed(described)}")
         if self.unexpected:
-            lines.append(f"  not part of the backbone ({len(self.unexpected)}): {listed(self.unexpected)}")
-        return lines
+            parts.append(f"not part of the backbone ({len(self.unexpected)}): {listed(self.unexpected)}")
+        return "; ".join(parts)
 
     def _wanted(self) -> int:
         return len(self.matched) + len(self.missing) + len(self.mismatched)
@@ -133,8 +130,7 @@ def load(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> LoadRep
     counted = {key: tensor for key, tensor in fitting.items() if not key.endswith(COUNTER)}
     refuse_unfit(counted, backbone.state_dict(), source)
     backbone.load_state_dict(fitting, strict=False)
-    for line in report.lines():
-        logger.log(logging.INFO if report.complete else logging.WARNING, "%s", line)
+    logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
     # Statistics left over mean something only where there are none: a classifier may have had a norm of its own.
     kept = any(key.endswith("running_mean") for key in backbone.state_dict())
     if not kept and any(name.endswith("running_mean") for name in report.unexpected):

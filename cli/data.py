@@ -147,6 +147,7 @@ def split(
     Example: rehead data split datasets/raccoon --val 0.2 --test 0.1
     """
     from rehead.configs.load import parse_overrides
+    from rehead.configs.readers import FoldersSplit
     from rehead.data.readers.every_split import read_of, source_of
     from rehead.data.readers.written_split import write_split
     from rehead.terminal import results, say
@@ -163,8 +164,14 @@ def split(
     if wrong:
         raise ConfigError(wrong, "rehead data split")
     options, task = source_of(source, parse_overrides(overrides or []))
+    root = Path(options.root).expanduser().absolute()
+    # Among folders of classes, a folder of lists would be another class.
+    classes = root / options.train.images if isinstance(options.train, FoldersSplit) else None
+    beside = root.with_name(f"{root.name}_splits") if classes == root else Path(options.root).expanduser() / "splits"
+    folder = out if out is not None else beside
+    if classes is not None and folder.resolve().is_relative_to(classes.resolve()):
+        raise ConfigError([f"--out: {folder} is among the classes in {classes}; name another folder"], "data split")
     # Beside the data unless told otherwise: lists of names are no images, wherever they lie.
-    folder = out if out is not None else Path(options.root).expanduser() / "splits"
     check_output(folder, folder=True, inputs=[] if out is None else read_of(source, options))
     written = write_split(options, task, shares, seed, folder)
     say(f"{folder}: written; the configuration that reads it:")

@@ -95,7 +95,7 @@ def find(source: str | Path) -> Path:
             [f"is a folder; `rehead init {path}` writes a configuration for one with images"], str(source)
         )
     near = [str(path.with_name(other.name)) for other in path.parent.glob("*.y*ml")]
-    hint = did_you_mean(str(source), near) or did_you_mean(name.as_posix().removeprefix("configs/"), known)
+    hint = did_you_mean(name.as_posix().removeprefix("configs/"), known) or did_you_mean(str(source), near)
     # Whoever names a file has no use for all recipes.
     hint = hint or ("" if path.suffix or len(path.parts) > 2 else f"; recipes: {', '.join(known)}")
     raise ConfigError([f"no such file or recipe{hint}"], str(source))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rehead.errors import OutputError
-from rehead.files import writing
+from rehead.files import json_text, parsed_json, writing
 from rehead.terminal import say
 
 NAME = ".lock"
@@ -71,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
         _acquire(lock, path)
         ours = True
         with writing(path):
-            path.write_text(json.dumps(asdict(_me())), encoding="utf-8")
+            path.write_text(json_text(asdict(_me())), encoding="utf-8")
         yield
     finally:
         if ours:
@@ -124,7 +123,7 @@ def _acquire(lock: FileLock, path: Path) -> None:
 def _owner(path: Path) -> Owner | None:
     """What a lock's file says; None where there is none, and where it was cut short."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        return Owner(**parsed_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

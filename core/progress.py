@@ -31,7 +31,7 @@ class Progress:
         self.title, self.total, self.done, self.started_at = title, total, done, done
         self._start = self._last = time.monotonic()
         self._quiet = quiet
-        self._bar = Bar(title, total, done) if not quiet and console.is_terminal else None
+        self._bar = Bar(title, total, done) if not quiet and console.can_move else None
 
     def __enter__(self) -> Progress:
         if self._bar:

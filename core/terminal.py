@@ -156,6 +156,11 @@ class Output:
         """Whether somebody is watching."""
         return self.rich.is_terminal
 
+    @property
+    def can_move(self) -> bool:
+        """Whether a line can be written anew, as a progress bar needs it."""
+        return self.rich.is_terminal and not self.rich.is_dumb_terminal
+
     def print(self, *things: Line | Table, style: str = "") -> None:
         """Prints every text as one line of its own, however long, and tables as wide as the terminal.
 
@@ -228,9 +233,10 @@ def _stacked(table: Table) -> Iterator[Line]:
     """For a terminal that is too narrow for a table without breaking its words: its cells below one another."""
     for row in table.rows:
         for number, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            before = f"{'  ' if number else ''}{column.heading}{': ' if column.heading else ''}"
             for text, style in ((one, "") if isinstance(one, str) else one for one in _lines(cell)):
-                named = f"{column.heading}: " if column.heading else ""
-                yield f"{'  ' if number else ''}{named}{text}", style
+                yield before + text, style
+                before = "    "
 
 
 console = Output(stderr=True)

@@ -283,11 +283,7 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
 
 
 def _free(name: str, stems: bool, taken: set[str]) -> str:
-    """A relative name that is not taken, the image's own if possible.
-
-    Hidden files would not be found again, and a line break or what is not UTF-8 has no place in a list of names.
-    """
-    name = "".join(one if one.isprintable() else "_" for one in name)
+    """A relative name that is not taken, the image's own if possible; hidden files would not be found again."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or any(part.endswith(":") for part in path.parts):
         path = PurePosixPath(path.name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from checked_data import noise
 from PIL import Image
 
 from rehead.configs.load import load_config
@@ -153,6 +154,21 @@ def test_a_written_split_is_read_back(kind: str, rehead_command, tmp_path: Path,
         outcome = rehead_command("data", "check", tmp_path / "printed.yaml")
         assert outcome.code == 2
         assert "data.roott: unknown key; did you mean 'root'" in outcome.err
+
+
+def test_lists_of_a_split_become_no_class(tmp_path: Path, rehead_command) -> None:
+    root = tmp_path / "photos"
+    for number in range(8):
+        (root / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(number)).save(root / f"class{number % 2}" / f"{number}.png")
+    outcome = rehead_command("data", "split", root, "--val", 0.5)
+    assert outcome.code == 0, outcome
+    assert sorted(path.name for path in root.iterdir()) == ["class0", "class1"]
+    lists = tmp_path / "photos_splits"
+    assert yaml.safe_load(outcome.out)["data"]["val"] == {"from_train": str(lists / "val.txt")}
+    outcome = rehead_command("data", "split", root, "--val", 0.5, "--out", root / "lists")
+    assert outcome.code == 2
+    assert "among the classes" in outcome.err
 
 
 def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:

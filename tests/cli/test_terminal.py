@@ -27,6 +27,7 @@ import rehead
 from rehead import terminal
 from rehead.configs.detection_heads import RetinaNetOptions
 from rehead.errors import ConfigError, DataError
+from rehead.progress import Progress
 from rehead.terminal import Column, Output, Table, console, guarded, visible
 from rehead.yaml_text import yaml_text
 
@@ -117,11 +118,26 @@ def test_a_table_in_a_narrow_terminal_breaks_no_word(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("COLUMNS", "40")
     table = Table(Column("name", whole=True), "what it is", "where it is from")
-    table.row("torchvision_deeplabv3", "atrous convolutions", "Chen et al.")
+    table.row("torchvision_deeplabv3", "atrous convolutions", ["Chen et al.", ("2017", "dim")])
     terminal.results().print(table)
-    lines = [line.rstrip() for line in stream.taken().splitlines()]
+    lines = [OURS.sub("", line).rstrip() for line in stream.taken().splitlines()]
     assert "name: torchvision_deeplabv3" in lines
     assert "  what it is: atrous convolutions" in lines
+    assert lines[-2:] == ["  where it is from: Chen et al.", "    2017"]
+
+
+def test_a_terminal_that_cannot_move_is_given_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Progress, "every_seconds", 0.0)
+    for term, bar in (("dumb", False), ("xterm", True)):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(console, "rich", Output(stderr=True).rich)
+        with Progress(HOSTILE, 2) as progress:
+            progress.advance(note=HOSTILE)
+        text = stream.taken()
+        harmless(text)
+        assert (SHOWN in text, "\x1b[" in text) == (True, bar)
 
 
 def test_what_an_encoding_cannot_write_is_shown_as_python_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,18 @@ def test_a_missing_config_names_near_recipes() -> None:
         load_config("configs/paper/resnet5.yaml")
 
 
+def test_a_file_or_key_that_is_elsewhere_is_pointed_at(tmp_path: Path) -> None:
+    (tmp_path / "photos.yaml").touch()
+    with pytest.raises(ConfigError, match=r"no such file or recipe; did you mean '.*photos\.yaml'\?$"):
+        load_config(tmp_path / "photos.yml")
+    with pytest.raises(ConfigError, match=r"no such file or recipe$"):
+        load_config(tmp_path / "other" / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"is a folder; `rehead init .*` writes a configuration"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"epochs: unknown key; did you mean 'train\.epochs'\?"):
+        load_config("camvid_unet_r18", {"epochs": 3})
+
+
 def test_a_plugin_registers_a_head_that_the_config_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a_plugin.py").write_text(
         "from typing import Literal\n"

@@ -30,6 +30,7 @@ OWN = {
     "core/environment.py",
     "configs/transforms.py",
     "configs/load.py",
+    "tasks/predict.py",
     "tasks/train.py",
 }
 """Where folders are walked that are no data: rehead's own, those of a run, the cache, the system's."""

@@ -42,5 +42,7 @@ def test_the_demo_transfers_one_backbone_to_two_heads_and_compares(
         )
         assert transferred.keys() == scratch.keys()
         assert not torch.equal(transferred["backbone.conv1.weight"], scratch["backbone.conv1.weight"])
-    # A second time over the same folder works too.
-    assert rehead_command("demo", "--out", out, "--device", "cpu").code == 0
+    # A second time over the same folder has to be asked for, and works too.
+    refused = rehead_command("demo", "--out", out, "--device", "cpu")
+    assert (refused.code, "--overwrite" in refused.err) == (2, True)
+    assert rehead_command("demo", "--out", out, "--device", "cpu", "--overwrite").code == 0

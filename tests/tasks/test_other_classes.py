@@ -48,7 +48,7 @@ def nothing_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("something is computed")
 
-    monkeypatch.setattr("rehead.tasks.evaluate.from_config", refuse)
+    monkeypatch.setattr("rehead.tasks.evaluate.opened", refuse)
 
 
 @pytest.mark.usefixtures("nothing_computed")

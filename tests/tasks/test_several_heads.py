@@ -144,7 +144,7 @@ class TestRun:
     @classmethod
     def run(cls, drawn: Path, tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> Path:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(console, "_file", said)  # `file` would be put back as what standard error is now
+            patch.setattr(console.rich, "_file", said)  # `file` would be put back as what standard error is now
             return train(settings(drawn, tmp_path_factory.mktemp("runs") / "several"))
 
     def test_the_score_of_every_head_is_said_after_an_evaluation(self, run: Path, said: io.StringIO) -> None:

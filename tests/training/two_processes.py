@@ -35,14 +35,14 @@ def command(*arguments: str) -> tuple[int, str]:
     """Exit code of `rehead ...` on this rank, and what it said."""
     sys.argv = ["rehead", *arguments]
     with io.StringIO() as said, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        console.file = said
+        console.rich.file = said
         try:
             main()
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:
-            console.file = sys.__stderr__
+            console.rich.file = sys.__stderr__
         return code, said.getvalue()
 
 
