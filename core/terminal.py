@@ -29,7 +29,7 @@ from rich.text import Text
 WIDE = 100_000
 """Columns of what is no terminal: a path that is broken in two is no path for what reads it."""
 
-LONG = 16
+LONG = 10
 """Letters from which on a word may be broken in a narrow column."""
 
 PADDING = 3
@@ -192,8 +192,13 @@ class Output:
     def data(self, text: str) -> None:
         """Prints YAML or JSON for other programs: exactly, since these formats escape by themselves."""
         file = self.rich.file
+        text = text if text.endswith("\n") else text + "\n"
         with _open(file):
-            file.write(text if text.endswith("\n") else text + "\n")
+            try:
+                file.write(text)
+            except UnicodeEncodeError:
+                # These formats are UTF-8, whatever the terminal is.
+                file.buffer.write(text.encode())  # type: ignore[attr-defined]
             file.flush()
 
     def _show(self, thing: RenderableType) -> None:
