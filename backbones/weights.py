@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from rehead.errors import WeightsError
+from rehead.backbones.tensor_files import check_file, read_pickled, read_safetensors, refuse_unfit
+from rehead.errors import WeightsError, listed
 
 if TYPE_CHECKING:
     from rehead.backbones.base import Backbone
@@ -26,9 +23,10 @@ logger = logging.getLogger("rehead")
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 # What wrappers put before every key: DataParallel, torch.compile, torchvision's detectors, rehead.
 WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|backbone|body)\.)*")
+WRAPPED = 8
+"""Wrappers around each other that are looked for."""
 # Read by BatchNorm without momentum only, and lacking in old files: loaded where it is, but no word about it.
 COUNTER = "num_batches_tracked"
-SHOWN = 8
 
 
 @dataclass
@@ -60,21 +58,16 @@ class LoadReport:
         """Counts first, then the names of whatever did not match."""
         parts = [f"{self.source}: {len(self.matched)} of {self._wanted()} backbone tensors loaded"]
         if self.missing:
-            parts.append(f"missing in the file, left random ({len(self.missing)}): {_shortened(self.missing)}")
+            parts.append(f"missing in the file, left random ({len(self.missing)}): {listed(self.missing)}")
         if self.mismatched:
             described = [f"{name} {self.shapes.get(name, '')}".rstrip() for name in self.mismatched]
-            parts.append(f"of another shape, left random ({len(self.mismatched)}): {_shortened(described)}")
+            parts.append(f"of another shape, left random ({len(self.mismatched)}): {listed(described)}")
         if self.unexpected:
-            parts.append(f"not part of the backbone ({len(self.unexpected)}): {_shortened(self.unexpected)}")
+            parts.append(f"not part of the backbone ({len(self.unexpected)}): {listed(self.unexpected)}")
         return "; ".join(parts)
 
     def _wanted(self) -> int:
         return len(self.matched) + len(self.missing) + len(self.mismatched)
-
-
-def _shortened(names: list[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def read(file: str | Path) -> dict[str, Tensor]:
@@ -84,46 +77,27 @@ def read(file: str | Path) -> dict[str, Tensor]:
         WeightsError: when it is not there, holds no tensors, or would need code to be opened.
     """
     path = Path(file)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file (model.backbone.weights)")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise WeightsError(f"{path}: not a safetensors file: {error}") from error
-    try:
-        # A Namespace only holds values; many training scripts store their arguments in one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise WeightsError(f"{path}: not a PyTorch weights file, or one too old to open safely") from error
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        raise WeightsError(
-            f"{path}: refused, since opening it would run code that it names ({_shortened(names)}). "
-            "Save the state dict alone (torch.save(model.state_dict(), ...)), or as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: not a PyTorch weights file, or damaged: {error}") from error
-    return _tensors(loaded, path)
+    check_file(path, "weights file (model.backbone.weights)")
+    return read_safetensors(path) if path.suffix == ".safetensors" else _tensors(read_pickled(path), path)
 
 
 def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(loaded, Mapping):
+    opened: list[Any] = []
+    # A dict may lie inside itself.
+    while isinstance(loaded, Mapping) and not any(loaded is one for one in opened):
+        opened.append(loaded)
         inner = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
             break
         loaded = inner
     tensors = {}
     if isinstance(loaded, Mapping):
-        tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         found = f"a {type(loaded).__name__}"
         if isinstance(loaded, Mapping):
-            found = f"the keys {_shortened([str(key) for key in loaded])}" if loaded else "nothing"
+            keys = [key if isinstance(key, str) else f"a {type(key).__name__}" for key in loaded]
+            found = f"the keys {listed(keys)}" if keys else "nothing"
         raise WeightsError(f"{path}: holds no tensors by name; found {found}")
     return tensors
 
@@ -148,10 +122,13 @@ def load(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> LoadRep
     if not report.matched:
         wanted = [key for key in backbone.state_dict() if not key.endswith(COUNTER)]
         if report.mismatched:
-            reason = f"all have other shapes: {_shortened([f'{n} {s}' for n, s in report.shapes.items()])}"
+            reason = f"all have other shapes: {listed([f'{n} {s}' for n, s in report.shapes.items()])}"
         else:
-            reason = f"it has {_shortened(sorted(tensors))}; wanted {_shortened(wanted)}"
+            reason = f"it has {listed(sorted(tensors))}; wanted {listed(wanted)}"
         raise WeightsError(f"{source}: no tensor fits {backbone.title()}: {reason}")
+    # Averages of whole checkpoints hold counters that are no whole numbers.
+    counted = {key: tensor for key, tensor in fitting.items() if not key.endswith(COUNTER)}
+    refuse_unfit(counted, backbone.state_dict(), source)
     backbone.load_state_dict(fitting, strict=False)
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
     # Statistics left over mean something only where there are none: a classifier may have had a norm of its own.
@@ -180,6 +157,7 @@ def _match(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> tu
         used.add(name)
         tensor = tensors[name]
         if key in input_convs:
+            refuse_unfit({key: tensor}, wanted, source)  # adapting makes floating point numbers of all others
             tensor = _adapted(tensor, place)
         if tensor.shape == place.shape:
             fitting[key] = tensor
@@ -198,7 +176,7 @@ def _prefix(backbone: Backbone, tensors: Mapping[str, Tensor]) -> str:
     hits: dict[str, int] = {"": sum(name in tensors for name in names)}
     for key in tensors:
         found = WRAPPERS.match(key)
-        parts = found.group().split(".")[:-1] if found else []
+        parts = found.group().split(".")[:-1][:WRAPPED] if found else []
         for length in range(1, len(parts) + 1):
             prefix = ".".join(parts[:length]) + "."
             hits[prefix] = hits.get(prefix, 0) + (key.removeprefix(prefix) in names)

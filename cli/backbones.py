@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rehead.errors import ConfigError
+from rehead.files import check_output
 from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def backbones(
     plain: Annotated[bool, typer.Option("--plain", help="the network without its shortcuts")] = False,
     shortcut: Annotated[str, typer.Option(help="the paper's option A, B or C")] = "B",
     picture: Annotated[Path | None, typer.Option(help="draw the network to this .png, .svg or .pdf")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the picture if it is there")] = False,
 ) -> None:
     """List the backbones, or show one block by block: shapes, strides, parameters, shortcuts.
 
@@ -41,6 +43,8 @@ def backbones(
     """
     if name is not None and not any(letter in name for letter in "*?["):
         shortcut = shortcut.upper()
+        if picture is not None:
+            check_output(picture, "--picture", overwrite=overwrite)
         if plain and shortcut != "B":
             raise ConfigError([f"--plain and --shortcut {shortcut}: a plain network has no shortcuts"], "command line")
         given = {"name": name, "output_stride": output_stride, "weights": weights, "residual": not plain}

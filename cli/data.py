@@ -9,6 +9,7 @@ import typer
 
 from rehead.cli.data_check import check
 from rehead.errors import ConfigError
+from rehead.files import check_output
 
 Format = Literal["coco", "yolo", "voc", "masks", "folders"]
 Images = Literal["copy", "link"]
@@ -31,6 +32,7 @@ def show(
     count: Annotated[int, typer.Option(min=1, help="Images.")] = 4,
     draws: Annotated[int, typer.Option(min=0, help="Augmentations of each image, where the split is train.")] = 3,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it is there.")] = False,
 ) -> None:
     """Draw samples with their annotation, before and after augmentation, as one picture.
 
@@ -43,7 +45,8 @@ def show(
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([f"--out: {out} should end in .png, .jpg or another format of pictures"], "rehead data show")
     parsed = parse_overrides(overrides or [])
-    load_config(config, parsed)  # says what is wrong before torch takes its seconds to import
+    loaded = load_config(config, parsed)  # says what is wrong before torch takes its seconds to import
+    check_output(out, inputs=loaded.data.paths(), overwrite=overwrite)
 
     from rehead.tasks.show_data import show_data
 
@@ -109,15 +112,15 @@ def convert(
     Example: rehead data convert datasets/raccoon raccoon_coco --to coco
     """
     from rehead.configs.load import parse_overrides
-    from rehead.data.readers.every_split import open_every_split, source_of
+    from rehead.data.readers.every_split import open_every_split, read_of, source_of
     from rehead.data.writers import write
     from rehead.data.writers.content import lines
-    from rehead.files import check_free
     from rehead.terminal import results, say
     from rehead.yaml_text import yaml_text
 
-    check_free(dest)
+    check_output(dest, "DEST", folder=True)
     options, task = source_of(source, parse_overrides(overrides or []), maps=to == "masks")
+    check_output(dest, "DEST", folder=True, inputs=read_of(source, options))
     written = write(open_every_split(options, task), to, dest, link=images == "link")
     for line in lines(written.notes):
         say(f"not kept: {line}")
@@ -145,9 +148,8 @@ def split(
     """
     from rehead.configs.load import parse_overrides
     from rehead.configs.readers import FoldersSplit
-    from rehead.data.readers.every_split import source_of
+    from rehead.data.readers.every_split import read_of, source_of
     from rehead.data.readers.written_split import write_split
-    from rehead.files import check_free
     from rehead.terminal import results, say
     from rehead.yaml_text import yaml_text
 
@@ -162,14 +164,12 @@ def split(
     if wrong:
         raise ConfigError(wrong, "rehead data split")
     options, task = source_of(source, parse_overrides(overrides or []))
-    root = Path(options.root).expanduser().absolute()
-    # Among folders of classes, a folder of lists would be another class.
-    classes = root / options.train.images if isinstance(options.train, FoldersSplit) else None
-    beside = root.with_name(f"{root.name}_splits") if classes == root else Path(options.root).expanduser() / "splits"
+    root = Path(options.root).expanduser()
+    # Beside the data unless told otherwise; among folders of classes, one of lists would be another class.
+    among = isinstance(options.train, FoldersSplit) and root / options.train.images == root
+    beside = root.absolute().with_name(f"{root.absolute().name}_splits") if among else root / "splits"
     folder = out if out is not None else beside
-    if classes is not None and folder.resolve().is_relative_to(classes.resolve()):
-        raise ConfigError([f"--out: {folder} is among the classes in {classes}; name another folder"], "data split")
-    check_free(folder)
+    check_output(folder, folder=True, inputs=[] if out is None else read_of(source, options))
     written = write_split(options, task, shares, seed, folder)
     say(f"{folder}: written; the configuration that reads it:")
     results().data(yaml_text({"data": written}))

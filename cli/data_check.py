@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rehead.errors import ConfigError
-from rehead.files import check_free, write_text
+from rehead.files import check_output, json_text, write_text
 from rehead.terminal import Column, Line, Output, Table, results
 
 if TYPE_CHECKING:
@@ -34,26 +34,34 @@ def check(
     html: Annotated[Path | None, typer.Option(help="Write the report with thumbnails: one .html page.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw box sizes, aspect ratios and classes: .png, .jpg")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Findings shown of each kind.")] = 2,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --json, --html and --picture if it is there.")
+    ] = False,
 ) -> None:
     """Find what is wrong with a data set before training does. Exit code 1 if there are errors.
 
     Example: rehead data check datasets/raccoon --html report.html --fix datasets/raccoon_repaired
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.load import find, parse_overrides
 
     parsed = parse_overrides(overrides or [])
-    _refuse_misuse(source, json_file, html, fix, picture)
+    outputs = {"--json": json_file, "--html": html, "--picture": picture, "--fix": fix}
+    _refuse_misuse(outputs)
+    _check_outputs(outputs, [Path(source) if Path(source).is_dir() else find(source)], overwrite)
 
     from rehead.data.check.run import check_data
     from rehead.data.check.statistics import box_statistics
 
     checked = check_data(source, parsed, to_repair=fix is not None)
+    if (options := checked.data.config.data if checked.data.config else checked.data.options) is not None:
+        # What a configuration reads is known from here on.
+        _check_outputs(outputs, options.paths(), overwrite)
     console = results()
     root = source if Path(source).is_dir() else checked.data.config.data.root if checked.data.config else ""
     _print_findings(console, checked.findings, examples, root)
     if json_file is not None:
         found = [one.record() for one in checked.findings]
-        write_text(json_file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_text(json_file, json_text(found, indent=1, ensure_ascii=False) + "\n")
     boxes = box_statistics(checked) if checked.data.sources else None
     _print_statistics(console, checked, boxes, picture)
     if html is not None:
@@ -70,32 +78,29 @@ def check(
         raise typer.Exit(1)
 
 
-def _refuse_misuse(
-    source: str, json_file: Path | None, html: Path | None, fix: Path | None, picture: Path | None
-) -> None:
+def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path], overwrite: bool) -> None:
+    for option, path in outputs.items():
+        if path is not None:
+            folder = option == "--fix"
+            check_output(path, option, folder=folder, inputs=inputs, overwrite=None if folder else overwrite)
+
+
+def _refuse_misuse(outputs: Mapping[str, Path | None]) -> None:
     """Says what is wrong before anything is read.
 
     Raises:
         ConfigError: with every problem.
-        OutputError: for a folder to fix that holds something.
     """
     from PIL import Image
 
-    from rehead.configs.load import find
-
-    if not Path(source).is_dir():
-        find(source)
+    html, picture = outputs["--html"], outputs["--picture"]
     problems = []
-    if json_file is not None and json_file.is_dir():
-        problems.append(f"--json: {json_file} is a folder; name a file")
-    if html is not None and (html.is_dir() or html.suffix.lower() not in (".html", ".htm")):
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
         problems.append(f"--html: {html} should be a file that ends in .html")
     if picture is not None and picture.suffix.lower() not in Image.registered_extensions():
         problems.append(f"--picture: {picture} should end in .png, .jpg or another format of pictures")
     if problems:
         raise ConfigError(problems, "rehead data check")
-    if fix is not None:
-        check_free(fix)
 
 
 def _print_findings(console: Output, findings: Findings, examples: int, root: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rehead.files import check_output
 from rehead.terminal import Column, Table, results, say
 
 
@@ -15,6 +16,7 @@ def demo(
         "runs/demo"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo if it is there.")] = False,
 ) -> None:
     """See transfer learning work in a few minutes: no data, no network.
 
@@ -23,6 +25,8 @@ def demo(
 
     Example: rehead demo --out runs/demo
     """
+    check_output(out, folder=True, overwrite=overwrite)
+
     from rehead.tasks.demo import demo as run
 
     rows = run(out, device=device)

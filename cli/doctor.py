@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rehead.files import json_text
 from rehead.terminal import Table, results
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
     here = look()
     findings = known_bad(here)
     if as_json:
-        results().data(json.dumps({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
+        results().data(json_text({**asdict(here), "findings": [asdict(one) for one in findings]}, indent=2))
     else:
         _print(list(_lines(here)))
         console = results()

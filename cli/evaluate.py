@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rehead.errors import ConfigError
-from rehead.files import write_text
+from rehead.cli.options import Plugins
+from rehead.files import check_output, json_text, write_text
 from rehead.terminal import Column, Table, results, say
 
 
@@ -20,6 +19,8 @@ def evaluate(
         list[str] | None, typer.Argument(help="Changes to the checkpoint's config: key=value ...", metavar="key=value")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plugins: Plugins = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --json if it is there.")] = False,
 ) -> None:
     """Figures of a checkpoint: COCO AP, IoU, or accuracy.
 
@@ -28,16 +29,17 @@ def evaluate(
     from rehead.configs.load import parse_overrides
 
     parsed = parse_overrides(overrides or [])
-    if json_file is not None and json_file.is_dir():
-        raise ConfigError([f"--json: {json_file} is a folder; name a file"], "rehead evaluate")
+    # Of several processes one says it; the others find nobody to join.
+    if json_file is not None and os.environ.get("RANK", "0") == "0":
+        check_output(json_file, "--json", inputs=[checkpoint], overwrite=overwrite)
 
     from rehead.tasks.evaluate import evaluate as run
 
-    figures = run(checkpoint, parsed)
+    figures = run(checkpoint, parsed, plugins=plugins or [], output=json_file)
     if os.environ.get("RANK", "0") != "0":
         return  # the first of several processes speaks and writes for all
     if json_file is not None:
-        write_text(json_file, json.dumps(figures, indent=2) + "\n")
+        write_text(json_file, json_text(figures, indent=2) + "\n")
     for key, own in figures.items():
         say(f"{checkpoint}, head '{key}'")
         results().print(_table(own))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
+from rehead.files import check_output
 from rehead.terminal import say
 
 
@@ -21,6 +22,7 @@ def import_(
         typer.Argument(help="Options that the model was built with: model.head.KEY=VALUE ...", metavar="key=value"),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Names, one per class: a,b,c")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Make a checkpoint of another library's whole model, which then gives the same numbers.
 
@@ -30,6 +32,7 @@ def import_(
 
     if out.suffix != ".safetensors":
         raise ConfigError([f"--out: '{out}' should end with .safetensors"], "rehead import")
+    check_output(out, inputs=[file], overwrite=overwrite)
     names = None if classes is None else [each.strip() for each in classes.split(",") if each.strip()]
     parsed = parse_overrides(overrides or [])
 
@@ -40,5 +43,4 @@ def import_(
     body, head = model.backbone.options, model.head("main")
     eps = f", their eps {body.norm_eps:g} (model.backbone.norm_eps=...)" if body.norm_eps is not None else ""
     frozen = f", norms frozen{eps}" if body.norm == "frozen" else ""
-    shown = ", ".join(head.classes.names[:5]) + (", ..." if len(head.classes) > 5 else "")
-    say(f"{out}: {library}'s {name}, {len(head.classes)} classes ({shown}){frozen}")
+    say(f"{out}: {library}'s {name}, {len(head.classes)} classes ({listed(head.classes.names)}){frozen}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rehead.errors import ConfigError, DataError, OutputError
-from rehead.files import write_text
+from rehead.errors import ConfigError, DataError
+from rehead.files import check_output, write_text
 from rehead.terminal import results, say
 
 
@@ -37,10 +37,7 @@ def init(
     file = out if out is not None else Path(f"{name_of(folder)}.yaml")
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigError([f"--out: {file} should end in .yaml"], "rehead init")
-    if file.is_dir():
-        raise ConfigError([f"--out: {file} is a folder; name a file"], "rehead init")
-    if file.exists() and not overwrite:
-        raise OutputError(f"{file}: is there already; --overwrite replaces it, --out writes another file")
+    check_output(file, inputs=[folder], overwrite=overwrite)
 
     import torch
 

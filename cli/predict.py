@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rehead.errors import DataError
+from rehead.cli.options import Plugins
+from rehead.errors import DataError, listed
 
 
 def predict(
@@ -15,6 +16,10 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="PATH...")],
     out: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    plugins: Plugins = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier prediction left in the folder if it is there.")
+    ] = False,
 ) -> None:
     """Predict images: pictures, and one predictions.json.
 
@@ -23,8 +28,8 @@ def predict(
     Example: rehead predict runs/coco_faster_rcnn/best.safetensors street.jpg --out predicted
     """
     if not any(path.exists() for path in paths):
-        raise DataError(f"no such image or folder: {', '.join(map(str, paths))}")
+        raise DataError(f"no such image or folder: {listed(paths)}")
 
     from rehead.tasks.predict import predict as run
 
-    run(checkpoint, paths, out, device)
+    run(checkpoint, paths, out, device, plugins=plugins or [], overwrite=overwrite)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rehead.cli.options import Plugins
+from rehead.errors import listed, shortened
+from rehead.files import json_text
 from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
@@ -19,31 +22,60 @@ DIGITS = 12
 """Hexadecimal digits of a hash that are shown; the checkpoint holds all 64."""
 
 
-def show(checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")]) -> None:
+MOST_UNCHECKED = 100_000
+"""Letters of a config that is shown without being checked."""
+DIGITS = 12
+"""Hexadecimal digits of a hash that are shown; the checkpoint holds all 64."""
+
+
+def show(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of rehead.")], plugins: Plugins = None
+) -> None:
     """What a checkpoint is: its backbone and heads, where the backbone comes from, and its config.
+
+    Plugins that only the checkpoint names are shown, not imported.
 
     Example: rehead show runs/camvid_unet/best.safetensors
     """
     from rehead.configs.load import to_yaml
+    from rehead.configs.plugins import allowing, unnamed
+    from rehead.tasks.checkpoints import describe
     from rehead.tasks.lineage import backbone_hash
-    from rehead.tasks.model import load
-    from rehead.training.checkpoints import read_metadata
+    from rehead.tasks.model import opened
+    from rehead.training.checkpoints import read_tensors
 
-    model = load(checkpoint)
-    metadata = read_metadata(checkpoint)
+    described = describe(checkpoint)
+    kept_out = unnamed(described.plugins, plugins or [])
+    model = None if kept_out else opened(described, described.config({}, plugins or []))
+    tensors = read_tensors(checkpoint) if model is None else model.state_dict()
     console = results()
-    versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
-    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})")
-    console.print("", _backbone(model), "", _heads(model))
-    for key, classes in model.classes.items():
-        console.print(f"classes of '{key}': {_listed(classes.names)}")
+    versions = ", ".join(f"{name} {version}" for name, version in described.versions.items())
+    console.print(f"{checkpoint}  ({checkpoint.stat().st_size / 1e6:.1f} MB, written by {versions})", "")
+    if model is None:
+        console.print(
+            f"plugins: {listed(kept_out)}: not imported, since that runs their code; so this is what the file says of "
+            f"itself, unchecked. If you trust them: {allowing(kept_out)}",
+            f"backbone {described.raw['model']['backbone'].get('name')}",
+            *(f"head '{key}': {head['name']}" for key, head in described.heads.items()),
+            f"{len(tensors):,} tensors of {sum(one.numel() for one in tensors.values()):,} numbers",
+        )
+    else:
+        console.print(_backbone(model), "", _heads(model))
+    for key, classes in described.classes.items():
+        console.print(f"classes of '{key}': {listed(classes.names)}")
     console.print()
-    found = backbone_hash(model.backbone.state_dict())
-    console.print(_lineage(metadata["lineage"]))
-    last = metadata["lineage"][-1]["hash"] if metadata["lineage"] else ""
+    found = backbone_hash(tensors)
+    console.print(_lineage(described.lineage))
+    last = described.lineage[-1]["hash"] if described.lineage else ""
     if last != found:
         console.print(f"warning: the backbone's tensors are {found[:DIGITS]}, not what its lineage ends with")
-    console.print("", *to_yaml(model.config).splitlines())
+    console.print()
+    if model is not None:
+        console.print(*to_yaml(model.config).splitlines())
+    elif len(text := json_text(described.raw, indent=2)) <= MOST_UNCHECKED:
+        console.print(*text.splitlines())
+    else:
+        console.print(f"its config has {len(text):,} letters, too many to be one; not shown")
 
 
 def _backbone(model: Model) -> Table:
@@ -87,15 +119,10 @@ def _lineage(lineage: Sequence[dict[str, Any]]) -> Table:
         else:
             said = f"weights: {entry['weights']}"
         same = " (unchanged)" if entry["hash"] == before else ""
-        table.row(said, f"{entry['hash'][:DIGITS]}{same}")
+        table.row(shortened(said, 2000), f"{entry['hash'][:DIGITS]}{same}")
         before = entry["hash"]
     return table
 
 
 def _count(parameters: Any) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from rehead.cli.options import Plugins
 from rehead.errors import ConfigError
+from rehead.files import check_output
 from rehead.terminal import say
 
 
@@ -20,6 +22,8 @@ def swap(
         list[str] | None,
         typer.Argument(help="Options of the new head: model.head.KEY=VALUE ...", metavar="key=value"),
     ] = None,
+    plugins: Plugins = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Keep a checkpoint's backbone, bit for bit, and give it another head with random weights.
 
@@ -27,7 +31,9 @@ def swap(
     """
     from rehead.configs.heads import HEADS
     from rehead.configs.load import load_config, parse_overrides
+    from rehead.configs.plugins import import_plugins
 
+    import_plugins(plugins or [], "--plugins")  # the new head may be one of theirs
     names = [name.strip() for name in classes.split(",") if name.strip()]
     problems = [] if head in HEADS else [f"--head: {HEADS.unknown(head)}"]
     if not names:
@@ -44,12 +50,13 @@ def swap(
     ]
     if problems:
         raise ConfigError(problems, "rehead swap")
+    check_output(out, inputs=[checkpoint], overwrite=overwrite)
     raw = {"task": HEADS.get(head).about["task"], "model": {"head": {"name": head}}}
     options = load_config(raw, parsed).model.heads["main"]
 
     from rehead.tasks.model import load
 
-    model = load(checkpoint).swap_head(options, names)
+    model = load(checkpoint, plugins=plugins or []).swap_head(options, names)
     model.save(out)
     say(
         f"{out}: the backbone of {checkpoint} ({model.backbone.options.name}) with a new {head} head for "

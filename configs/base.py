@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
-    """Typed options: unknown keys are errors, defaults are checked too, and nothing changes after loading."""
+    """Typed options: unknown keys are errors, defaults are checked too, and nothing changes after loading.
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    Numbers are finite: JSON, in which a checkpoint holds them, has no others.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
 
 
 class HeadOptions(Options):

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
+from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.errors import ConfigError, DataError, did_you_mean, one_line
-from rehead.progress import say
+from rehead.errors import ConfigError, DataError, did_you_mean, listed, one_line, quoted, shortened
+from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
+from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
+from rehead.terminal import say
 from rehead.yaml_text import yaml_text
 
 SPLITS = ("train", "val", "test")
@@ -35,12 +36,19 @@ def recipes() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] | None = None,
+) -> Config:
     """Reads, overrides and checks a configuration.
 
     Args:
         source: a YAML file (`configs/x.yaml`), the name of a shipped recipe (`x`), or a mapping.
         overrides: values by dotted key, such as `{"train.epochs": 1}`.
+        plugins: None for a configuration of the user's own, which may name any. For somebody else's, those that
+            the user names: these are imported too, and the configuration may name no others.
 
     Raises:
         ConfigError: with every problem at once.
@@ -51,13 +59,29 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         path = find(source)
         raw, name = read_yaml(path), str(path)
     own = set_aside(raw, overrides or {})
-    return check(override(raw, overrides or {}), name, own)
+    return check_changed(raw, overrides or {}, name, own, plugins=plugins)
+
+
+def check_changed(
+    raw: dict[str, Any],
+    overrides: Mapping[str, Any],
+    source: str,
+    aside: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    plugins: Sequence[str] | None,
+) -> Config:
+    """Overrides a mapping, and checks it; see `load_config` and `check`."""
+    if plugins is not None:
+        # Those that the user overrides it with are named by him too.
+        given = [value for key, value in overrides.items() if key.split(".")[0] == "plugins"]
+        plugins = [*plugins, *(one for value in given for one in (value if isinstance(value, list) else [value]))]
+    return check(override(raw, overrides), source, aside, plugins=plugins)
 
 
 def find(source: str | Path) -> Path:
     """The file of a configuration given by path or by a recipe's name."""
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         return path
     known = recipes()
     if str(source) in known:
@@ -79,15 +103,17 @@ def find(source: str | Path) -> Path:
 
 def heading(source: str | Path) -> str:
     """The comment at the top of a configuration, such as what a recipe aims at and where its settings are from."""
-    lines = find(source).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = contents(find(source)).decode().splitlines(keepends=True)
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raw = load_yaml(contents(path).decode())
+    except DataError as error:
+        raise ConfigError([str(error).removeprefix(f"{path}: ")], str(path)) from error
+    except ValueError as error:
         raise ConfigError([f"not YAML: {one_line(error)}"], str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError([f"should hold keys and values, found {type(raw).__name__}"], str(path))
@@ -101,11 +127,13 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key or key.startswith("-"):
-            problems.append(f"'{argument}' should read key=value, such as train.epochs=1")
+            problems.append(f"'{shortened(argument)}' should read key=value, such as train.epochs=1")
             continue
         try:
-            parsed[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
+            parsed[key] = load_yaml(value)
+        except YamlLimitError as error:
+            problems.append(f"{shortened(key)}: {error}")
+        except YamlError:
             parsed[key] = value
     if problems:
         raise ConfigError(problems, "command line")
@@ -140,7 +168,7 @@ def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             if child is None:
                 child = here[place] = {}
             if not isinstance(child, dict | list):
-                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {child!r} and has nothing inside")
+                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {quoted(child)} and has nothing inside")
                 break
             here = child
     if problems:
@@ -199,19 +227,32 @@ def set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, di
     return aside
 
 
-def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+def check(
+    raw: dict[str, Any],
+    source: str,
+    aside: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    plugins: Sequence[str] | None,
+) -> Config:
     """Validates a mapping whole, so that every problem is reported in one go.
 
     Args:
         raw: the mapping.
         source: what it is called in messages.
         aside: by the key of a source of data, the format and the splits that give way to what is recognised.
+        plugins: that may be imported; see `load_config`.
 
     Raises:
         ConfigError: with every problem.
     """
+    _refuse_strange(raw, source)
     raw = _spell_out_head(deepcopy(raw))
-    _import_plugins(raw.get("plugins"), source)
+    own = raw.get("plugins", [])
+    if plugins is not None:
+        refuse_unnamed(own, plugins, source)
+    if isinstance(own, list) and all(isinstance(plugin, str) for plugin in own):
+        raw["plugins"] = list(dict.fromkeys([*own, *(str(plugin) for plugin in plugins or ())]))
+        import_plugins(raw["plugins"], source)
     problems: list[str] = []
     _check_heads(raw, problems)
     _check_sources(raw, problems, aside or {})
@@ -224,14 +265,43 @@ def check(raw: dict[str, Any], source: str, aside: Mapping[str, Mapping[str, Any
     return config
 
 
-def _import_plugins(plugins: object, source: str) -> None:
-    if not isinstance(plugins, list):
-        return
-    for plugin in plugins:
-        try:
-            importlib.import_module(str(plugin))
-        except ImportError as error:
-            raise ConfigError([f"plugins: cannot import '{plugin}': {error}"], source) from error
+def _refuse_strange(raw: Mapping[str, Any], source: str) -> None:
+    """Numbers and texts that no option has a use for, and that Python, pydantic or a file cannot even write down.
+
+    Raises:
+        ConfigError: naming their keys.
+    """
+    problems = []
+    inside: list[tuple[str, object, int]] = [("", raw, 0)]
+    while inside:
+        where, value, depth = inside.pop()
+        if isinstance(value, int) and value.bit_length() > 63:
+            problems.append(f"{where}: a whole number has at most 64 bits, found {quoted(value)}")
+        elif isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+            problems.append(f"{where}: should be text in UTF-8 without a NUL, found {quoted(value)}")
+        elif isinstance(value, Mapping | list | tuple) and depth > MOST_DEEP:
+            problems.append(f"{where}: more than {MOST_DEEP} levels deep")
+        elif isinstance(value, Mapping):
+            strange = [key for key in value if not _is_key(key)]
+            problems += [f"{where or 'configuration'}: {quoted(key)} can be no key" for key in strange]
+            if not strange:
+                inside += [(f"{where}.{key}" if where else str(key), own, depth + 1) for key, own in value.items()]
+        elif isinstance(value, list | tuple):
+            inside += [(f"{where}.{place}", own, depth + 1) for place, own in enumerate(value)]
+    if problems:
+        raise ConfigError(problems[::-1], source)
+
+
+def _is_key(key: object) -> bool:
+    return _is_unicode(key) if isinstance(key, str) else isinstance(key, int) and key.bit_length() <= 63
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
@@ -293,9 +363,9 @@ def _recognise(
 
     A format that the command line names is looked for in the same way.
     """
-    root = Path(str(source.get("root", "."))).expanduser()
+    root = folder_named(str(source.get("root", ".")))
     asked = source["format"]
-    if not root.is_dir():
+    if not is_folder(root):
         problems.append(f"{where}.root: no folder {root.absolute()}")
         return
     said = {split: source[split] for split in SPLITS if split in source}
@@ -338,7 +408,7 @@ def _are_there(root: Path, own: Mapping[str, Any]) -> bool:
     """Whether a folder has the files of a configuration's own splits."""
     splits = [options for options in own.values() if isinstance(options, dict)]
     paths = [options[key] for options in splits for key in PLACES if isinstance(options.get(key), str)]
-    return all((root / path).exists() for path in paths)
+    return all(is_there(root / path) for path in paths)
 
 
 PLACES = ("images", "annotations", "masks", "labels", "image_set", "dataset")
@@ -403,7 +473,7 @@ def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
     if not isinstance(data, dict) or isinstance(data.get("augment", ""), str):
         return
     if not isinstance(data["augment"], list):
-        problems.append(f"data.augment: should name a preset or list steps, found {data['augment']!r}")
+        problems.append(f"data.augment: should name a preset or list steps, found {quoted(data['augment'])}")
         data["augment"] = []
     for place, step in enumerate(data["augment"]):
         where = f"data.augment.{place}"
@@ -424,7 +494,7 @@ def _misfits(config: Config) -> list[str]:
     problems = []
     for key in config.data.sources:
         if key not in config.model.heads:
-            hint = did_you_mean(key, config.model.heads) or f"; heads: {', '.join(config.model.heads)}"
+            hint = did_you_mean(key, config.model.heads) or f"; heads: {listed(config.model.heads)}"
             problems.append(f"data.sources.{key}: a source is named after the head that learns from it{hint}")
     for key, head in config.model.heads.items():
         if head.name not in HEADS:
@@ -507,7 +577,7 @@ def _validated(model: type[Validated], raw: object, where: str, problems: list[s
                 problems.append(f"{dotted}: missing")
             else:
                 message = detail["msg"].removeprefix("Value error, ")
-                found = "" if detail["type"] == "value_error" else f", found {detail['input']!r}"
+                found = "" if detail["type"] == "value_error" else f", found {quoted(detail['input'])}"
                 problems.append(f"{dotted}: {message}{found}")
         return None
 

@@ -5,6 +5,9 @@ Relative paths start from the current directory; those inside a split start from
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -12,7 +15,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rehead.configs.augment import PRESETS, StepOptions, unknown_preset
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import FromTrainSplit, SplitOptions
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
 
 TaskName = Literal[
     "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
@@ -71,6 +74,13 @@ class SourceOptions(Options):
         None, description="by class: the value of its pixels in masks, or their [red, green, blue]"
     )
 
+    def paths(self) -> list[Path]:
+        """The files and folders that its splits name, those that are there."""
+        root = Path(self.root).expanduser()
+        splits = [split.model_dump() for split in (self.train, self.val, self.test) if split is not None]
+        named = {value: None for split in splits for value in split.values() if isinstance(value, str)}
+        return [root / value for value in named if os.path.exists(root / value)]
+
     @model_validator(mode="before")
     @classmethod
     def _one_value_is_a_list(cls, data: object) -> object:
@@ -83,9 +93,10 @@ class SourceOptions(Options):
         values = list((self.values or {}).values())
         if len({type(value) for value in values}) > 1:
             raise ValueError("values are all numbers or all [red, green, blue]")
-        twice = [name for name, value in (self.values or {}).items() if values.count(value) > 1]
+        counts = Counter(values)
+        twice = [name for name, value in (self.values or {}).items() if counts[value] > 1]
         if twice:
-            raise ValueError(f"values: {' and '.join(twice)} have the same value; a pixel is of one class")
+            raise ValueError(f"values: {listed(twice, ' and ')} have the same value; a pixel is of one class")
         return self
 
     @model_validator(mode="after")
@@ -147,6 +158,12 @@ class DataOptions(SourceOptions):
     augment: str | list[SerializeAsAny[StepOptions]] = Field(
         "light", description="none, light, strong, or a list of steps"
     )
+    max_objects: int = Field(
+        10_000,
+        ge=1,
+        description="objects of one image that are trained on: a step needs memory for each; of an image with more, "
+        "so many are taken evenly from its list, and a warning names it. Evaluation takes all",
+    )
     min_visible: float = Field(
         0.1, ge=0, le=1, description="an object of whose box a step of augment leaves less than this share is dropped"
     )
@@ -175,6 +192,10 @@ class DataOptions(SourceOptions):
         "auto",
         description="processes that read images; auto: 2 for a CPU, the cores less one for a GPU, 16 at most",
     )
+
+    def paths(self) -> list[Path]:
+        """The files and folders that the splits of all sources name, those that are there."""
+        return [*super().paths(), *(path for source in self.sources.values() for path in source.paths())]
 
     @field_validator("augment")
     @classmethod

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rehead.terminal import Bar, console, results, say
-
-__all__ = ["Progress", "console", "results", "say"]
+from rehead.terminal import Bar, console, say
 
 
 def _clock(seconds: float) -> str:

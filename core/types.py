@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from rehead.errors import ConfigError
+from rehead.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     import torch
@@ -217,6 +217,12 @@ class Prediction:
     semantic: Tensor | None = None
     probabilities: Tensor | None = None
 
+    def numbers(self) -> dict[str, Tensor]:
+        """By name, what there is of it in floating point numbers."""
+        named = {"boxes": self.boxes, "scores": self.scores, "keypoints": self.keypoints}
+        named["probabilities"] = self.probabilities
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
     def to(self, device: torch.device) -> Prediction:
         """Moves every tensor."""
         return _all_moved(self, device)
@@ -258,7 +264,7 @@ class Classes:
         for what, values in (("name", self.names), ("id", self.ids)):
             twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
             if twice:
-                problems.append(f"class {what} given twice: {', '.join(twice)}")
+                problems.append(f"class {what} given twice: {listed(twice)}")
         paired = [point for pair in self.flip_pairs for point in pair]
         if len(set(paired)) < len(paired) or not set(paired) <= set(range(len(self.keypoints))):
             problems.append(f"flip pairs {self.flip_pairs} of {len(self.keypoints)} keypoints, each in one at most")

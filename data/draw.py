@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,15 @@ _FIRST: tuple[Colour, ...] = (
     (250, 160, 150),
     (110, 110, 120),
 )
+LARGEST = 4096
+"""Pixels: the longer side of the largest picture; those of larger images are smaller than the image."""
+
+MOST_NAMES = 300
+"""Boxes of a picture that are given their name, and classes of a legend: more could not be read."""
+
+LONGEST_NAME = 400
+"""Characters of a name: more fit into no picture."""
+
 SMALL = 3
 """Lines of text: boxes less high or wide than this are not written over."""
 
@@ -66,10 +76,12 @@ def draw_boxes(
     labels: NDArray[Any],
     names: Sequence[str],
     scores: NDArray[Any] | None = None,
+    size: tuple[int, ...] | None = None,
 ) -> Picture:
     """Draws boxes with their class names, and their scores where given; the best on top.
 
     Where names would cover one another, or a small box, the lesser box goes without: its colour still tells its class.
+    So do all but the best `MOST_NAMES`.
 
     Args:
         image: (H, W, C), uint8 or floating point in 0..255.
@@ -77,13 +89,14 @@ def draw_boxes(
         labels: (N,) in 0..K-1.
         names: of the K classes.
         scores: (N,) in 0..1.
+        size: (height, width, ...) of the image that the boxes are of, where `image` is a picture of it already.
 
     Returns:
-        A new picture, of the same size unless the image is small (see `enlargement`).
+        A new picture, of the same size unless the image is small or very large (see `enlargement`).
     """
-    factor = enlargement(image)
-    picture = Image.fromarray(_enlarged(_picture(image), factor))
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
+    picture = Image.fromarray(_sized(image))
+    factor = picture.height / (size or image.shape)[0], picture.width / (size or image.shape)[1]
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * (*factor[::-1], *factor[::-1])
     pen = ImageDraw.Draw(picture)
     line = max(2, round(min(picture.size) / 180))
     # The last drawn lies on top: the large below the small where there are no scores, else the worst below.
@@ -94,7 +107,7 @@ def draw_boxes(
     # Names in the opposite order: the box on top chooses the place of its name first. None lies on a small box.
     taken: list[Box] = []
     small = _small([_inside(box, picture.size) for box in boxes], picture.size)
-    for row in reversed(order):
+    for row in order[: -MOST_NAMES - 1 : -1]:
         text = names[int(labels[row])] + ("" if scores is None else f" {float(scores[row]):.2f}")
         box = _inside(boxes[row], picture.size)
         _tag(pen, picture.size, box, text, colour_of(int(labels[row])), line, small, taken)
@@ -110,12 +123,12 @@ def draw_instances(image: NDArray[Any], masks: NDArray[Any], labels: NDArray[Any
         labels: (N,) in 0..K-1.
 
     Returns:
-        A new picture of the same size, for `draw_boxes`.
+        A new picture for `draw_boxes`, of the same size unless the image is very large (see `enlargement`).
     """
-    plain = _picture(image)
+    plain = _sized(image, min(1, enlargement(image)))
     picture = plain.copy()
     for mask, label in reversed(list(zip(masks, labels, strict=True))):
-        inside = np.asarray(mask, np.uint8)
+        inside = _nearest(np.asarray(mask), plain.shape).astype(np.uint8)
         colour = np.array(colour_of(int(label)), np.float32)
         # Over the image itself: where many masks lie, it would vanish under them.
         picture[inside > 0] = (0.55 * plain[inside > 0] + 0.45 * colour).round().astype(np.uint8)
@@ -158,11 +171,10 @@ def draw_semantic(image: NDArray[Any], semantic: NDArray[Any], names: Sequence[s
         names: of the K classes.
 
     Returns:
-        A new picture, higher by the legend; enlarged if the image is small (see `enlargement`).
+        A new picture, higher by the legend; of another size if the image is small or very large (see `enlargement`).
     """
-    factor = enlargement(image)
-    picture = _enlarged(_picture(image), factor).astype(np.float32)
-    semantic = semantic.repeat(factor, 0).repeat(factor, 1)
+    picture = _sized(image).astype(np.float32)
+    semantic = _nearest(semantic, picture.shape)
     bare = 1 if names[0].lower() == "background" else 0
     palette = np.zeros((len(names) + 1, 3), np.float32)
     palette[bare:-1] = [colour_of(label) for label in range(len(names) - bare)]
@@ -191,9 +203,9 @@ def draw_label(image: NDArray[Any], text: str, good: bool | None = None) -> Pict
         good: green for right, red for wrong, with a border; grey for neither.
 
     Returns:
-        A new picture, of the same size unless the image is small (see `enlargement`).
+        A new picture, of the same size unless the image is small or very large (see `enlargement`).
     """
-    picture = Image.fromarray(_enlarged(_picture(image), enlargement(image)))
+    picture = Image.fromarray(_sized(image))
     width, height = picture.size
     colour = _NEUTRAL if good is None else _GOOD if good else _BAD
     font = _font(_text_height(picture.size))
@@ -222,21 +234,21 @@ def draw_classes(
         scores: N of them in 0..1.
 
     Returns:
-        A new picture, higher by the list; enlarged if the image is small (see `enlargement`).
+        A new picture, higher by the list; of another size if the image is small or very large (see `enlargement`).
     """
-    picture = _enlarged(_picture(image), enlargement(image))
+    picture = _sized(image)
     said = [f" {score:.2f}" for score in scores] if scores is not None else [""] * len(labels)
     entries = [(names[label] + score, colour_of(label)) for label, score in zip(labels, said, strict=True)]
     return np.concatenate([picture, _legend(picture.shape[1], picture.shape[0], entries or [("no class", _NEUTRAL)])])
 
 
-def enlargement(image: NDArray[Any]) -> int:
+def enlargement(image: NDArray[Any]) -> float:
     """How many times larger than the image its pictures are, so that text on small ones can be read.
 
-    1 from 192 pixels on; 3 for an image of 96 pixels.
+    1 from 192 pixels on; 3 for an image of 96 pixels; less than 1 for one with a side beyond `LARGEST`.
     """
     longer: int = max(image.shape[:2])
-    return max(1, round(288 / longer))
+    return LARGEST / longer if longer > LARGEST else max(1, round(288 / longer))
 
 
 def sheet(tiles: Sequence[NDArray[Any]], columns: int, captions: Sequence[str] | None = None) -> Picture:
@@ -317,17 +329,38 @@ def _line_height(font: Any) -> int:
 
 def _shortened(text: str, font: Any, width: float) -> str:
     """The text on one line, or as much of its beginning as fits, with an ellipsis."""
-    text = visible(text)
-    if font.getlength(text) <= width:
+    # Names are of files of somebody's: with line breaks, marks that turn text around, or thousands of characters.
+    whole = len(text) <= LONGEST_NAME
+    text = visible(text[:LONGEST_NAME])
+    if whole and font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…" if text else ""
+    # The longest beginning that fits: each is as wide as those before it, and more.
+    length = bisect_right(range(1, len(text) + 1), width, key=lambda count: font.getlength(text[:count] + "…"))
+    return text[:length] + "…" if length else ""
 
 
-def _enlarged(picture: Picture, factor: int) -> Picture:
-    size = (picture.shape[1] * factor, picture.shape[0] * factor)
-    return picture if factor == 1 else np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+def _sized(image: NDArray[Any], factor: float | None = None) -> Picture:
+    """A picture of any image, so many times as large, or by `enlargement`."""
+    factor = enlargement(image) if factor is None else factor
+    if factor >= 1:
+        picture = _picture(image)
+        size = (round(picture.shape[1] * factor), round(picture.shape[0] * factor))
+        larger = picture if factor == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(larger, np.uint8)
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    # Made small first: a second and a third array as large as the image are what memory runs out with.
+    image = image if image.ndim == 2 or image.shape[2] <= 4 else np.ascontiguousarray(image[:, :, :3])
+    smaller: NDArray[Any] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return _picture(smaller)
+
+
+def _nearest(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """(H, W) values at another height and width: those of the nearest pixels."""
+    if array.shape == shape[:2]:
+        return array
+    rows, columns = (np.arange(to) * of // to for of, to in zip(array.shape, shape[:2], strict=True))
+    found: NDArray[Any] = array[rows[:, None], columns]
+    return found
 
 
 def _ink_on(colour: Colour) -> Colour:
@@ -350,10 +383,11 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> N
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=min(line, max(1, (min(x2 - x1, y2 - y1) + 1) // 2)))
 
 
-def _small(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
-    """Those that a name would hide much of."""
+def _small(boxes: Sequence[Box], size: tuple[int, int]) -> NDArray[Any]:
+    """(M, 4) those that a name would hide much of."""
     least = SMALL * _text_height(size)
-    return [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) < least]
+    found = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) < least]
+    return np.array(found, np.float64).reshape(-1, 4)
 
 
 def _tag(
@@ -363,7 +397,7 @@ def _tag(
     text: str,
     colour: Colour,
     line: int,
-    small: Sequence[Box],
+    small: NDArray[Any],
     taken: list[Box],
 ) -> None:
     """Writes a name at its box, inside the picture, where neither another nor a small box is; notes it in `taken`."""
@@ -375,10 +409,11 @@ def _tag(
     places = [(x, y) for y in (y1 - height, y1 + line) for x in (x1, x2 - width, (x1 + x2 - width) / 2)]
     places += [(x, y) for y in (y2 + 1, y2 - height - line) for x in (x1, x2 - width, (x1 + x2 - width) / 2)]
     places += [(x, y1) for x in (x1 - width, x2 + 1)]
+    others = np.concatenate([np.array(taken, np.float64).reshape(-1, 4), small])
     for x, y in places:
         x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
         place = (x, y, x + width, y + height)
-        if any(_overlap(place, other) for other in (*taken, *small)):
+        if _overlaps(place, others):
             continue
         taken.append(place)
         pen.rectangle((round(x), round(y), round(x + width) - 1, round(y + height) - 1), fill=colour)
@@ -386,8 +421,11 @@ def _tag(
         return
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+def _overlaps(box: Box, others: NDArray[Any]) -> bool:
+    """Whether a box has a place in common with any of (N, 4) others."""
+    low = np.maximum(others[:, :2], box[:2])
+    high = np.minimum(others[:, 2:], box[2:])
+    return bool((high > low).all(axis=1).any())
 
 
 def _legend(width: int, height: int, entries: Sequence[tuple[str, Colour]]) -> Picture:
@@ -396,6 +434,8 @@ def _legend(width: int, height: int, entries: Sequence[tuple[str, Colour]]) -> P
     line = _line_height(font)
     pad = max(2, line // 4)
     swatch = line - pad
+    if len(entries) > MOST_NAMES:
+        entries = [*entries[:MOST_NAMES], (f"and {len(entries) - MOST_NAMES} more", _NEUTRAL)]
     rows: list[list[tuple[int, str, Colour]]] = [[]]
     x = pad
     for name, colour in entries:

@@ -7,7 +7,6 @@ Every picture is a pure function of (seed, split, index).
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from pycocotools.mask import encode
 
 from rehead.errors import DataError
-from rehead.files import atomic_path, write_text
+from rehead.files import atomic_path, json_text, write_text
+from rehead.reading import walk
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 """The classes: label k is `SHAPES[k]`, category id and mask value k + 1."""
@@ -144,7 +144,7 @@ def write_scenes(root: Path, split: str, count: int, size: int, seed: int) -> No
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(SHAPES)],
         "annotations": annotations,
     }
-    write_text(root / "annotations" / f"{split}.json", json.dumps(content, default=bytes.decode))
+    write_text(root / "annotations" / f"{split}.json", json_text(content, default=bytes.decode))
 
 
 def _generator(seed: int, kind: str, split: str, index: int) -> Rng:
@@ -157,8 +157,8 @@ def _check_folder(folder: Path, names: Sequence[str]) -> None:
     if not names:
         raise DataError(f"{folder}: nothing to draw; ask for at least one picture")
     # Hidden files are what a killed run left of a picture; no reader takes them as data.
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    strangers = sorted({path.relative_to(folder).as_posix() for path in found} - set(names))
+    found = walk(folder).names() if folder.is_dir() else []
+    strangers = sorted(set(found) - set(names))
     if strangers:
         raise DataError(
             f"{folder}: holds {len(strangers)} other files, such as {strangers[0]}, that would be taken as part of "

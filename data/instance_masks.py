@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from rehead.errors import quoted
 
 RLE = dict[str, Any]
 """COCO's compressed run-length code: `size` (height, width), and `counts` in bytes."""
@@ -16,6 +19,18 @@ NO_SEGMENTATION = "no segmentation, which instance masks are made from"
 
 FAR = 2**20
 """Pixels beyond which a polygon's coordinates are no places in an image."""
+
+
+def outline_of(raw: bytes) -> Any:
+    """A segmentation, of its JSON.
+
+    Raises:
+        ValueError: if it is none, or holds numbers that no program has.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"its outline is not JSON: {error}") from error
 
 
 def encode(masks: NDArray[Any]) -> list[RLE]:
@@ -107,7 +122,7 @@ def wrong_size(given: Any, size: tuple[int, int] | None) -> str:
         size: (height, width) of the image; None if it is not known.
     """
     if not (isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_whole, given))):
-        return f"the size of its run-length code is {given!r}; it should be height and width"
+        return f"the size of its run-length code is {quoted(given)}; it should be height and width"
     if min(given) < 1 or (size is not None and tuple(given) != size):
         return f"its run-length code is for height and width {list(given)}, the image has {size}"
     return ""

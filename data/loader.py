@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import logging
 import multiprocessing
 import os
-import signal
+import re
 import threading
 import weakref
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -30,7 +33,10 @@ from rehead.data.resize import Resize
 from rehead.data.sample import Sample
 from rehead.data.transport import Parcel, Transport
 from rehead.errors import DataError
+from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.types import ImageBatch, Target
+
+logger = logging.getLogger("rehead")
 
 Truth = TypeVar("Truth", Target, Sample)
 
@@ -184,10 +190,9 @@ class Loader(Generic[Truth]):
         if not self._workers:
             keep_freed_memory()
         # They are put back at the end: what was read ahead for a pass that is broken off goes with its workers.
-        workers, self._waiting = self._waiting or self._started(), None
-        workers.batches[:] = self.batches
+        workers, arriving = self._begun()
         try:
-            for came in workers.loader:
+            for came in arriving:
                 read = came.opened() if isinstance(came, Parcel) else came
                 if read.images is None:
                     raise DataError(read.problem)
@@ -195,10 +200,32 @@ class Loader(Generic[Truth]):
             self._waiting = workers
         finally:
             # Or the traceback of an error would keep them, for as long as somebody keeps that.
-            del workers
+            del workers, arriving
+
+    def _begun(self) -> tuple[_Workers[Truth], Iterator[_Read[Truth] | Parcel]]:
+        """The workers, and what comes from them; none where there is no room for what processes share."""
+        try:
+            with stops_wait():
+                workers, self._waiting = self._waiting or self._started(), None
+                workers.batches[:] = self.batches
+                return workers, iter(workers.loader)
+        except (OSError, RuntimeError) as error:
+            if not self._workers or not _is_full(error):
+                raise
+            logger.warning(
+                "/dev/shm is full (%s): images are read in this process, which is slower. Make room there "
+                "(docker run --shm-size=2g), or set data.workers=0",
+                error,
+            )
+        self._workers = 0
+        return self._begun()
 
     def _started(self) -> _Workers[Truth]:
         batches: list[Sequence[Key]] = []
+        if self._workers:
+            # At least what PyTorch is going to make: its half-made loader would print a traceback of its own.
+            tried: list[Any] = [multiprocessing.Queue() for _ in range(self._workers + 3)]
+            del tried
         self._source.transport = Transport(self._workers)
         loader = DataLoader(
             self._source,
@@ -213,6 +240,34 @@ class Loader(Generic[Truth]):
             generator=torch.Generator(),
         )
         return _Workers(loader, batches, self._source.transport)
+
+
+def _is_full(error: OSError | RuntimeError) -> bool:
+    """Whether there is no room for shared memory, or for the semaphores of queues, which lie there too."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "unable to allocate shared memory" in str(error)
+
+
+@contextmanager
+def says_why_workers_end(ways_on: str = "") -> Iterator[None]:
+    """Turns the death of a worker into an error that says what to do; PyTorch raises it wherever the work just is.
+
+    Args:
+        ways_on: how to go on with what was done until then.
+
+    Raises:
+        DataError: in place of PyTorch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"DataLoader worker \(pid.*?(exited unexpectedly|killed by signal: [^.]*)", str(error))
+        if found is None:
+            raise
+        raise DataError(
+            f"a process that reads images was ended from outside ({found[0]}), as the system does where memory is "
+            "not enough. Fewer of them need less (data.workers=1, or data.workers=0 for none), and so do fewer images "
+            f"at a time (train.batch_size).{ways_on}"
+        ) from error
 
 
 _loaders: weakref.WeakSet[Loader[Any]] = weakref.WeakSet()
@@ -450,8 +505,7 @@ def _as_it_is(read: Any) -> Any:
 def _start_worker(number: int) -> None:
     # Ctrl-C and a cluster's SIGTERM reach every process of the run; the one that trains ends its step, and still
     # needs its workers for that. They end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hear_no_stops()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The workers are the parallelism; and OpenCV's threads do not survive a fork.
     cv2.setNumThreads(0)

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rehead.data import tiff
 from rehead.errors import DataError
+from rehead.reading import open_file, reading
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
@@ -33,6 +34,9 @@ EXIF_ORIENTATION = 0x0112
 
 MOST_PIXELS = 2**28
 """Height times width of the largest image that is read, unless `$REHEAD_MAX_PIXELS` says otherwise."""
+
+MOST_BYTES = 16
+"""Of a file for each of these pixels: four channels of 32 bits, not compressed."""
 
 # The limit is ours, and the same whoever decodes: Pillow's own would refuse sizes that OpenCV reads.
 Image.MAX_IMAGE_PIXELS = None
@@ -137,6 +141,13 @@ def decode_image(
     Raises:
         DataError: as `read_image`.
     """
+    with decoding(path):
+        return _decoded(path, channels, size, shrink, scale)
+
+
+def _decoded(
+    path: Path, channels: int, size: tuple[int, int] | None, shrink: Shrink | None, scale: float | None
+) -> Decoded:
     if path.suffix.lower() == ".npy":
         array = np.array(_mapped_npy(path), order="C")
         pixels, top = _fitting(array, channels, path), tops(array.dtype)
@@ -186,7 +197,7 @@ def channels_in(path: Path) -> int:
         return array.shape[2] if array.ndim == 3 else 1
     if head_of(path).kind != "TIFF":
         return 3
-    with decoding(path), path.open("rb") as file:
+    with decoding(path), open_file(path) as file:
         return tiff.channels_in(file)
 
 
@@ -199,7 +210,7 @@ def head_of(path: Path) -> Head:
     if path.suffix.lower() == ".npy":
         shape = _mapped_npy(path).shape
         return Head("ARRAY", (shape[0], shape[1]))
-    with decoding(path), path.open("rb") as file:
+    with decoding(path), open_file(path) as file:
         return head_in(file, path)
 
 
@@ -221,9 +232,6 @@ def most_pixels() -> int:
 def decoding(path: Path, what: str = "the image is damaged or cut short") -> Iterator[None]:
     """Says of what file it was that something could not be read.
 
-    Decoders raise what they please of a broken file (IndexError, struct.error, ZeroDivisionError, ...), so that a
-    list of exceptions would never be complete.
-
     Args:
         path: of the file.
         what: is wrong with a file that a decoder raises something about.
@@ -231,21 +239,18 @@ def decoding(path: Path, what: str = "the image is damaged or cut short") -> Ite
     Raises:
         DataError: for whatever is raised inside.
     """
-    try:
-        yield
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except tiff.TiffError as error:
-        raise DataError(f"{path}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image of a known kind") from error
-    except Exception as error:
-        reason = getattr(error, "strerror", None)
-        raise DataError(
-            f"{path}: cannot be read: {reason}" if reason else f"{path}: {what}: {error or type(error).__name__}"
-        ) from error
+    with reading(path, what):
+        try:
+            yield
+        except tiff.TiffError as error:
+            raise DataError(f"{path}: {error}") from error
+        except UnidentifiedImageError as error:
+            raise DataError(f"{path}: not an image of a known kind") from error
+        except MemoryError as error:
+            raise DataError(
+                f"{path}: there is not enough memory for this image; cut it into tiles, make it smaller, or read fewer "
+                "at a time (data.workers, train.batch_size)"
+            ) from error
 
 
 def tops(dtype: np.dtype[Any]) -> int | None:
@@ -294,8 +299,10 @@ def _numbers(image: NDArray[Any], top: int | None, scale: float | None, path: Pa
 
 def _content(path: Path) -> bytes:
     # Not cv2.imread: it gives the same None for a missing file as for a damaged one.
-    with decoding(path):
-        data = path.read_bytes()
+    with open_file(path) as file, decoding(path):
+        if os.fstat(file.fileno()).st_size > (limit := MOST_BYTES * most_pixels()):
+            raise DataError(f"{path}: more than {limit} bytes, which no image of {most_pixels()} pixels has")
+        data = file.read()
     if not data:
         raise DataError(f"{path}: the file is empty")
     return data
@@ -429,7 +436,9 @@ def _refuse_other_maximum(data: bytes, path: Path) -> None:
 def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         return None
 
 
@@ -466,7 +475,7 @@ def _turned(size: tuple[int, ...], orientation: int) -> tuple[int, ...]:
 
 def _mapped_npy(path: Path) -> NDArray[Any]:
     """An array of two or three dimensions, not yet read."""
-    with decoding(path, "cannot be read as an array"):
+    with open_file(path), decoding(path, "cannot be read as an array"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: cannot be read as an array: it is an archive of several (.npz)")

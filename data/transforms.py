@@ -25,7 +25,7 @@ from rehead.configs.augment import TransformOptions
 from rehead.configs.transforms import COMPOSITIONS
 from rehead.data.sample import Sample
 from rehead.data.steps import Rng, Setting, Step, in_view
-from rehead.errors import DataError, ReheadError
+from rehead.errors import DataError, ReheadError, quoted
 from rehead.types import ignore_of
 
 logger = logging.getLogger("rehead")
@@ -228,7 +228,7 @@ def _said(error: Exception, where: str, name: str) -> list[str]:
         key = str(detail["loc"][0]) if detail["loc"] else ""
         missing = detail["type"] == "missing"
         message = "missing" if missing else detail["msg"].removeprefix("Value error, ")
-        found = "" if missing or not key else f", found {detail['input']!r}"
+        found = "" if missing or not key else f", found {quoted(detail['input'])}"
         lines.append(f"{where}{'.' if key else ': ' + name}{key}: {message}{found}")
     return list(dict.fromkeys(lines))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 
 from rehead.configs.detection_heads import KeypointRCNNOptions
-from rehead.errors import BuildError
+from rehead.errors import BuildError, listed
 from rehead.heads.base import Features, at_least_float32
 from rehead.heads.detection import truth
 from rehead.heads.faster_rcnn import FasterRCNN
@@ -78,7 +78,7 @@ def number_of_points(options: KeypointRCNNOptions, classes: Classes) -> int:
     if options.keypoints is not None and known and options.keypoints != known:
         raise BuildError(
             f"keypoint_rcnn: keypoints={options.keypoints}, but the data's objects have {known} "
-            f"({', '.join(classes.keypoints[:4])}, ...); leave keypoints out"
+            f"({listed(classes.keypoints)}); leave keypoints out"
         )
     return options.keypoints or known or 17
 

@@ -8,7 +8,7 @@ from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, Lovasz
 from torch import Tensor, nn
 
 from rehead.configs.segmentation_heads import SegmentationLossOptions
-from rehead.errors import BuildError
+from rehead.errors import BuildError, listed
 from rehead.heads.base import at_least_float32, normaliser
 from rehead.types import IGNORE_16, Classes, ignore_of
 
@@ -34,7 +34,7 @@ class SegmentationLoss(nn.Module):
         if weights is not None and len(weights) != len(classes):
             raise BuildError(
                 f"loss.cross_entropy.class_weights has {len(weights)} values for {len(classes)} classes "
-                f"({', '.join(classes.names[:5])}{', ...' if len(classes) > 5 else ''}); give one per class"
+                f"({listed(classes.names)}); give one per class"
             )
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
 

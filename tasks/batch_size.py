@@ -14,9 +14,9 @@ from rehead.data.batch import collate
 from rehead.data.loader import Key
 from rehead.data.readers.base import Reader
 from rehead.errors import ConfigError
-from rehead.progress import say
 from rehead.tasks.images import augment_for, divisor_for, resize_for
 from rehead.tasks.model import Model
+from rehead.terminal import say
 from rehead.training.checkpoints import tensors_of
 from rehead.training.distributed import started
 from rehead.training.engine import autocast, seed_step, uncompiled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 from rehead.data.draw import save, sheet
 from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
 from rehead.data.readers import open_data
-from rehead.files import write_text
-from rehead.progress import say
+from rehead.files import json_text, write_text
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures, Picture
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.model import load
 from rehead.tasks.train import train
+from rehead.terminal import say
 
 SIZE = 96
 """Height and width of the drawn images, in pixels."""
@@ -88,7 +87,7 @@ def demo(out: Path, budget: Budget | None = None, device: str = "auto") -> list[
     save(out / "sheet.png", _sheet(base, runs))
     rows = [vars(result) for result in results]
     write_text(
-        out / "results.json", json.dumps({"seconds": round(time.monotonic() - started), "results": rows}, indent=2)
+        out / "results.json", json_text({"seconds": round(time.monotonic() - started), "results": rows}, indent=2)
     )
     return results
 

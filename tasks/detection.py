@@ -39,13 +39,17 @@ class Detection(Task):
         boxes, labels, scores = (
             value[keep].numpy() for value in (prediction.boxes, prediction.labels, prediction.scores)
         )
-        return draw_boxes(image, boxes, labels, classes.names, scores)
+        return draw_boxes(self.under(image, prediction), boxes, labels, classes.names, scores, image.shape)
 
     def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
         """Every annotated box."""
         assert truth.boxes is not None
         assert truth.labels is not None
-        return draw_boxes(image, truth.boxes, truth.labels, classes.names)
+        return draw_boxes(self.under(image, truth), truth.boxes, truth.labels, classes.names, None, image.shape)
+
+    def under(self, image: Picture, found: Prediction | Sample) -> Picture:
+        """What boxes are drawn over: the image."""
+        return image
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rehead.configs.load import check, override, set_aside
+from rehead.backbones.tensor_files import without_numbers
 from rehead.configs.schema import Config
 from rehead.data.check.before_training import say_if_repaired, say_other_classes
 from rehead.data.draw import save, sheet
-from rehead.data.loader import Loader, evaluation_loader, workers_for
+from rehead.data.loader import Loader, evaluation_loader, says_why_workers_end, workers_for
 from rehead.data.pixels import read_image
 from rehead.data.readers import open_data
-from rehead.data.readers.base import ClassesDifferError, Reader, listed
+from rehead.data.readers.base import ClassesDifferError, Reader
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, listed
+from rehead.files import check_output, measured, not_finite
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.tasks.checkpoints import describe
 from rehead.tasks.images import batch_of, divisor_for, resize_for
-from rehead.tasks.model import Model, from_config, load_tensors
-from rehead.training.checkpoints import read_metadata
+from rehead.tasks.model import Model, opened
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
     buffers_from_first,
@@ -40,10 +42,18 @@ from rehead.training.distributed import (
 from rehead.training.engine import choose_device, evaluating_in
 from rehead.training.memory import says_what_to_lower_in_evaluation
 from rehead.training.sharding import is_sharded
-from rehead.types import Classes, ImageBatch, Prediction
+from rehead.types import ImageBatch, Prediction
+
+logger = logging.getLogger("rehead")
 
 
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Figures]:
+def evaluate(
+    checkpoint: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    output: Path | None = None,
+) -> dict[str, Figures]:
     """Figures of a checkpoint on a split of its data, or of other data of the same classes.
 
     Several processes of a launcher share the images.
@@ -51,29 +61,32 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     Args:
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
+        plugins: modules that the checkpoint may have imported; see `rehead.load`.
+        output: where the figures will be written: refused before the work if it is read, or in a folder that is.
 
     Returns:
         By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
     with joined():
-        model, reader = one_before_the_others(partial(_open, path, overrides or {}))
-        return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
+        model, reader = one_before_the_others(partial(_open, path, overrides or {}, plugins, output))
+        with says_why_workers_end():
+            return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
 
-def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
+def _open(
+    path: Path, overrides: Mapping[str, Any], plugins: Sequence[str], output: Path | None
+) -> tuple[Model, Reader]:
     """A checkpoint's model on its device, and the split that it is judged by."""
-    metadata = read_metadata(path)
-    classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
+    described = describe(path)
     # The checkpoint's class names, in its order, are the only ones that its labels can mean.
-    names = {key: list(own.names) for key, own in classes.items()}
-    raw = metadata["config"]
-    for key, own in names.items():
-        raw["model"]["heads"][key]["classes"] = own
-    # Splits of another format than the command line names give way.
-    aside = set_aside(raw, overrides)
-    config = check(override(raw, overrides), f"{path} with the command line" if overrides else str(path), aside)
+    names = {key: list(own.names) for key, own in described.classes.items()}
+    for key, head in described.heads.items():
+        head["classes"] = names.get(key)
+    config = described.config(overrides, plugins)
     _refuse_other_classes(config, overrides, names, path)
+    if output is not None:
+        check_output(output, "--json", inputs=config.data.paths(), overwrite=True)
     device = choose_device(config.device)
     where = f"data.{config.data.split}"
     try:
@@ -82,9 +95,7 @@ def _open(path: Path, overrides: Mapping[str, Any]) -> tuple[Model, Reader]:
         raise _other_classes(error, where, path) from error
     say_if_repaired(reader, where)
     say_other_classes(reader, where, str(path))
-    model = from_config(config, classes, load_weights=False)
-    load_tensors(model, path)
-    return model.to(device), reader
+    return opened(described, config).to(device), reader
 
 
 def _other_classes(error: ClassesDifferError, where: str, path: Path) -> DataError:
@@ -94,8 +105,8 @@ def _other_classes(error: ClassesDifferError, where: str, path: Path) -> DataErr
     others = [f"'{name}'{did_you_mean(name, wanted)}" for name in known if name not in wanted]
     return DataError(
         f"{where}: these data cannot judge {path}: their classes are not its own",
-        f"  the checkpoint's {_listed(wanted)}",
-        f"  {error.source} has {_listed(known)}",
+        f"  the checkpoint's {_counted(wanted)}",
+        f"  {error.source} has {_counted(known)}",
         f"  not in the data: {listed(lacking)}",
         f"  not known to the checkpoint: {listed(others)}",
         f"  what to do: name data of its classes (data.root=..., {where}=...); call classes in the data as the "
@@ -169,7 +180,7 @@ def run_evaluation(
         if folder is not None
         else ""
     )
-    drawn = 0
+    drawn = overflown = 0
     try:
         with (
             torch.inference_mode(),
@@ -180,6 +191,8 @@ def run_evaluation(
                 with says_what_to_lower_in_evaluation(len(truths), detections, kept):
                     found: dict[str, list[Prediction]] = model(batch)
                     on_cpu = {key: [one.to(torch.device("cpu")) for one in own] for key, own in found.items()}
+                of_images = zip(*on_cpu.values(), strict=True)
+                overflown += sum(any(without_numbers(one.numbers()) for one in own) for own in of_images)
                 for row, truth in enumerate(truths):
                     local = {key: own[row] for key, own in on_cpu.items()}
                     judged = [key for key in tasks if tasks[key].judges(truth)]
@@ -194,6 +207,12 @@ def run_evaluation(
             # Where parameters are sharded, every pass needs all processes.
             for _ in range(passes(len(reader), batch_size) - len(reading) if is_sharded(model) else 0):
                 model(batch_of(model, reader[0].path).to(device, memory_format))
+        if overflown:
+            logger.warning(
+                "what is predicted is not finite for %d of the images: numbers grow too large inside this model, so "
+                "the figures mean little",
+                overflown,
+            )
         return from_first(_judged(evaluators))
     finally:
         model.train(was_training)
@@ -217,6 +236,9 @@ def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Figures]:
                 evaluator.merge(collected[key])
         if rank() == 0:
             figures = {key: evaluator.figures() for key, evaluator in evaluators.items()}
+        if lost := list(not_finite(figures)):
+            logger.warning("figures that are no numbers count as not measured (null): %s", listed(lost))
+            figures = measured(figures)
     return figures
 
 
@@ -243,7 +265,7 @@ def _refuse_other_classes(
         **{f"model.heads.{key}.classes": (head.classes, names[key]) for key, head in config.model.heads.items()},
     }
     problems = [
-        f"{key}: {_listed(wanted or [])}, but this checkpoint tells apart {_listed(own)}"
+        f"{key}: {_counted(wanted or [])}, but this checkpoint tells apart {_counted(own)}"
         for key, (wanted, own) in asked.items()
         if key in overrides and wanted != own
     ]
@@ -251,6 +273,5 @@ def _refuse_other_classes(
         raise ConfigError(problems, str(path))
 
 
-def _listed(names: list[str]) -> str:
-    counted = f"{len(names)} class{'es' * (len(names) != 1)}"
-    return f"{counted} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) != 1)} ({listed(names)})"

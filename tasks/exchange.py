@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rehead.backbones.resnet import VARIANTS, ResNet
+from rehead.backbones.tensor_files import check_file, refuse_unfit
 from rehead.backbones.weights import COUNTER, read
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.configs.load import load_config
-from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean
+from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean, listed, shortened
 from rehead.files import atomic_path
+from rehead.tasks.checkpoints import built_for
 from rehead.tasks.lineage import backbone_hash, continued
 from rehead.tasks.model import Model, from_config
+from rehead.training.checkpoints import write_pickled
 from rehead.types import UNUSED, Classes
 
 HEAD = "heads.main."
@@ -187,20 +189,24 @@ def import_model(
         WeightsError: for a file that cannot be read or does not fit, or a wrong number of classes.
     """
     known = find(library, name)
-    if not Path(file).is_file():
-        raise WeightsError(f"{file}: no such file to import")
+    check_file(Path(file), "file to import")
     tensors = read(file)
     count = _count(known, tensors, file, name)
     names = _classes(known, count, classes, file)
     config = load_config(_raw(known, tensors, Path(file).name), overrides)
-    model = from_config(config, {"main": names}, load_weights=False)
+    with built_for(tensors, Path(file)):
+        model = from_config(config, {"main": names}, load_weights=False)
+    ours = _renamed(tensors, [(theirs, ours) for ours, theirs in known.form.pairs])
+    places = model.state_dict()
+    fitting = {key: value for key, value in ours.items() if key in places and not key.endswith(COUNTER)}
+    refuse_unfit(fitting, places, str(file))
     try:
-        model.load_state_dict(_renamed(tensors, [(theirs, ours) for ours, theirs in known.form.pairs]))
+        model.load_state_dict(ours)
     except RuntimeError as error:
         # torch lists every name and shape, by our names, below a line of its own.
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        said = shortened(" ".join(line.strip() for line in str(error).splitlines()[1:]), 600)
         raise WeightsError(
-            f"{file}: does not fit {library}'s {name} with {count} classes: {' '.join(lines)[:600]}; if it was built "
+            f"{file}: does not fit {library}'s {name} with {count} classes: {said}; if it was built "
             "with other options, give them as model.head.KEY=VALUE or model.backbone.KEY=VALUE"
         ) from error
     # The file by its name and content: where it lay means nothing to whoever gets the checkpoint.
@@ -258,7 +264,7 @@ def _not_theirs(model: Model) -> Iterator[str]:
     elif not body.options.residual or body.options.shortcut != "B" or body.options.norm == "group":
         yield f"{body.title()} with norm: {body.options.norm} is rehead's own"
     if list(model.heads) != ["main"]:
-        yield f"they have one head, this model has {', '.join(model.heads)} (keep one with: rehead swap)"
+        yield f"they have one head, this model has {listed(model.heads)} (keep one with: rehead swap)"
         return
     head = model.head("main").options
     if head.name not in FORMS:
@@ -281,14 +287,22 @@ def _renamed(tensors: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]) ->
 def _count(known: Known, tensors: Mapping[str, Tensor], file: str | Path, name: str) -> int:
     """How many classes the file's classifier tells apart."""
     form = known.form
-    if form.counted not in tensors:
-        shown = ", ".join(list(tensors)[:4])
-        raise WeightsError(f"{file}: no {form.counted} in it, as {name} has; it holds {shown}, ...")
-    count = len(tensors[form.counted])
+    count = _length(tensors, form.counted, file, name)
     if form is ONE_STAGE:
         # Per anchor and class; a box has four numbers per anchor.
-        count //= len(tensors["head.regression_head.bbox_reg.bias"]) // 4
+        count //= max(_length(tensors, "head.regression_head.bbox_reg.bias", file, name) // 4, 1)
+    if count <= form.background:
+        raise WeightsError(f"{file}: {form.counted} has {count} values, which tells no classes apart")
     return count - form.background
+
+
+def _length(tensors: Mapping[str, Tensor], key: str, file: str | Path, name: str) -> int:
+    """How many values a bias has."""
+    if key not in tensors:
+        raise WeightsError(f"{file}: no {key} in it, as {name} has; it holds {listed(tensors)}")
+    if tensors[key].ndim != 1:
+        raise WeightsError(f"{file}: {key} should be a list of numbers, its shape is {tuple(tensors[key].shape)}")
+    return len(tensors[key])
 
 
 def _classes(known: Known, count: int, given: Sequence[str] | None, file: str | Path) -> Classes:
@@ -314,7 +328,7 @@ def _raw(known: Known, tensors: Mapping[str, Tensor], file: str) -> dict[str, An
     if head["name"] in ("torchvision_fcn", "torchvision_deeplabv3") and "aux_classifier.4.bias" not in tensors:
         head["auxiliary_weight"] = 0
     points = tensors.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
-    if points is not None:
+    if points is not None and points.ndim == 1:
         head["keypoints"] = len(points)
     theirs = tuple(after for ours, after in known.form.pairs if ours == "backbone.")
     if known.form.pairs is DETECTOR and not any(name.startswith(theirs) and name.endswith(COUNTER) for name in tensors):
@@ -332,11 +346,11 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
+    if path.suffix != ".safetensors":
+        write_pickled(path, tensors)
+        return
     with atomic_path(path) as temporary:
         try:
-            if path.suffix == ".safetensors":
-                save_file(dict(tensors), temporary)
-            else:
-                torch.save(dict(tensors), temporary)
-        except (SafetensorError, RuntimeError) as error:  # what each has for a full disk
+            save_file(dict(tensors), temporary)
+        except SafetensorError as error:  # its own kind of I/O error
             raise OSError(str(error)) from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rehead.configs.schema import BackboneOptions
-from rehead.errors import WeightsError
+from rehead.backbones.tensor_files import differing, refuse_unfit
+from rehead.errors import WeightsError, listed
 from rehead.heads import Head
-from rehead.progress import say
-from rehead.training.checkpoints import read_metadata, read_tensors
-from rehead.types import Classes
+from rehead.tasks.checkpoints import Described, describe
+from rehead.terminal import say
+from rehead.training.checkpoints import read_tensors
 
 if TYPE_CHECKING:
     from rehead.tasks.model import Model
@@ -30,11 +30,11 @@ def start_from(model: Model, path: Path) -> None:
         WeightsError: if the backbone's tensors differ in name or shape, or its blocks add back something else:
             nothing is taken by halves.
     """
-    metadata = read_metadata(path)
+    described = describe(path)
     tensors = read_tensors(path)
     body = _inside(tensors, "backbone.")
     different = differing(model.backbone.state_dict(), body)
-    saved, options = BackboneOptions.model_validate(metadata["config"]["model"]["backbone"]), model.backbone.options
+    saved, options = described.backbone(), model.backbone.options
     if different:
         own, theirs = options.model_dump(), saved.model_dump()
         others = [
@@ -44,7 +44,7 @@ def start_from(model: Model, path: Path) -> None:
         ]
         raise WeightsError(
             f"model.init={path}: {len(different)} tensors of its backbone differ in name or shape from this model's "
-            f"({', '.join(different[:4])}{', ...' if len(different) > 4 else ''}): "
+            f"({listed(different)}): "
             f"{', '.join(others) or 'written by another version'}; use the same options"
         )
     # Identities, zeros and nothing at all have the same tensors: none.
@@ -54,14 +54,16 @@ def start_from(model: Model, path: Path) -> None:
             f"{saved.shortcut}) than this model's (residual: {options.residual}, shortcut: {options.shortcut}); "
             "use the same model.backbone options"
         )
+    refuse_unfit(body, model.backbone.state_dict(), f"model.init={path}: its backbone")
     model.backbone.load_state_dict(body)
-    model.lineage = metadata["lineage"]
+    model.lineage = list(described.lineage)
     parts = [f"backbone taken ({len(body)} tensors)"]
     for key in model.heads:
         head = model.head(key)
         weights = _inside(tensors, f"heads.{key}.")
-        reason = _why_not(head, weights, key, metadata)
+        reason = _why_not(head, weights, key, described)
         if reason is None:
+            refuse_unfit(weights, head.state_dict(), f"model.init={path}: its head '{key}'")
             head.load_state_dict(weights)
             parts.append(f"head '{key}' ({head.options.name}) taken")
         else:
@@ -73,22 +75,18 @@ def _inside(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def differing(own: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
-    """Names that only one side has, or whose shapes differ."""
-    same = {name for name in own if name in theirs and own[name].shape == theirs[name].shape}
-    return sorted({*own, *theirs} - same)
-
-
-def _why_not(head: Head, weights: dict[str, Tensor], key: str, metadata: dict[str, Any]) -> str | None:
+def _why_not(head: Head, weights: dict[str, Tensor], key: str, described: Described) -> str | None:
     """Why a head cannot take the checkpoint's weights, or None if it can."""
-    heads = metadata["config"]["model"]["heads"]
+    heads = described.heads
     if key not in heads:
         return f"the checkpoint has no head '{key}'"
     if heads[key]["name"] != head.options.name:
         return f"the checkpoint's is {heads[key]['name']}"
-    there = Classes.from_json(metadata["classes"][key])
+    there = described.classes.get(key)
+    if there is None:
+        return "the checkpoint does not say its classes"
     if there.names != head.classes.names:
-        return f"the checkpoint's classes are {', '.join(there.names[:5])}{', ...' if len(there) > 5 else ''}"
+        return f"the checkpoint's classes are {listed(there.names)}"
     options = head.options.model_dump(mode="json")
     other = [name for name in head.options.fitted if options[name] != heads[key].get(name)]
     if other:

@@ -29,21 +29,15 @@ class InstanceSegmentation(Detection):
         """Images with masks, even where there are none."""
         return truth.masks is not None
 
-    def draw(self, image: Picture, prediction: Prediction, classes: Classes) -> Picture:
-        """Masks and boxes from `DRAWN_FROM` on."""
-        assert prediction.masks is not None
-        assert prediction.labels is not None
-        assert prediction.scores is not None
-        keep = prediction.scores >= DRAWN_FROM
-        return super().draw(
-            draw_instances(image, prediction.masks[keep].numpy(), prediction.labels[keep].numpy()), prediction, classes
-        )
-
-    def draw_truth(self, image: Picture, truth: Sample, classes: Classes) -> Picture:
-        """Every annotated mask and box."""
-        assert truth.masks is not None
-        assert truth.labels is not None
-        return super().draw_truth(draw_instances(image, truth.masks, truth.labels), truth, classes)
+    def under(self, image: Picture, found: Prediction | Sample) -> Picture:
+        """The image with its masks, those predicted from `DRAWN_FROM` on."""
+        assert found.masks is not None
+        assert found.labels is not None
+        if isinstance(found, Sample):
+            return draw_instances(image, found.masks, found.labels)
+        assert found.scores is not None
+        keep = found.scores >= DRAWN_FROM
+        return draw_instances(image, found.masks[keep].numpy(), found.labels[keep].numpy())
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path

@@ -15,17 +15,19 @@ import rehead
 from rehead.backbones import Backbone, build_backbone
 from rehead.backbones.onednn import protect
 from rehead.backbones.pretraining import is_file
+from rehead.backbones.tensor_files import differing, refuse_unfit
 from rehead.configs.base import HeadOptions
 from rehead.configs.heads import HEADS
-from rehead.configs.load import check, dump, load_config
+from rehead.configs.load import dump, load_config
 from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
-from rehead.errors import BuildError, WeightsError
+from rehead.errors import BuildError, WeightsError, listed
 from rehead.heads import Head, build_head
 from rehead.heads.base import Features
+from rehead.tasks.checkpoints import Described, built_for, describe, find_description
 from rehead.tasks.images import batch_of
-from rehead.tasks.init import differing, start_from
+from rehead.tasks.init import start_from
 from rehead.tasks.lineage import Entry, backbone_hash, continued
-from rehead.training.checkpoints import find_metadata, read_metadata, read_tensors, save_model, tensors_of
+from rehead.training.checkpoints import read_tensors, save_model, tensors_of
 from rehead.types import Classes, Frame, ImageBatch, Prediction, Target
 
 CHANGED = "changed by hand"
@@ -110,7 +112,7 @@ class Model(nn.Module):
                 weighted = self._loss_of(key, features, batch.frames, own)
                 losses |= {f"{key}.{name}": loss for name, loss in weighted.items()}
         if not losses:
-            images = ", ".join(repr(frame.image_id) for frame in batch.frames)
+            images = listed(repr(frame.image_id) for frame in batch.frames)
             raise BuildError(f"no head has anything to learn from in this batch (images {images})")
         unused = self._unused(features, losses)
         if unused:
@@ -218,7 +220,7 @@ class Model(nn.Module):
         if head is None and len(self.heads) == 1:
             return next(iter(self.heads))
         if head is None or head not in self.heads:
-            raise BuildError(f"no head '{head}'; this model has {', '.join(self.heads)}")
+            raise BuildError(f"no head '{head}'; this model has {listed(self.heads)}")
         return head
 
 
@@ -288,21 +290,20 @@ def _inherited(options: ModelOptions) -> BackboneOptions:
     """The backbone's options, with what a checkpoint of rehead says its weights were trained with."""
     body = options.backbone
     if options.init is not None:
-        config = read_metadata(Path(options.init))["config"]
-    elif is_file(body.weights) and (found := find_metadata(Path(body.weights))) is not None:
-        config = found["config"]
+        theirs = describe(Path(options.init)).backbone()
+    elif is_file(body.weights) and (found := find_description(Path(body.weights))) is not None:
+        theirs = found.backbone()
     else:
         return body
-    theirs = config["model"]["backbone"]
     return body.model_copy(
-        update={name: theirs[name] for name in ("mean", "std", "norm_eps") if getattr(body, name) is None}
+        update={name: getattr(theirs, name) for name in ("mean", "std", "norm_eps") if getattr(body, name) is None}
     )
 
 
 def _began(backbone: Backbone, weights: str) -> list[Entry]:
     """The lineage of a backbone whose weights were loaded; a checkpoint's goes on."""
-    found = find_metadata(Path(weights)) if is_file(weights) else None
-    lineage = found["lineage"] if found is not None else []
+    found = find_description(Path(weights)) if is_file(weights) else None
+    lineage = found.lineage if found is not None else []
     if lineage:
         said = f"{weights}, adapted"
     elif backbone.report is None:
@@ -320,34 +321,43 @@ def with_classes(config: Config, classes: Mapping[str, Classes]) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"heads": heads})})
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
-    """The model of a checkpoint, in eval mode.
+def load(path: str | Path, device: str | torch.device = "cpu", *, plugins: Sequence[str] = ()) -> Model:
+    """The model of a checkpoint, in eval mode. Whoever wrote it, none of his code runs.
+
+    Args:
+        path: a `.safetensors` file of rehead.
+        device: where the model goes.
+        plugins: modules that the checkpoint may have imported, for heads and backbones that are not rehead's own.
 
     Raises:
-        WeightsError: if the file is no checkpoint of rehead, or its tensors do not fit its config.
+        ConfigError: if the checkpoint names other plugins than these.
+        WeightsError: if the file is no checkpoint of rehead, its tensors do not fit its config, or are not finite.
     """
-    path = Path(path)
-    metadata = read_metadata(path)
-    config = check(metadata["config"], str(path))
-    classes = {key: Classes.from_json(value) for key, value in metadata["classes"].items()}
-    model = from_config(config, classes, load_weights=False)
-    load_tensors(model, path)
-    model.lineage = list(metadata["lineage"])
-    return model.eval().to(device)
+    described = describe(Path(path))
+    return opened(described, described.config({}, plugins)).to(device)
 
 
-def load_tensors(model: Model, path: Path) -> None:
-    """Loads every tensor of a checkpoint into a model of the same shape.
+def opened(described: Described, config: Config) -> Model:
+    """The model that a checkpoint describes, with its tensors, in eval mode.
+
+    Args:
+        described: by `describe`.
+        config: its own, or one with changes that leave the model as it is.
 
     Raises:
-        WeightsError: if names or shapes differ.
+        WeightsError: if names or shapes differ, or the tensors are no weights.
     """
+    path = described.path
     tensors = read_tensors(path)
-    different = differing(model.state_dict(), tensors)
-    if different:
-        shown = ", ".join(different[:4]) + (", ..." if len(different) > 4 else "")
+    with built_for(tensors, path):
+        model = from_config(config, described.classes, load_weights=False)
+    places = model.state_dict()
+    if different := differing(places, tensors):
         raise WeightsError(
-            f"{path}: {len(different)} of its tensors do not fit the config in name or shape ({shown}); "
+            f"{path}: {len(different)} of its tensors do not fit the config in name or shape ({listed(different)}); "
             "was model.backbone or model.head changed?"
         )
+    refuse_unfit(tensors, places, str(path))
     model.load_state_dict(tensors)
+    model.lineage = list(described.lineage)
+    return model.eval()

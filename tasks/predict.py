@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from rehead.data.draw import save, sheet
+from rehead.backbones.tensor_files import without_numbers
+from rehead.data.draw import LARGEST, save, sheet
 from rehead.data.pixels import SUFFIXES, read_image
 from rehead.data.readers.base import image_names
 from rehead.data.readers.passed_over import passed_over, say_passed_over
-from rehead.errors import DataError
-from rehead.files import write_text
-from rehead.progress import Progress, say
+from rehead.errors import DataError, WeightsError, listed
+from rehead.files import check_output, json_text, write_text, writing
+from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Figures
 from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.tasks.model import load
+from rehead.terminal import say
 from rehead.training.engine import choose_device
 from rehead.training.memory import out_of_memory_is
+from rehead.types import Prediction
 
 
 def predict(
-    checkpoint: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto"
+    checkpoint: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    device: str = "auto",
+    *,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[Path, str]:
     """Writes what a checkpoint says of images.
 
@@ -34,20 +42,26 @@ def predict(
         out: a folder: `predictions.json`, `pictures/`, and `masks/` for segmentation. Of several heads the
             pictures stand side by side, the records lie under each head's key, and the masks in its folder.
         device: `auto`, `cpu`, `cuda`, ...
+        plugins: modules that the checkpoint may have imported; see `rehead.load`.
+        overwrite: replace what an earlier prediction left in the folder.
 
     Returns:
         The images that could not be read and the paths that are not there, with the reason; the others are done.
 
     Raises:
         DataError: if no image could be read.
+        OutputError: for a folder that holds something, and one that is, is inside or holds what is read.
     """
+    folder = Path(out)
+    check_output(folder, folder=True, inputs=map(Path, (checkpoint, *paths)), overwrite=overwrite)
     images, missing = find_images(paths)
-    model = load(checkpoint, choose_device(device))
+    model = load(checkpoint, choose_device(device), plugins=plugins)
     heads = {key: model.head(key) for key in model.heads}
     several = len(heads) > 1
-    folder = Path(out)
+    _clear(folder)
     unreadable: dict[Path, str] = {}
     shown = dict.fromkeys(heads, 0)
+    smaller = 0
     records: dict[str, list[Figures]] = {key: [] for key in heads}
     stems: set[str] = set()
     ids: set[int | str] = set()
@@ -62,6 +76,7 @@ def predict(
             ways = "--device cpu, or smaller images; a model trained with a smaller data.resize needs less for good"
             with out_of_memory_is(f"with {path} ({image.shape[1]} x {image.shape[0]} pixels)", ways):
                 found = model.predict_all(image)
+            _refuse_no_numbers(found, checkpoint, path)
             # Two folders may hold an image of the same name.
             stem, count = path.stem, 1
             while stem in stems:
@@ -69,6 +84,7 @@ def predict(
                 stem = f"{path.stem}_{count}"
             stems.add(stem)
             tiles = [TASKS[head.task].draw(image, found[key], head.classes) for key, head in heads.items()]
+            smaller += max(image.shape[:2]) > LARGEST
             picture = sheet(tiles, columns=len(tiles), captions=list(heads)) if several else tiles[0]
             save(folder / "pictures" / f"{stem}.png", picture)
             # COCO names its files by image id.
@@ -85,13 +101,38 @@ def predict(
         reasons = (f"  - {reason}" for reason in unreadable.values())
         raise DataError(f"none of the {len(images)} images could be read:", *reasons)
     written = records if several else next(iter(records.values()))
-    write_text(folder / "predictions.json", json.dumps(written, indent=1) + "\n")
+    write_text(folder / "predictions.json", json_text(written, indent=1) + "\n")
     done = len(images) - len(unreadable)
     drawn = [_objects_said(key, shown[key], len(records[key]), several) for key in heads if _finds(heads[key].task)]
     say(f"{done} image{'s' * (done != 1)} predicted{''.join(drawn)}: {folder}/predictions.json, {folder}/pictures/")
+    if smaller:
+        many = f"the pictures of {smaller} images are" if smaller > 1 else "the picture of one image is"
+        say(f"{many} smaller than the image, {LARGEST} pixels at most; what is predicted is not")
     for reason in (*missing.values(), *unreadable.values()):
         say(f"skipped: {reason}")
     return {**missing, **unreadable}
+
+
+def _refuse_no_numbers(found: Mapping[str, Prediction], checkpoint: str | Path, image: Path) -> None:
+    """Raises `WeightsError` for a prediction that is not finite: weights may overflow, or divide by nothing."""
+    for key, own in found.items():
+        if bad := without_numbers(own.numbers()):
+            raise WeightsError(
+                f"{checkpoint}: what head '{key}' says of {image} is not finite ({listed(bad)}): numbers grow too "
+                "large inside this model, so nothing that it says can be used"
+            )
+
+
+def _clear(folder: Path) -> None:
+    """Removes an earlier prediction, its records first: pictures of other images would pass for this one's."""
+    records = folder / "predictions.json"
+    if not records.is_file():
+        return
+    with writing(folder):
+        records.unlink()
+        for pattern in ("pictures/*.png", "masks/*.png", "*/masks/*.png"):
+            for picture in folder.glob(pattern):
+                picture.unlink()
 
 
 def _finds(task: str) -> bool:
@@ -123,7 +164,5 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str
     if not found and len(missing) == len(paths):
         raise DataError(*missing.values())
     if not found:
-        raise DataError(
-            f"no image in {', '.join(str(path) for path in paths)} (looked for {', '.join(sorted(SUFFIXES))})"
-        )
+        raise DataError(f"no image in {listed(paths)} (looked for {', '.join(sorted(SUFFIXES))})")
     return found, missing

@@ -16,10 +16,11 @@ from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.resize import DEFAULTS, Resize
 from rehead.data.sample import Sample
-from rehead.progress import Progress, say
+from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Picture
 from rehead.tasks.images import augment_for, sampler_for
+from rehead.terminal import say
 
 LONGER = 480
 """Pixels of the longer side of an image in the picture."""

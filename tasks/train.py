@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,28 @@ import torch
 from torch import Tensor
 
 from rehead.configs.heads import task_of
-from rehead.configs.load import dump, load_config, to_yaml
+from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import refuse_broken, say_if_repaired, say_other_classes
-from rehead.data.loader import BatchSampler, Loader, make_loader, workers_for
+from rehead.data.check.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
+from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.readers import open_data
 from rehead.data.readers.base import Reader
 from rehead.data.readers.part import unused_classes
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, TrainingError
-from rehead.files import remove_partial, write_text, writing
-from rehead.progress import say
+from rehead.files import check_output, remove_partial, write_text, writing
+from rehead.locks import locked
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
+from rehead.tasks.checkpoints import lineage_in
 from rehead.tasks.evaluate import loader_for, run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
 from rehead.tasks.lineage import backbone_hash, training
 from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
-from rehead.training.checkpoints import read_resume
-from rehead.training.distributed import joined, one_before_the_others, started, together, world
+from rehead.terminal import say
+from rehead.training.distributed import joined, one_before_the_others, rank, started, together, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
     build_accelerator,
@@ -45,6 +45,7 @@ from rehead.training.engine import (
     uncompiled,
 )
 from rehead.training.loop import Batch, fit, refuse_other_conditions
+from rehead.training.resume import read_resume
 from rehead.types import Classes, Target
 
 
@@ -54,6 +55,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    plugins: Sequence[str] | None = None,
 ) -> Path:
     """Fine-tunes a model.
 
@@ -63,6 +65,8 @@ def train(
         resume: go on with the run in the config's `out` folder; one that was stopped before its first checkpoint
             starts again.
         overwrite: start anew even where the folder holds a run.
+        plugins: None for a configuration of your own, which may have any module imported. For one that came with
+            somebody else's run folder, the only ones that may be.
 
     Returns:
         The run folder, with `config.yaml`, `metrics.csv`, `metrics.jsonl`, `best.safetensors`,
@@ -71,17 +75,22 @@ def train(
     Raises:
         ConfigError: for a wrong configuration, all problems at once.
         DataError: for data that cannot be used.
+        OutputError: for a folder that another process trains in, or that cannot be written.
         RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
-    with joined():
+    with ExitStack() as held, joined():
         with together():
-            config = load_config(source, overrides)
+            config = load_config(source, overrides, plugins=plugins)
             if config.train.batch_size != "auto":
                 config.train.divided(started())  # before anything is read
             folder = Path(config.out)
             device = choose_device(config.device)
             resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
+            if rank() == 0:
+                if not resume:
+                    check_output(folder, "out", folder=True, inputs=_read(config), overwrite=True)
+                held.enter_context(locked(folder))
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
@@ -100,10 +109,18 @@ def train(
         with together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
-        with closing(job), tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device):
+        go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
+        tuned = tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device)
+        with says_why_workers_end(go_on), closing(job), tuned:
             fit(job, job.options, folder, accelerator, resumed)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
+
+
+def _read(config: Config) -> list[Path]:
+    """The files and folders that a training reads."""
+    weights = [Path(one).expanduser() for one in (config.model.init, config.model.backbone.weights) if one is not None]
+    return [*config.data.paths(), *(path for path in weights if path.is_file())]
 
 
 def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dict[str, Reader]]:
@@ -116,6 +133,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     config = with_classes(config, classes)
     # A class that nothing in training is an example of need not be listed by validation.
     unused = {key: unused_classes(readers["train"].of(key)) for key in config.model.heads}
+    limit_objects(readers["train"], "data.train", config.data.max_objects)
     readers["val"] = open_data(config, "val", optional=unused)
     for split, reader in readers.items():
         tasks = {task_of(head) for head in config.model.heads.values()}
@@ -128,7 +146,7 @@ def _open(config: Config, resumed: Mapping[str, Any] | None) -> tuple[Model, dic
     model = from_config(config, classes, load_weights=resumed is None)
     if resumed is not None:
         # Without its last entry, which is this training's own.
-        model.lineage = json.loads(resumed["metadata"])["lineage"][:-1]
+        model.lineage = lineage_in(resumed["metadata"], Path(config.out) / "resume.pt")[:-1]
     return model, readers
 
 
@@ -191,7 +209,26 @@ def _refuse_another_run(folder: Path) -> None:
             f"{folder} already holds a run. Go on with it by --resume {folder}, choose another folder by out=..., "
             "or start anew by --overwrite"
         )
+    found = [name for name in FILES if (folder / name).exists()]
+    found += ["pictures/*.png"] if any((folder / "pictures").glob("*.png")) else []
+    if found and not _begun_in(folder):
+        raise TrainingError(
+            f"{folder} holds {', '.join(found)}, which no run there has left and this one would replace. Choose "
+            "another folder by out=..., or replace them by --overwrite"
+        )
 
+
+def _begun_in(folder: Path) -> bool:
+    """Whether a run that was stopped before its first checkpoint left its configuration, which says so."""
+    try:
+        out = read_yaml(folder / "config.yaml").get("out")
+    except (ConfigError, OSError):
+        return False
+    return isinstance(out, str) and Path(out).resolve() == folder.resolve()
+
+
+FILES = ("resume.pt", "config.yaml", "last.safetensors", "best.safetensors", "metrics.csv", "metrics.jsonl")
+"""What a run writes into its folder, the commit first; and `pictures/`."""
 
 MAY_CHANGE = (
     "data.root",
@@ -222,7 +259,7 @@ def _check_changes(folder: Path, config: Config) -> None:
     Raises:
         ConfigError: naming every key that may not change.
     """
-    before, now = flat(dump(load_config(folder / "config.yaml"))), flat(dump(config))
+    before, now = flat(dump(load_config(folder / "config.yaml", plugins=config.plugins))), flat(dump(config))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [
         key
@@ -244,14 +281,7 @@ def _check_changes(folder: Path, config: Config) -> None:
 def _clear(folder: Path) -> None:
     """Removes an earlier run's files, the commit first: what is left is never taken for a whole run."""
     with writing(folder):
-        for name in (
-            "resume.pt",
-            "config.yaml",
-            "last.safetensors",
-            "best.safetensors",
-            "metrics.csv",
-            "metrics.jsonl",
-        ):
+        for name in FILES:
             (folder / name).unlink(missing_ok=True)
         for picture in (folder / "pictures").glob("*.png"):
             picture.unlink()

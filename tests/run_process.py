@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,7 +16,9 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def start(log: Path, *arguments: object, die_at_rename: int | None = None) -> BaseProcess:
+def start(
+    log: Path, *arguments: object, die_at_rename: int | None = None, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
     """Starts `rehead ARGUMENTS` as the head of a process group.
 
     Args:
@@ -23,9 +26,12 @@ def start(log: Path, *arguments: object, die_at_rename: int | None = None) -> Ba
         arguments: of the command.
         die_at_rename: it kills itself where a file takes its place: an even number 2k before the k-th, counted
             from 0, an odd one after it.
+        environment: variables, such as those by which a launcher tells each process its rank.
     """
     # Not a daemon: those may have no children, and a loader's workers are some.
-    process = CONTEXT.Process(target=_main, args=(str(log), [str(one) for one in arguments], die_at_rename))
+    process = CONTEXT.Process(
+        target=_main, args=(str(log), [str(one) for one in arguments], die_at_rename, environment or {})
+    )
     process.start()
     return process
 
@@ -38,8 +44,9 @@ def run(log: Path, *arguments: object, die_at_rename: int | None = None) -> int:
     return process.exitcode
 
 
-def _main(log: str, arguments: list[str], die_at_rename: int | None) -> None:
+def _main(log: str, arguments: list[str], die_at_rename: int | None, environment: Mapping[str, str]) -> None:
     os.setsid()
+    os.environ.update(environment)
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 2)
     if die_at_rename is not None:

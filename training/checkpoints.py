@@ -1,19 +1,19 @@
-"""Model checkpoints (safetensors with metadata) and the state that a run resumes from."""
+"""Model checkpoints: one safetensors file, whose metadata say what it is."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rehead.errors import TrainingError, WeightsError
-from rehead.files import atomic_path
+from rehead.backbones.tensor_files import check_file, read_safetensors, reason, safetensors_strings
+from rehead.errors import WeightsError, shortened
+from rehead.files import atomic_path, json_text, parsed_json
 
 FORMAT = "rehead"
 
@@ -39,7 +39,7 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         tensors: from `tensors_of`.
         metadata: JSON values by name: the config, the classes and so on.
     """
-    strings = {"format": FORMAT, **{name: json.dumps(value) for name, value in metadata.items()}}
+    strings = {"format": FORMAT, **{name: json_text(value) for name, value in metadata.items()}}
     with atomic_path(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata=strings)
@@ -48,60 +48,68 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a model checkpoint, without reading a tensor.
+    """The metadata of a model checkpoint, without reading a tensor: JSON values by name, of whatever form.
 
     Raises:
         WeightsError: if the file is missing, broken, or no checkpoint of rehead.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            strings = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-    if strings.get("format") != FORMAT or "config" not in strings:
+    check_file(path, "checkpoint")
+    found = find_metadata(path)
+    if found is None:
         raise WeightsError(
             f"{path}: a safetensors file, but no checkpoint of rehead (it has no config inside); "
             f"to start from plain weights use model.backbone.weights={path}"
         )
-    return {name: json.loads(value) for name, value in strings.items() if name != "format"}
+    return found
 
 
 def find_metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata of a checkpoint of rehead; None for weights of another kind."""
-    if path.suffix != ".safetensors":
+    """The metadata of a checkpoint of rehead; None for weights of another kind.
+
+    Raises:
+        WeightsError: if the file is broken.
+    """
+    strings = safetensors_strings(path)
+    if strings.get("format") != FORMAT or "config" not in strings:
         return None
-    try:
-        return read_metadata(path)
-    except WeightsError:
-        return None
+    found = {}
+    for name, value in strings.items():
+        try:
+            found[name] = parsed_json(value) if name != "format" else value
+        except ValueError as error:
+            raise WeightsError(f"{path}: its metadata '{shortened(name)}' is broken: {reason(error)}") from error
+    del found["format"]
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a model checkpoint, on the CPU."""
-    return load_file(path)
-
-
-def save_resume(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes everything a run needs to go on, in one file, whose rename commits the step."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's writer has no other for a full disk
-            raise OSError(str(error)) from error
-
-
-def read_resume(path: Path) -> dict[str, Any]:
-    """Reads `resume.pt`; never runs code from it.
+    """Every tensor of a model checkpoint, on the CPU.
 
     Raises:
-        TrainingError: if there is none or it cannot be read.
+        WeightsError: if the file is broken.
     """
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such file, so there is no run to go on with; start one without --resume")
+    return read_safetensors(path)
+
+
+def write_pickled(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a file of torch's, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written, with the system's reason: torch's own error of a full disk says nothing.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None
+
+
+def says(path: Path, metadata: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is there, whole, and of these metadata."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file, and each means the same here
-        raise TrainingError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-    return state
+        return bool(read_metadata(path) == parsed_json(json_text(metadata)))
+    except WeightsError:
+        return False

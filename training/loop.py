@@ -6,7 +6,6 @@ of (seed, epoch, index): so what `resume.pt` holds (weights, optimizer, counters
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -24,16 +23,19 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
 from rehead.configs.schema import TrainOptions
-from rehead.errors import OtherProcessError, OutputError, RunStoppedError, TrainingError
-from rehead.progress import Progress, say
+from rehead.errors import OtherProcessError, OutputError, RunStoppedError, TrainingError, listed
+from rehead.files import json_text
+from rehead.progress import Progress
+from rehead.terminal import say
 from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
-from rehead.training.checkpoints import find_metadata, on_cpu, save_model, save_resume, tensors_of
+from rehead.training.checkpoints import on_cpu, save_model, says, tensors_of
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import gathered, is_loss_of_a_process, largest, together, wait_for_all, world
 from rehead.training.engine import repeatable, seed_step
 from rehead.training.memory import says_what_to_lower
 from rehead.training.metrics import MetricsLog
+from rehead.training.resume import restore, save_resume
 from rehead.training.schedule import build_optimizer, rate
 from rehead.training.stopping import StopNow, StopSignals
 from rehead.types import ImageBatch, Target
@@ -120,11 +122,11 @@ def conditions_of(job: Job) -> dict[str, int]:
 def refuse_other_conditions(job: Job, folder: Path, resumed: Mapping[str, Any]) -> None:
     """Raises `TrainingError` where a resumed run would see its images in another order."""
     before, now = resumed["conditions"], conditions_of(job)
-    changed = [name for name in before if before[name] != now[name]]
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
-        listed = ", ".join(f"{before[name]} {name} before, {now[name]} now" for name in changed)
+        said = listed(f"{before.get(name)} {name} before, {now.get(name)} now" for name in changed)
         raise TrainingError(
-            f"{folder}: {listed}; the order of the images depends on that, so the run cannot go on as the same. "
+            f"{folder}: {said}; the order of the images depends on that, so the run cannot go on as the same. "
             f"Put it back as it was, or start a new run from its weights by model.init={folder}/last.safetensors"
         )
 
@@ -405,7 +407,7 @@ class Loop:
             "state": vars(self.state),
             "unlogged": unlogged,
             "conditions": conditions_of(self.job),
-            "metadata": json.dumps(metadata),
+            "metadata": json_text(metadata),
         }
         self._write(self.metrics.sync)
         self._write(lambda: save_resume(self.folder / "resume.pt", state))
@@ -425,20 +427,13 @@ class Loop:
         metadata = self.job.metadata(self.state.step, tensors)
         names = ["last.safetensors", *(["best.safetensors"] if self.state.best_step == self.state.step else [])]
         for name in names:
-            if only_missing and find_metadata(self.folder / name) == json.loads(json.dumps(metadata)):
+            if only_missing and says(self.folder / name, metadata):
                 continue
             self._write(partial(save_model, self.folder / name, tensors, metadata))
 
     def _restore(self, resumed: Mapping[str, Any]) -> None:
         refuse_other_conditions(self.job, self.folder, resumed)
-        if self.sharded:
-            sharding.load_tensors(self.job.model, resumed["model"])
-            sharding.load_optimizer(self.job.model, self.optimizer, resumed["optimizer"])
-        else:
-            self.job.model.load_state_dict(resumed["model"])
-            self.optimizer.load_state_dict(resumed["optimizer"])
-        if self.average is not None:
-            self.average.load(**resumed["average"])
+        restore(self.job.model, self.optimizer, self.average, resumed, self.folder / "resume.pt")
         if resumed["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(resumed["scaler"])
         self.state = Progressed(**resumed["state"])
@@ -463,7 +458,7 @@ class Loop:
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
             raise TrainingError(
-                f"{len(bad)} tensors of the model are not finite at step {self.state.step} ({bad[0]}, ...); they were "
+                f"{len(bad)} tensors of the model are not finite at step {self.state.step} ({listed(bad)}); they were "
                 f"not saved. {self._kept()} Lower train.optimizer.lr, or set train.clip_norm or a longer warm-up."
             )
         return tensors
@@ -479,7 +474,7 @@ class Loop:
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: ImageBatch) -> str:
         values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items() if name != "loss")
-        images = ", ".join(str(frame.image_id) for frame in batch.frames)
+        images = listed(frame.image_id for frame in batch.frames)
         return (
             f"the loss is not finite at step {self.state.step} ({values}). Images of this batch: {images}. "
             f"{self._kept()} Look at these images, or lower train.optimizer.lr, or set train.clip_norm or a longer "

@@ -148,6 +148,8 @@ SIGNS = (
     "not enough memory",
     "std::bad_alloc",
     "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
     "failed to allocate memory",
     # The libraries beside the allocator, which ask CUDA for memory of their own. As cuDNN 9 and before it said it.
     "cublas_status_alloc_failed",

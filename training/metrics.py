@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rehead.files import write_text, writing
+from rehead.files import json_text, parsed_json, write_text, writing
 
 Value = float | int | str | None
 
@@ -30,13 +29,13 @@ class MetricsLog:
         self.rows: list[dict[str, Value]] = []
         self.columns: list[str] = []
         if self.json_path.exists():
-            for line in self.json_path.read_text(encoding="utf-8").splitlines():
+            for line in self.json_path.read_text(encoding="utf-8", errors="replace").splitlines():
                 # A kill may leave half a line at the end; everything before a checkpoint is whole.
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
+                    row = parsed_json(line)
+                except ValueError:
                     break
-                if row["step"] > up_to_step:
+                if not _is_row(row) or row["step"] > up_to_step:
                     break
                 self._add(row)
         self._rewrite()
@@ -49,7 +48,7 @@ class MetricsLog:
             self._rewrite()
             return
         with writing(self.json_path), self.json_path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(self.rows[-1]) + "\n")
+            lines.write(json_text(self.rows[-1]) + "\n")
         with writing(self.csv_path), self.csv_path.open("a", encoding="utf-8", newline="") as table:
             csv.DictWriter(table, self.columns, lineterminator="\n").writerow(self.rows[-1])
 
@@ -64,10 +63,17 @@ class MetricsLog:
         self.columns += [column for column in row if column not in self.columns]
 
     def _rewrite(self) -> None:
-        write_text(self.json_path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(self.json_path, "".join(json_text(row) + "\n" for row in self.rows))
         table = io.StringIO()
         writer = csv.DictWriter(table, self.columns, lineterminator="\n")
         if self.columns:
             writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.csv_path, table.getvalue())
+
+
+def _is_row(row: object) -> bool:
+    """Whether a line holds what `write` writes."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    return all(value is None or isinstance(value, float | int | str) for value in row.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -15,15 +16,16 @@ from rehead.data.check.boxes import image_of
 from rehead.data.check.changes import FILE
 from rehead.data.check.numbers import numbers_of, some_numbers
 from rehead.data.check.sizes import FIND, refuse_sizes
-from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, smaller_than_a_pixel, wrong_segmentation
-from rehead.data.readers.base import Reader, listed
+from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, outline_of, smaller_than_a_pixel, wrong_segmentation
+from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.missing import whereabouts
 from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.reading import contents, is_there
 
 logger = logging.getLogger("rehead")
 
@@ -44,8 +46,9 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         DataError: naming the first file: if images or masks are not there, are no images by their heads, or differ in
             size; if outlines give no mask; if the first image cannot be read; or if there is nothing to learn from.
     """
-    images: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
-    masks: dict[str, list[Path]] = {"are not there": [], "are empty files": []}
+    kinds = ("are not there", "cannot be read", "are no files", "are empty files")
+    images: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    masks: dict[str, list[Path]] = {kind: [] for kind in kinds}
     boxes = classes = False
     bare = 0
     samples: list[Sample] = []
@@ -79,9 +82,32 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
 
 
+def limit_objects(reader: Reader, where: str, most: int) -> None:
+    """Of images with more objects than that, only so many are given from now on; says how many and which images.
+
+    Args:
+        reader: of a split that is trained on.
+        where: its key in the configuration, such as `data.train`, for messages.
+        most: objects of one image.
+    """
+    for own, rows in _readers_of_splits(reader):
+        if own.columns.starts is None:
+            continue
+        own.max_objects = most
+        counts = own.counts() if rows is None else own.counts()[rows]
+        over = np.flatnonzero(counts > most)
+        if len(over):
+            first = int(over[0]) if rows is None else int(rows[over[0]])
+            logger.warning(
+                "%s: %d images have more than %d objects, the first is %s with %d; of each no more than %d are trained "
+                "on (data.max_objects), and the others count as background",
+                *(where, len(over), most, own[first].path, counts[over[0]], most),
+            )
+
+
 def _whereabouts(reader: Reader) -> str:
     """Where images that are not there could be."""
-    lacking = (own for own in _columns_of(reader) if any(not own[row].path.is_file() for row in range(len(own))))
+    lacking = (own for own in _columns_of(reader) if any(not is_there(own[row].path) for row in range(len(own))))
     return "".join(f"; {whereabouts(own)}" for own in lacking)
 
 
@@ -132,9 +158,9 @@ def say_if_repaired(reader: Reader, where: str) -> None:
         if file is None:
             continue
         try:
-            left = msgspec.json.decode(file.read_bytes())["left_out"]
+            left = msgspec.json.decode(contents(file))["left_out"]
             said = f"{int(left['images'])} images and {int(left['objects'])} objects of the original are not in it"
-        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        except (DataError, msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # not ours
         logger.warning("%s: a repaired copy: %s (%s); figures are of what is left", where, said, file)
 
@@ -184,11 +210,14 @@ def _refuse_first(reader: Reader, where: str, channels: int) -> None:
 
 def _look(path: Path, problems: dict[str, list[Path]]) -> None:
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            problems["are no files"].append(path)
+        elif status.st_size == 0:
             problems["are empty files"].append(path)
-        elif not path.is_file():
-            problems["are not there"].append(path)
-    except OSError:
+    except PermissionError:
+        problems["cannot be read"].append(path)
+    except (OSError, ValueError):
         problems["are not there"].append(path)
 
 
@@ -227,9 +256,12 @@ def _refuse_outlines(reader: Reader, where: str, sizes: Mapping[Path, tuple[int,
                 height, width = (0, 0) if columns.sizes is None else columns.sizes[images[row]].tolist()
                 path = own.folder / columns.names[int(images[row])]
                 size = (height, width) if height and width else sizes.get(path)
-                outline = msgspec.json.decode(raw)
-                problem = wrong_segmentation(outline, size) or no_outline(outline, size)
-                tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
+                try:
+                    outline = outline_of(raw)
+                    problem = wrong_segmentation(outline, size) or no_outline(outline, size)
+                    tiny += not problem and size is not None and smaller_than_a_pixel(outline, size)
+                except ValueError as error:
+                    problem = str(error)
             if problem:
                 broken.append((row, problem))
         if broken:

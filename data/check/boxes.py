@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rehead.data.check.crossings import Crossings
 from rehead.data.check.findings import Findings
 from rehead.data.check.images import Size, by
-from rehead.data.instance_masks import no_outline, smaller_than_a_pixel, wrong_segmentation
+from rehead.data.instance_masks import no_outline, outline_of, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import id_at
 
@@ -49,22 +48,22 @@ def report_boxes(reader: ColumnReader, sizes: Sequence[Size | None], findings: F
 
     empty = asked & (sides <= 0).any(axis=1)
     for row in np.flatnonzero(empty).tolist():
-        findings("empty_box", *_where(reader, images, row, shown(reader, boxes[row])), box=_corners(boxes[row]))
+        findings("empty_box", *_where(reader, images, row, _box(reader, images, row)), box=_corners(boxes[row]))
     outside = judged & ~empty & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits)).any(axis=1)
     over = np.maximum(np.maximum(-boxes[:, :2], boxes[:, 2:] - limits), 0).max(axis=1, initial=0)
     for row in np.flatnonzero(outside).tolist():
-        said = f"{shown(reader, boxes[row])}, nothing of which is inside {_by(known[row])}"
+        said = f"{_box(reader, images, row)}, nothing of which is inside {_by(known[row])}"
         findings("box_outside", *_where(reader, images, row, said), over[row], _corners(boxes[row]))
     for row in np.flatnonzero(judged & ~outside & (over > EDGE)).tolist():
-        said = f"{shown(reader, boxes[row])} reaches {over[row]:.1f} pixels over {_by(known[row])}"
+        said = f"{_box(reader, images, row)} reaches {over[row]:.1f} pixels over {_by(known[row])}"
         findings("box_over_edge", *_where(reader, images, row, said), over[row], _corners(boxes[row]))
     tiny = asked & ~empty & (sides.min(axis=1, initial=np.inf) <= 1)
     for row in np.flatnonzero(tiny).tolist():
-        said = f"{shown(reader, boxes[row])}, {_side(sides[row])}"
+        said = f"{_box(reader, images, row)}, {_side(sides[row])}"
         findings("tiny_box", *_where(reader, images, row, said), -sides[row].min(), _corners(boxes[row]))
     twice = _twice(reader, images, boxes, asked & ~empty)
     for row, first in twice:
-        said = f"{shown(reader, boxes[row])} as of {name_of_object(reader, first)}"
+        said = f"{_box(reader, images, row)} as of {name_of_object(reader, first)}"
         findings("duplicate_annotation", *_where(reader, images, row, said), box=_corners(boxes[row]))
     useless = np.full(len(boxes), "", object)
     useless[[row for row, _ in twice]] = "duplicate_annotation"
@@ -101,6 +100,25 @@ def shown(reader: ColumnReader, box: NDArray[Any]) -> str:
     """A box's corners as the file counts them: where pixels count from 1, the last one is inside."""
     x1, y1, x2, y2 = box.tolist()
     return "box " + " ".join(f"{value:.6g}" for value in (x1 + reader.first_pixel, y1 + reader.first_pixel, x2, y2))
+
+
+def _box(reader: ColumnReader, images: NDArray[np.int64], row: int) -> str:
+    """The same of an object, with what stands in the file: the corners of an outline, or a box's centre and sides."""
+    assert reader.columns.boxes is not None
+    box = reader.columns.boxes[row]
+    x1, y1, x2, y2 = box.tolist()
+    outline = reader.columns.segmentations is not None and reader.columns.segmentations.raw(row)
+    written = (x1, y1, x2, y2) if outline else ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+    return shown(reader, box) + _in_file(reader, int(images[row]), written)
+
+
+def _in_file(reader: ColumnReader, image: int, numbers: Sequence[float]) -> str:
+    """Numbers across and down in turn as they stand in the file, where that has them as shares of the image's sides."""
+    height, width = (0, 0) if reader.columns.sizes is None else reader.columns.sizes[image].tolist()
+    if not (reader.shares and height and width):
+        return ""
+    shares = [number / (height if place % 2 else width) for place, number in enumerate(numbers)]
+    return f" (in the file {' '.join(f'{share:.6g}' for share in shares)})"
 
 
 def _by(size: NDArray[np.int64]) -> str:
@@ -144,7 +162,8 @@ def report_keypoints(reader: ColumnReader, sizes: Sequence[Size | None], finding
         which = np.flatnonzero(outside[row]).tolist()
         x, y = points[row, which[0], :2].tolist()
         labelled = int((points[row, :, 2] > 0).sum())
-        first = f"{names[which[0]]} at {x:.6g} {y:.6g}" + (f" and {len(which) - 1} more" if len(which) > 1 else "")
+        place = f"{x:.6g} {y:.6g}{_in_file(reader, int(images[row]), (x, y))}"
+        first = f"{names[which[0]]} at {place}" + (f" and {len(which) - 1} more" if len(which) > 1 else "")
         said = f"{len(which)} of {labelled} labelled points outside {_by(known[row])}: {first}"
         findings("keypoint_outside", *_where(reader, images, row, said))
 
@@ -225,7 +244,8 @@ def report_outlines(
         lacking[row] = lacking[row] or "empty_outline"
     for row, pairs, x, y, points in crossed:
         often = "cross" if pairs == 1 else f"cross {pairs} times, first"
-        said = f"edges of its outline of {points} points {often} at {x:.1f} {y:.1f}"
+        place = f"{x:.1f} {y:.1f}{_in_file(reader, int(images[row]), (x, y))}"
+        said = f"edges of its outline of {points} points {often} at {place}"
         findings("self_crossing", *_where(reader, images, row, said))
     if wanted:
         for row, why in bare.items():
@@ -247,9 +267,9 @@ def _looked_at(raw: bytes, size: Size | None) -> tuple[str, str, list[list[float
         size: (height, width) of the image; None if it is not known.
     """
     try:
-        segmentation: Any = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        return f"its outline is not JSON: {error}", "", None
+        segmentation: Any = outline_of(raw)
+    except ValueError as error:
+        return str(error), "", None
     problem = wrong_segmentation(segmentation, size)
     none = "" if problem else no_outline(segmentation, size)
     return problem, none, segmentation if isinstance(segmentation, list) and not problem and not none else None

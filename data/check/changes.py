@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rehead.data.check.findings import CODES, Finding
+from rehead.files import json_text
 
 FILE = "repair.json"
 """Where it is written down, in the folder of the copy."""
@@ -118,7 +118,7 @@ class Changes(list[Change]):
         ]
         left = {done: self.total(done) for done in ("images", "objects")}
         content = {"repaired_by": "rehead", "left_out": left, "before": before, "after": after, "changes": changes}
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        return json_text(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def left_out_as(one: Finding) -> str:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rehead.configs.readers import CocoSplit, CsvSplit, FoldersSplit, MasksSplit, ViaSplit, VocSplit, YoloSplit
 from rehead.data.check.findings import Findings
-from rehead.data.check.sources import Source
+from rehead.data.check.sources import DataSet, Source
 from rehead.data.pixels import SUFFIXES
 from rehead.data.readers.base import file_names, image_names
 from rehead.data.readers.folders import stray_files
+from rehead.data.readers.missing import compared
 from rehead.data.readers.passed_over import passed_over
+from rehead.reading import folder_named, is_folder, is_readable, walk
 
 NO_LABELS = frozenset({"classes.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"})
 """Text files beside YOLO's labels that are none."""
 
 
-def report_files(sources: Sequence[Source], findings: Findings) -> None:
-    """Notes images and labels that have no other half."""
+def report_files(data: DataSet, findings: Findings) -> None:
+    """Notes images and labels that have no other half, and what could not be looked into."""
+    sources = data.sources
+    _report_unread(data, findings)
     named: dict[Path, set[str]] = defaultdict(set)
     for source in sources:
         reader = source.reader
@@ -36,6 +39,26 @@ def report_files(sources: Sequence[Source], findings: Findings) -> None:
         if known is not None:
             _report_passed_over(source, known, findings)
         _report_labels(source, findings)
+
+
+def _report_unread(data: DataSet, findings: Findings) -> None:
+    """Folders that cannot be looked into, and what is neither a file nor a folder."""
+    folders = [folder_named(data.options.root)] if data.options is not None else []
+    for source in data.sources:
+        reader = source.reader
+        folders += [folder for folder in (reader.folder, reader.mask_folder, reader.annotations) if is_folder(folder)]
+    noted = {Path(one.file) for one in findings if one.code == "unreadable_folder"}
+    for folder in dict.fromkeys(folder.absolute() for folder in folders):
+        if not is_readable(folder):
+            if folder not in noted:
+                findings("unreadable_folder", folder, "cannot be read")
+            continue
+        walked = walk(folder)
+        for found, code in ((walked.unread, "unreadable_folder"), (walked.special, "passed_over")):
+            for name, why in found.items():
+                if folder / name not in noted:
+                    noted.add(folder / name)
+                    findings(code, folder / name, why if code == "passed_over" else f"cannot be read: {why}")
 
 
 def _report_passed_over(source: Source, known: set[str], findings: Findings) -> None:
@@ -84,7 +107,9 @@ def _report_yolo(source: Source, findings: Findings) -> None:
         parts[places[-1]] = "labels"
     folder = source.root / source.options.labels if source.options.labels is not None else Path(*parts)
     # Those that could not be read have their label all the same.
-    stems = {os.path.splitext(name)[0] for name in image_names(reader.folder)}
-    for name in file_names(folder, {".txt"}):
-        if os.path.splitext(name)[0] not in stems and Path(name).name.lower() not in NO_LABELS:
+    how = reader.source.images_match if reader.source is not None else "exact"
+    key = (lambda stem: stem) if how == "exact" else lambda stem: compared(stem, how)
+    stems = {key(os.path.splitext(name)[0]) for name in image_names(reader.folder)}
+    for name in file_names(folder, {".txt"}) if is_readable(folder) else ():
+        if key(os.path.splitext(name)[0]) not in stems and Path(name).name.lower() not in NO_LABELS:
             findings("label_without_image", folder / name, f"no image of this name in {reader.folder}")

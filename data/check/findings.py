@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from rehead.errors import shortened
+
 Severity = Literal["error", "warning", "advice"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "advice")
 """From training that stops, or learns wrong things without a word, to what is good to know."""
@@ -62,11 +64,14 @@ CODES: dict[str, Kind] = {
     "tiny_box": Kind("warning", "a box one pixel wide or high"),
     "empty_outline": Kind("warning", "an outline without area", "left out, with its box where masks are learned"),
     "duplicate_annotation": Kind("warning", "the same box of the same class twice", "one stays"),
+    "duplicate_id": Kind("warning", "two annotations of one id: other programs take them for one"),
     "keypoint_outside": Kind("warning", "labelled keypoints outside their image: not trained on", "not labelled"),
     "missing_label_file": Kind(
         "warning", "an image without a label file, which is not an empty one", "stays an image without objects"
     ),
     "passed_over": Kind("warning", "a file among the images or masks that is not read", "left out"),
+    "many_objects": Kind("warning", "an image with more objects than are trained on"),
+    "unreadable_folder": Kind("error", "a folder that cannot be looked into: nothing in it counts", "left out"),
     "label_without_image": Kind("warning", "a label or mask whose image is not there", "left out"),
     "class_without_examples": Kind("warning", "a class without an example in any split"),
     "class_not_in_train": Kind("warning", "a class with examples, but none to train on"),
@@ -86,6 +91,10 @@ CODES: dict[str, Kind] = {
     "self_crossing": Kind("advice", "an outline that crosses itself: programs fill it in different ways"),
     "missing_outline": Kind("advice", "an object without an outline, while others have one"),
 }
+
+
+LONGEST = 2000
+"""Characters of a message: names in somebody's files may have any number."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Findings(list[Finding]):
         box: tuple[float, float, float, float] | None = None,
     ) -> None:
         """Takes a note."""
-        self.append(Finding(code, CODES[code].severity, str(file), message, badness, box))
+        self.append(Finding(code, CODES[code].severity, str(file), shortened(message, LONGEST), badness, box))
 
     @property
     def errors(self) -> int:

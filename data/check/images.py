@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from rehead.data.check.findings import Findings
 from rehead.data.check.numbers import some_numbers
 from rehead.data.near_duplicates import fingerprint
 from rehead.data.pixels import decode_image, decoding, head_of
-from rehead.data.readers.base import listed, reason
+from rehead.data.readers.base import reason
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, pack
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.progress import Progress
+from rehead.reading import open_file
 
 FEW = 32
 """Images up to which one thread is enough."""
@@ -117,8 +120,21 @@ def examine_all(jobs: list[Job], workers: int | None = None) -> list[Facts]:
                 cv2.setNumThreads(before)
         # Not forked: a process that has threads, as one that has imported torch, may hang in its copies.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            return list(_watched(pool.map(examine, jobs, chunksize=CHUNK), bar))
+        try:
+            with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+                with stops_wait():
+                    found = pool.map(examine, jobs, chunksize=CHUNK)
+                return list(_watched(found, bar))
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"one of {workers} processes that read images was ended from outside, as the system does where memory "
+                "is not enough. Make room and check again, or keep to fewer cores (taskset -c 0 rehead data check ...)"
+            ) from error
+
+
+def _start_worker() -> None:
+    hear_no_stops()
+    cv2.setNumThreads(1)
 
 
 def _watched(found: Iterable[Facts], bar: Progress) -> Iterable[Facts]:
@@ -155,7 +171,7 @@ def _look_at_file(path: Path, deep: bool, facts: Facts) -> None:
     facts.stored, facts.orientation = head.stored, head.orientation
     kinds: list[str] = []
     # Of some TIFFs Pillow does not know what to think, and nothing here needs it to.
-    with suppress(DataError), decoding(path), Image.open(path) as image:
+    with suppress(DataError), decoding(path), open_file(path) as file, Image.open(file) as image:
         kinds = [_KINDS[image.mode]] if image.mode in _KINDS else []
         if image.mode == "P" and "transparency" in image.info:
             kinds.append("alpha")

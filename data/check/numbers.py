@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rehead.data.pixels import decode_image
 from rehead.data.readers.base import Reader
 from rehead.errors import DataError
-from rehead.progress import Progress, say
+from rehead.progress import Progress
+from rehead.terminal import say
 
 SOME = 254
 """Numbers of an image, besides its least and its most, that percentiles are measured on."""

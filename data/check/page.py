@@ -17,6 +17,7 @@ from rehead.data.check.statistics import BoxStatistics
 from rehead.data.pixels import SUFFIXES, decode_image
 from rehead.errors import DataError
 from rehead.pages import Group, Histogram, Page, Picture, Section, Table
+from rehead.reading import is_file
 
 EXAMPLES = 6
 """Of each kind of finding."""
@@ -103,7 +104,7 @@ class _Thumbnails:
     def __call__(self, finding: Finding) -> str:
         """Of the image of a finding; empty where there is none, or none that can be read."""
         path = Path(finding.file)
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or not is_file(path):
             return ""
         if self.left <= 0:
             self.left_out += 1

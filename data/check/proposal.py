@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import yaml
 
 from rehead.configs.load import load_config
 from rehead.configs.readers import FoldersSplit
@@ -18,9 +16,11 @@ from rehead.data.check.numbers import channel_statistics
 from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
 from rehead.data.check.statistics import box_statistics
-from rehead.data.readers.base import listed
+from rehead.data.instance_masks import outline_of
 from rehead.data.readers.yolo import polygon_area
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.plain_yaml import load_yaml
+from rehead.reading import folders_in
 from rehead.terminal import visible
 from rehead.types import UNUSED
 from rehead.yaml_text import yaml_text
@@ -181,7 +181,7 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
     out(f"  evaluate_every: {every}", f"epochs; {epochs // every} evaluations in all")
     out(f"out: {flow('runs/' + name_of(root))}")
     text = "\n".join(out.lines) + "\n"
-    load_config(yaml.safe_load(text))
+    load_config(load_yaml(text))
     return text
 
 
@@ -221,7 +221,7 @@ def _task(train: Source, checked: Checked) -> tuple[str, list[str]]:
 
 def _is_box(outline: bytes, box: np.ndarray[Any, Any]) -> bool:
     """Whether an outline says no more than its box, as those of tools that write one for every rectangle."""
-    polygons = msgspec.json.decode(outline)
+    polygons = outline_of(outline)
     if not isinstance(polygons, list) or len(polygons) != 1:
         return False
     points = np.array(polygons[0], np.float64).reshape(-1, 2)
@@ -374,7 +374,7 @@ def next_commands(file: Path, root: Path, checked: Checked, out: str) -> Sequenc
         images = Path("photos")  # its own are inside its tables
     # Of folders per class, only images and folders of images are predicted.
     if isinstance(options.train, FoldersSplit):
-        images = next((path for path in sorted(images.iterdir()) if path.is_dir()), images)
+        images = next((images / name for name in folders_in(images)), images)
     return (
         ("rehead", "train", str(file)),
         ("rehead", "evaluate", best),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,17 +20,19 @@ from rehead.data.check.findings import CODES, Finding
 from rehead.data.check.images import Facts, Size, by
 from rehead.data.check.run import Checked
 from rehead.data.check.sources import Source
-from rehead.data.instance_masks import code_of, decode, encode, to_json
+from rehead.data.instance_masks import code_of, decode, encode, outline_of, to_json
 from rehead.data.pixels import read_image
-from rehead.data.readers.base import Reader, listed
+from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Texts, id_at, ids_of
 from rehead.data.readers.mask_values import MaskValues, opened_mask
 from rehead.data.sample import Sample
 from rehead.data.writers import write
 from rehead.data.writers.content import lines
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.files import json_text
 from rehead.progress import Progress
+from rehead.reading import is_there
 
 QUALITY = 95
 """Of the JPEG files that are written anew."""
@@ -121,7 +122,7 @@ def repair(checked: Checked, out: Path) -> list[str]:
     ]
     drawn = [f"{split}: drawn from the training images; say so again for the copy" for split in checked.data.drawn]
     said = [*work.done.lines(), f"every change: {out / FILE}"] if work.done else ["nothing had to be changed"]
-    return [f"repaired copy: {out}", *said, *left, *notes, *drawn, f"data: {json.dumps(options, ensure_ascii=False)}"]
+    return [f"repaired copy: {out}", *said, *left, *notes, *drawn, f"data: {json_text(options, ensure_ascii=False)}"]
 
 
 def _counts(reader: Reader, unread: Sequence[Finding] = ()) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _named_values(checked: Checked, source: Source) -> MaskValues:
 def _problem(sample: Sample, facts: Facts, values: MaskValues | None) -> tuple[str, str] | None:
     """Why an image must be left out, as a code and in words; None if it stays."""
     if facts.size is None:
-        return ("unreadable_image" if sample.path.is_file() else "missing_image"), facts.problem
+        return ("unreadable_image" if is_there(sample.path) else "missing_image"), facts.problem
     if _factor(sample, facts) is None:
         assert sample.size is not None
         return "size_mismatch", f"the image is {by(facts.size)}, its annotation {by(sample.size)}: another shape"
@@ -372,7 +373,7 @@ def _scaled(text: bytes, factor: tuple[float, float], before: Size | None, after
     """A segmentation's JSON for its image's real size."""
     if not text or factor == (1.0, 1.0) or before is None:
         return text
-    segmentation = msgspec.json.decode(text)
+    segmentation = outline_of(text)
     if isinstance(segmentation, list):
         return msgspec.json.encode(
             [[round(value * factor[place % 2], 3) for place, value in enumerate(one)] for one in segmentation]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rehead.configs.schema import DataOptions
 from rehead.data.check.boxes import Reasons, report_boxes, report_keypoints, report_outlines
 from rehead.data.check.classes import Counts, counts_of, report_classes
 from rehead.data.check.files import report_files
@@ -23,6 +24,10 @@ from rehead.data.readers.base import reason
 from rehead.data.readers.missing import whereabouts
 from rehead.errors import DataError
 from rehead.progress import Progress
+from rehead.reading import is_there
+
+MOST_OBJECTS: int = DataOptions.model_fields["max_objects"].default
+"""Of an image, unless a configuration says otherwise."""
 
 
 @dataclass
@@ -84,7 +89,7 @@ def check_data(
     checked = Checked(data, findings, read=len(findings))
     if not data.sources:
         return checked
-    report_files(data.sources, findings)
+    report_files(data, findings)
     _look_at_images(checked, workers, most)
     for number, (one, facts) in enumerate(zip(data.sources, checked.facts, strict=True)):
         columns = one.reader.columns
@@ -121,7 +126,7 @@ def _look_at_images(checked: Checked, workers: int | None, most: int | None) -> 
     for source in checked.data.sources:
         own = _jobs(source, checked.data)
         by_source.append(own)
-        jobs.update(dict.fromkeys(job for job in own if job.path.is_file()))
+        jobs.update(dict.fromkeys(job for job in own if is_there(job.path)))
     there = list(jobs)
     some = there
     if most is not None and len(there) > most:
@@ -228,9 +233,11 @@ def _annotated_sizes(source: Source, facts: Sequence[Facts]) -> list[tuple[int, 
 
 def _report_bare(source: Source, findings: Findings) -> None:
     columns = source.reader.columns
-    assert columns.starts is not None
-    asked = np.concatenate([[0], np.cumsum(source.reader.asked())])
-    bare = np.flatnonzero(asked[columns.starts[1:]] == asked[columns.starts[:-1]])
+    counts = source.reader.counts()
+    bare = np.flatnonzero(counts == 0)
+    for row in np.flatnonzero(counts > MOST_OBJECTS).tolist():
+        said = f"{counts[row]} objects ({source.split}); of more than data.max_objects not all are trained on"
+        findings("many_objects", source.reader.folder / columns.names[row], said)
     unlabelled = source.reader.unlabelled
     for row in bare.tolist():
         if unlabelled is not None and unlabelled[row]:

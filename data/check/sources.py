@@ -15,16 +15,17 @@ from rehead.configs.load import load_config, settles
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.data.check.findings import Finding, Findings
-from rehead.data.pixels import SUFFIXES, channels_in
+from rehead.data.pixels import channels_in
 from rehead.data.readers import SPLITS, open_whole
-from rehead.data.readers.base import inline, reason
+from rehead.data.readers.base import image_names, inline, reason
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.data.readers.part import unused_classes
 from rehead.data.readers.tree import LOOKED_AT
-from rehead.errors import DataError
-from rehead.progress import say
+from rehead.errors import DataError, listed, shortened
+from rehead.reading import folder_named
+from rehead.terminal import say
 
 
 @dataclass
@@ -168,7 +169,7 @@ def _open(
             continue
         if isinstance(reader, ColumnReader):
             reader.boxes = tasks != {MULTI_LABEL}
-            root = Path(options.root).expanduser()
+            root = folder_named(options.root)
             opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:
         raise DataError(f"{where}: no split; add {where}.train")
@@ -186,11 +187,12 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
         if one is train or known is None or not one.reader.columns.listed:
             continue
         unused = unused_classes(train.reader)
-        absent = [name for name in train.reader.classes.names if name not in {*known.names, *unused}]
+        there = {*known.names, *unused}
+        absent = [name for name in train.reader.classes.names if name not in there]
         if absent:
-            rest = [name for name in train.reader.classes.names if name in known.names and name not in unused]
-            cure = f"; to train without: data.classes={inline(rest)}" if rest else ""
-            findings("classes_differ", one.reader.annotations, f"lacks {', '.join(absent)}, which train has{cure}")
+            rest = [name for name in train.reader.classes.names if name in there and name not in unused]
+            cure = f"; to train without: data.classes={shortened(inline(rest), 2000)}" if rest else ""
+            findings("classes_differ", one.reader.annotations, f"lacks {listed(absent)}, which train has{cure}")
 
 
 def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet:
@@ -202,6 +204,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
         if not settles(given, split):
             file, _, rest = message.partition(": ")
             findings("missing_split", file, rest)
+    for name, why in found.unread.items():
+        if str(root / name) not in {one.file for one in findings}:
+            findings("broken_annotation", root / name, why)
     raw = merged(found, given, root)
     named = found.format != "masks" or bool(raw.get("values") or raw.get("classes"))
     if not named:
@@ -218,8 +223,9 @@ def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet
 
 def _first_masks(root: Path, raw: Mapping[str, Any]) -> list[Path]:
     own = next((options for split in SPLITS if "masks" in (options := raw.get(split) or {})), None)
-    masks = [] if own is None else (root / own["masks"]).rglob("*")
-    return sorted(path for path in masks if path.suffix.lower() in SUFFIXES)[:LOOKED_AT]
+    if own is None or not (folder := root / own["masks"]).is_dir():
+        return []
+    return [folder / name for name in image_names(folder)[:LOOKED_AT]]
 
 
 def _numbers_objects(root: Path, raw: Mapping[str, Any]) -> bool:

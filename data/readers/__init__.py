@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rehead.configs.heads import MULTI_LABEL, task_of
@@ -15,6 +14,7 @@ from rehead.data.readers.joined import JoinedReader
 from rehead.data.readers.missing import match_names
 from rehead.data.readers.part import PartReader, part
 from rehead.errors import DataError, did_you_mean
+from rehead.reading import folder_named, is_folder
 
 if TYPE_CHECKING:
     from rehead.configs.schema import Config
@@ -106,7 +106,7 @@ def open_reader(
     shares = {name: own for name in SPLITS if isinstance(own := getattr(data, name), FromTrainSplit)}
     if split in shares or (split == "train" and shares):
         whole = open_whole(data, "train", classes, where, task)
-        return PartReader(whole, part(whole, shares, split, Path(data.root).expanduser()))
+        return PartReader(whole, part(whole, shares, split, folder_named(data.root)))
     return open_whole(data, split, classes, where, task, optional=optional)
 
 
@@ -137,8 +137,8 @@ def open_whole(
         raise DataError(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
     if data.format == "auto":
         raise DataError(f"{where}.format: auto is answered when a configuration is checked; use rehead.load_config")
-    root = Path(data.root).expanduser()
-    if not root.is_dir():
+    root = folder_named(data.root)
+    if not is_folder(root):
         raise DataError(f"{where}.root: no folder {root.absolute()}")
     build = READERS.get(data.format).load()
     try:
@@ -151,11 +151,12 @@ def open_whole(
             task=task,
             report=report,
             optional=optional,
+            images_match=data.images_match,
         )
     except MissingPathError as error:
         raise DataError(f"{where}.{split}.{error}") from error
     if isinstance(reader, ColumnReader):
-        reader.root, reader.key = root, f"{where}.{split}"
+        reader.root, reader.key, reader.source = root, f"{where}.{split}", data
         if data.images_match != "exact":
             match_names(reader, data.images_match)
     reader.scale = data.scale if isinstance(data, DataOptions) else None

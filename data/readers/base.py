@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from rehead.data.instance_masks import RLE, decode, pixels_of
 from rehead.data.pixels import SUFFIXES, Shrink, decode_image
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, hinted, listed, shortened
 from rehead.progress import Progress
+from rehead.reading import is_file, is_folder, is_there, names_in, walk
 from rehead.types import UNUSED, Classes
 from rehead.yaml_text import yaml_text
 
 Item = TypeVar("Item")
-
-SHOWN = 5
-"""How many names a message lists before it stops."""
 
 Report = Callable[[str, Path, str], None]
 """What parsing does about something that it cannot use: called with a code, the file, and what is wrong in it. If it
@@ -47,7 +45,7 @@ def refuse(code: str, file: Path, message: str) -> None:
     Raises:
         DataError: always.
     """
-    raise DataError(f"{file}: {message}")
+    raise DataError(f"{file}: {shortened(message, 2000)}")
 
 
 class UnusableError(ValueError):
@@ -213,16 +211,16 @@ def existing(root: Path, value: str, key: str, *, folder: bool) -> Path:
         MissingPathError: with the full path and the near matches beside it.
     """
     path = root / value
-    if path.is_dir() if folder else path.is_file():
+    if is_folder(path) if folder else is_file(path):
         return path
     kind = "folder" if folder else "file"
-    if path.exists():
+    if is_there(path):
         raise MissingPathError(f"{key}: {path.absolute()} is not a {kind}")
     # Name the first part that is missing, and look for its near matches where it should be.
     missing = path.absolute()
-    while not missing.parent.exists():
+    while not is_folder(missing.parent):
         missing = missing.parent
-    beside = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    beside = names_in(missing.parent)
     hint = did_you_mean(missing.name, beside) or f"; {missing.parent} holds {listed(beside)}"
     raise MissingPathError(f"{key}: no {kind} {path.absolute()}{hint}")
 
@@ -239,12 +237,7 @@ def file_names(folder: Path, suffixes: Collection[str]) -> list[str]:
 
 def all_files(folder: Path) -> list[str]:
     """The same for every file."""
-    found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(here).relative_to(folder).as_posix() + "/" if Path(here) != folder else ""
-        found += [prefix + name for name in files if not name.startswith(".")]
-    return sorted(found)
+    return walk(folder).names()
 
 
 def split_of(name: str) -> str | None:
@@ -318,19 +311,11 @@ def unknown_classes(wanted: Sequence[str], known: Sequence[str], source: Path) -
     Raises:
         ClassesDifferError: naming `data.classes`, the classes that are not there, and their near matches.
     """
-    absent = [name for name in wanted if name not in known and not name.startswith(UNUSED)]
+    there = set(known)
+    absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
     if absent:
-        hints = [f"'{name}'{did_you_mean(name, known)}" for name in absent]
-        message = f"data.classes: {source} has no class {', '.join(hints)} (it has {listed(known)})"
+        message = f"data.classes: {source} has no class {hinted(absent, known)} (it has {listed(known)})"
         raise ClassesDifferError(message, source, wanted, known)
-
-
-def listed(names: Sequence[object]) -> str:
-    """The first few of many names, for a message."""
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(str(name) for name in names[:SHOWN]) + more
 
 
 def inline(value: Any) -> str:

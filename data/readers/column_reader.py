@@ -8,25 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of
+from rehead.configs.schema import SourceOptions
+from rehead.data.instance_masks import NO_SEGMENTATION, RLE, code_of, outline_of
 from rehead.data.pixels import Shrink
 from rehead.data.readers.base import (
     ClassesDifferError,
     Reader,
     checked_classes,
     inline,
-    listed,
     named_classes,
     with_pixels,
 )
 from rehead.data.readers.columns import Columns, id_at
 from rehead.data.readers.mask_values import MaskValues
 from rehead.data.sample import Sample
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import DataError, did_you_mean, hinted, listed, shortened
 from rehead.types import UNUSED, Classes
 
 logger = logging.getLogger("rehead")
@@ -50,7 +49,10 @@ class ColumnReader(Reader):
     Attributes:
         sound: whether all outlines of the chosen classes were looked at, so that reading need not.
         first_pixel: what the files call the first column and row, which messages do too.
+        shares: whether the files have coordinates as shares of the image's sides.
+        max_objects: of an image, no more than so many are given: every second, third, ... of them. All unless set.
         root: of the data set, for messages.
+        source: where the splits of the data set are.
         key: of the split in the configuration, such as `data.train`, for messages.
         unlabelled: (I,) the images that nobody has annotated, for formats with a file per image that may be missing.
 
@@ -60,7 +62,10 @@ class ColumnReader(Reader):
 
     unlabelled: NDArray[np.bool_] | None = None
     first_pixel: int = 0
+    shares: bool = False
+    max_objects: int | None = None
     root: Path | None = None
+    source: SourceOptions | None = None
     key: str = "data.train"
     sound: bool = False
 
@@ -118,6 +123,10 @@ class ColumnReader(Reader):
                 sample.label[labels] = 1
             if not self.boxes:
                 return sample
+            if self.max_objects is not None:
+                rows = self._kept(index)
+                labels = columns.labels[rows].astype(np.int64)
+                labels = labels if self._label_of is None else self._label_of[labels]
             # Copies, since what the store maps cannot be written to.
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
@@ -132,7 +141,7 @@ class ColumnReader(Reader):
     def unmeasured(self, index: int) -> NDArray[np.bool_]:
         """Which objects have an outline and no area in the file."""
         areas = self.columns.areas
-        rows = self.rows_of(range(len(self))[index])
+        rows = self._kept(range(len(self))[index])
         found: NDArray[np.bool_] = np.isnan(areas[rows]) if areas is not None else np.zeros(0, bool)
         return found
 
@@ -145,6 +154,22 @@ class ColumnReader(Reader):
         if self._label_of is None:
             return rows
         return rows.start + np.flatnonzero(self._label_of[columns.labels[rows]] >= 0)
+
+    def _kept(self, index: int) -> slice | NDArray[np.int64]:
+        """Those of them that are given."""
+        rows = self.rows_of(index)
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        if self.max_objects is None or count <= self.max_objects:
+            return rows
+        places = np.arange(self.max_objects) * count // self.max_objects
+        kept: NDArray[np.int64] = rows.start + places if isinstance(rows, slice) else rows[places]
+        return kept
+
+    def counts(self) -> NDArray[np.int64]:
+        """(I,) how many objects of the chosen classes each image has."""
+        assert self.columns.starts is not None
+        sums = np.concatenate([[0], np.cumsum(self.asked())])
+        return np.diff(sums[self.columns.starts])
 
     def unnamed(self) -> dict[str, NDArray[np.intp]]:
         """The objects of classes that have an id and no name, by what they are called.
@@ -209,13 +234,13 @@ class ColumnReader(Reader):
             return super().segmentations(index, size)
         index = range(len(self))[index]
         found = []
-        rows = self.rows_of(index)
+        rows = self._kept(index)
         for row in range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist():
             text = columns.segmentations.raw(row)
             try:
                 if not text:
                     raise ValueError(NO_SEGMENTATION)
-                found.append(code_of(msgspec.json.decode(text), size, sound=self.sound))
+                found.append(code_of(outline_of(text), size, sound=self.sound))
             except ValueError as error:
                 assert columns.objects is not None
                 name = id_at(columns.objects, row)
@@ -234,25 +259,27 @@ def _chosen(
         return replace(known, names=known.names[:count], ids=known.ids[:count]) if columns.unnamed else known
     if known is None:
         return Classes(tuple(wanted))
+    there, asked = set(known.names), set(wanted)
     if not columns.listed:
         # A small split may lack a class, and then nothing in its files says that there is one.
-        absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
-        unasked = [name for name in known.names if name not in wanted]
+        absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
+        unasked = [name for name in known.names if name not in asked]
         if absent and (len(absent) == len(wanted) or any(did_you_mean(name, unasked) for name in absent)):
-            hints = [f"'{name}'{did_you_mean(name, unasked)}" for name in absent]
-            message = f"data.classes: {annotations} has no class {', '.join(hints)} (it has {listed(known.names)})"
+            message = (
+                f"data.classes: {annotations} has no class {hinted(absent, unasked)} (it has {listed(known.names)})"
+            )
             raise ClassesDifferError(message, annotations, wanted, known.names)
         named = named_classes(wanted)
         return checked_classes(wanted, [named.ids[named.names.index(name)] for name in wanted], annotations)
-    absent = [name for name in wanted if name not in known.names and not name.startswith(UNUSED)]
+    absent = [name for name in wanted if name not in there and not name.startswith(UNUSED)]
     if optional is None:
-        others = [name for name in known.names if name not in wanted]
+        others = [name for name in known.names if name not in asked]
         optional = () if others or len(absent) == len(wanted) else absent
     lacking = [name for name in absent if name not in optional]
     if lacking:
-        said = ", ".join(f"'{name}'{did_you_mean(name, known.names)}" for name in lacking)
-        rest = [name for name in wanted if name not in absent]
-        cure = f"; to do without, in training too: data.classes={inline(rest)}" if rest else ""
+        rest = [name for name in wanted if name in there or name.startswith(UNUSED)]
+        cure = f"; to do without, in training too: data.classes={shortened(inline(rest), 2000)}" if rest else ""
+        said = hinted(lacking, known.names)
         message = f"data.classes: {annotations} has no class {said} (it has {listed(known.names)}){cure}"
         raise ClassesDifferError(message, annotations, wanted, known.names)
     if absent:

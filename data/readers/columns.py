@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rehead.data.readers.base import Report, named_classes, refuse
 from rehead.data.readers.texts import wrong_name
+from rehead.errors import quoted
 from rehead.types import Classes
 
 Box = tuple[float, float, float, float]
@@ -246,7 +247,7 @@ class Builder:
         """
         for image_id, count in Counter(self.ids).items():
             if count > 1:
-                self.report("duplicate_image", self.source, f"image {image_id!r} occurs more than once")
+                self.report("duplicate_image", self.source, f"image {quoted(image_id)} occurs more than once")
         listed = classes is not None
         labels = self.labels
         if classes is None and labels:

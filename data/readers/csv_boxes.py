@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rehead.configs.readers import CsvSplit
@@ -17,15 +16,14 @@ from rehead.data.readers.base import (
     code_for,
     existing,
     finite,
-    listed,
     refuse,
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Box, Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import parsing, text_of
-from rehead.errors import DataError
+from rehead.data.readers.texts import text_of
+from rehead.errors import DataError, listed, quoted
 
 COLUMNS = {
     "image": "file_name filename image_path image_name image img_path img_name img filepath path file image_id",
@@ -98,7 +96,7 @@ def parse(path: Path, folder: Path, report: Report = refuse) -> Columns:
         DataError: as `CsvReader`.
     """
     builder = Builder(path, report)
-    table = table_of(path)
+    table = table_of(path, report)
     matches = matching_files(folder, [[name] for name in table])
     for (name, rows), match in zip(table.items(), matches, strict=True):
         if match.contested:
@@ -122,42 +120,60 @@ def parse(path: Path, folder: Path, report: Report = refuse) -> Columns:
     return builder.columns()
 
 
-def table_of(path: Path) -> dict[str, Rows]:
+def table_of(path: Path, report: Report = refuse) -> dict[str, Rows]:
     """By image, its lines with their numbers, and in each the cells by what they are (the keys of `COLUMNS`).
+
+    Args:
+        path: of the table.
+        report: what is done about lines that cannot be used.
 
     Raises:
         DataError: for what is no table of boxes.
     """
-    text = text_of(path)
-    first = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    lines = re.split(r"\r\n?|\n", text_of(path))
+    delimiter = max(",;\t", key=lines[0].count)
     place: dict[str, int] = {}
     by_image: dict[str, Rows] = {}
-    for row in _rows(lines, path):
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = _cells(line, delimiter)
+        except csv.Error as error:
+            report("broken_annotation", path, f"line {number}: {error}; a quoted field begins and ends on its line")
+            continue
         if not any(cell.strip() for cell in row):
             continue
         if not place and not _headless(row):
             place = _header(row, path)
             continue
-        place = place or {name: number for number, name in enumerate(HEADLESS)}
-        cells = {name: row[number].strip() for name, number in place.items() if number < len(row)}
+        place = place or {name: column for column, name in enumerate(HEADLESS)}
+        # A line that ends too soon has empty cells: without any, it would be of an image without objects.
+        cells = {name: row[column].strip() if column < len(row) else "" for name, column in place.items()}
         if not cells.get("image"):
-            raise DataError(f"{path}: line {lines.line_num}: names no image")
+            report("broken_annotation", path, f"line {number}: names no image")
+            continue
         # Of one image, however its path is written.
         image = posixpath.normpath(cells["image"].replace("\\", "/"))
-        by_image.setdefault(image, []).append((lines.line_num, cells))
+        by_image.setdefault(image, []).append((number, cells))
     if not by_image:
         raise DataError(f"{path}: holds no lines")
     return by_image
 
 
-def _rows(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
-    while True:
-        with parsing(path, "table"):
-            row = next(lines, None)
-        if row is None:
-            return
-        yield row
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The cells of one line: a quote that nobody closes would hide all lines behind it.
+
+    Raises:
+        csv.Error: for what is no line.
+    """
+    if '"' not in line:
+        return line.split(delimiter)
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        # Strict readers refuse a blank behind a closing quote too, which does no harm.
+        if "expected after" not in str(error):
+            raise
+        return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _plain(word: str) -> str:
@@ -212,11 +228,13 @@ def _box(cells: Mapping[str, str]) -> Box | None:
         except (ValueError, TypeError, RecursionError):
             words = []
         if len(words) != 4:
-            raise ValueError(f"bbox is {cells.get('bbox')!r}, not [x, y, w, h]")
+            raise ValueError(f"bbox is {quoted(cells.get('bbox'))}, not [x, y, w, h]")
     if not any(words):
         return None
     numbers = [finite(word) for word in words]
-    wrong = [f"{name} {word!r}" for name, word, number in zip(names, words, numbers, strict=True) if number is None]
+    wrong = [
+        f"{name} {quoted(word)}" for name, word, number in zip(names, words, numbers, strict=True) if number is None
+    ]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not a number")
     x1, y1, x2, y2 = (number for number in numbers if number is not None)

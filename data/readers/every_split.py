@@ -15,7 +15,8 @@ from rehead.data.readers.base import Reader
 from rehead.data.readers.recognise import recognise
 from rehead.data.readers.tree import Found
 from rehead.errors import ConfigError, DataError
-from rehead.progress import say
+from rehead.reading import folder_named, is_folder
+from rehead.terminal import say
 
 
 def source_of(
@@ -59,6 +60,11 @@ def source_of(
     return data_of({"data": raw}, found.serves[0]), found.serves[0]
 
 
+def read_of(source: str | Path, options: SourceOptions) -> list[Path]:
+    """What is read of a source that `source_of` opened: a whole folder, or what a configuration names and itself."""
+    return [Path(source)] if Path(source).is_dir() else [find(source), *options.paths()]
+
+
 def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
     """A folder whose format is to be recognised, and what is said of its data; None for a configuration.
 
@@ -70,14 +76,14 @@ def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path,
         ConfigError: for what cannot be said of a folder, and a file that is not there.
     """
     root = Path(source)
-    if not root.is_dir():
+    if not is_folder(root):
         raw = read_yaml(find(source))
         raw = override(raw, overrides) if raw.keys() == {"data"} and isinstance(raw["data"], dict) else raw
-        if raw.keys() != {"data"} or raw["data"].get("format") != "auto":
+        if raw.keys() != {"data"} or not isinstance(raw["data"], dict) or raw["data"].get("format") != "auto":
             return None
         given = {key: value for key, value in raw["data"].items() if key != "root"}
-        root = Path(str(raw["data"].get("root", "."))).expanduser()
-        if not root.is_dir():
+        root = folder_named(str(raw["data"].get("root", ".")))
+        if not is_folder(root):
             raise DataError(f"data.root: no folder {root.absolute()}")
         return root, given
     problems = [f"{key}: {root} is a folder, of which only data can be said" for key in overrides if key[:5] != "data."]
@@ -123,8 +129,8 @@ def data_alone(source: str | Path, overrides: Mapping[str, Any]) -> tuple[DataOp
     if raw.keys() != {"data"} or not isinstance(raw["data"], dict):
         return None
     raw = override(raw, overrides)
-    form = raw["data"].get("format")
-    if raw.keys() != {"data"} or form not in READERS or form == "auto":
+    form = raw["data"].get("format") if isinstance(raw["data"], dict) else None
+    if raw.keys() != {"data"} or not isinstance(form, str) or form not in READERS or form == "auto":
         return None
     task = READERS.get(form).about["task"].split(", ")[0]
     return data_of(raw, task), task

@@ -9,11 +9,12 @@ import numpy as np
 
 from rehead.configs.readers import FoldersSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import SHOWN, ClassesDifferError, Report, existing, image_names, listed, refuse
+from rehead.data.readers.base import ClassesDifferError, Report, existing, image_names, reason, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.passed_over import passed_over, say_passed_over
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import DataError, hinted, listed
+from rehead.reading import folders_in, is_readable, names_in
 from rehead.types import Classes
 
 
@@ -50,14 +51,15 @@ def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) 
     Raises:
         DataError: as `FoldersReader`.
     """
-    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = folders_in(folder)
     if not folders:
         raise DataError(f"{folder}: holds no folders; there should be one per class, with its images inside")
     if classes is not None:
         _check_listed(classes, folders, folder)
     names = list(classes if classes is not None else folders)
-    images = [image_names(folder / name) for name in names]
-    empty = [name for name, found in zip(names, images, strict=True) if not found]
+    unread: list[str] = []
+    images = [_images(folder / name, unread, report) for name in names]
+    empty = [name for name, found in zip(names, images, strict=True) if not found and name not in unread]
     if empty and (classes is None or len(empty) == len(images)):
         report(
             "empty_folder",
@@ -72,24 +74,33 @@ def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) 
     return Columns(classes=Classes(tuple(names)), names=files, ids=files, image_labels=labels)
 
 
+def _images(folder: Path, unread: list[str], report: Report) -> list[str]:
+    """The images of one class; of a folder that cannot be read none, which is reported and noted."""
+    try:
+        return image_names(folder)
+    except DataError as error:
+        unread.append(folder.name)
+        report("unreadable_folder", folder, reason(error, folder))
+        return []
+
+
 def stray_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Everything in the folders of some classes that is not read, and images beside those folders; and why."""
     inside = {
-        f"{name}/{file}": why for name in names for file, why in passed_over(folder / name, everything=True).items()
+        f"{name}/{file}": why
+        for name in names
+        if is_readable(folder / name)
+        for file, why in passed_over(folder / name, everything=True).items()
     }
-    beside = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    beside = [name for name in names_in(folder) if Path(name).suffix.lower() in SUFFIXES and (folder / name).is_file()]
     return {**inside, **dict.fromkeys(beside, "in no folder of a class")}
 
 
 def _check_listed(classes: Sequence[str], folders: Sequence[str], folder: Path) -> None:
-    problems = [f"class '{name}' has no folder{did_you_mean(name, folders)}" for name in classes if name not in folders]
-    problems += [
-        f"folder '{name}' is not among the classes{did_you_mean(name, classes)}"
-        for name in folders
-        if name not in classes
-    ]
+    absent, extra = set(classes) - set(folders), set(folders) - set(classes)
+    problems = [f"no folder of class {hinted([name for name in classes if name in absent], folders)}"] if absent else []
+    if extra:
+        problems.append(f"not among the classes: folder {hinted([name for name in folders if name in extra], classes)}")
     if problems:
-        more = f"; and {len(problems) - SHOWN} more such" if len(problems) > SHOWN else ""
-        shown = "; ".join(problems[:SHOWN])
-        message = f"{folder} and the classes (data.classes, or the model's) differ: {shown}{more}"
+        message = f"{folder} and the classes (data.classes, or the model's) differ: {'; '.join(problems)}"
         raise ClassesDifferError(message, folder, classes, folders)

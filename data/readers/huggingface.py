@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from rehead.configs.readers import HuggingFaceSplit
 from rehead.data.pixels import decoding, head_in
-from rehead.data.readers.base import checked_classes, listed, watched
+from rehead.data.readers.base import Report, UnusableError, checked_classes, code_for, reason, refuse, watched
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.columns import Builder, Columns, Texts, ids_of
+from rehead.data.readers.columns import Box, Builder, Columns, Texts, ids_of
 from rehead.data.readers.mask_values import Colour, MaskValues
 from rehead.data.readers.store import stored
-from rehead.errors import ConfigError, DataError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean, listed, quoted, shortened
 from rehead.files import atomic_path, cache_folder
+from rehead.reading import contents, is_file, is_folder, reading
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm", "GIF": ".gif"}
 
@@ -39,6 +40,7 @@ class HuggingFaceReader(ColumnReader):
         values: the value or the colour of every name in class maps.
         task: which of the columns is the annotation; unless given, boxes, else a class map, else a class.
         optional: those of the classes that the data set need not list; see `open_reader`.
+        report: what is done about rows and objects that cannot be used.
 
     Raises:
         ConfigError: where `datasets` is not installed.
@@ -54,6 +56,7 @@ class HuggingFaceReader(ColumnReader):
         values: Mapping[str, int | Colour] | None = None,
         task: str = "",
         optional: Collection[str] | None = (),
+        report: Report = refuse,
         **_: object,
     ) -> None:
         table = _loaded(split, root)
@@ -64,7 +67,8 @@ class HuggingFaceReader(ColumnReader):
         columns = stored(
             f"huggingface {where.absolute()} {split} {annotation} {folder}",
             sources,
-            lambda: _parse(table, image, annotation, split, folder, where),
+            lambda: _parse(table, image, annotation, split, folder, where, report),
+            report,
         )
         maps = columns.masks is not None
         meant = MaskValues(classes, ignore_index, values, where) if maps else None
@@ -79,14 +83,14 @@ def _loaded(split: HuggingFaceSplit, root: Path) -> Any:
         raise ConfigError([needed]) from error
     folder = root / split.dataset
     try:
-        if folder.is_dir() and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if is_folder(folder) and any(is_file(folder / name) for name in ("state.json", "dataset_dict.json")):
             found: Any = datasets.load_from_disk(str(folder))
         else:
-            found = datasets.load_dataset(str(folder) if folder.is_dir() else split.dataset)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{split.dataset}: cannot be loaded, neither from {folder} nor from the hub: {error}"
-        ) from error
+            found = datasets.load_dataset(str(folder) if is_folder(folder) else split.dataset)
+    # Of broken files it raises whatever its parsers do: KeyError, TypeError, ArrowInvalid, ...
+    except Exception as error:
+        said = shortened(str(error) or type(error).__name__, 1000)
+        raise DataError(f"{split.dataset}: cannot be loaded, neither from {folder} nor from the hub: {said}") from error
     if not isinstance(found, dict):
         return found
     if split.split not in found:
@@ -126,7 +130,10 @@ def columns_by_task(info: Path) -> dict[str, list[str]]:
     Args:
         info: the `dataset_info.json` that `save_to_disk` writes beside the tables.
     """
-    features = json.loads(info.read_bytes()).get("features") or {}
+    with reading(info, "broken JSON"):
+        content = json.loads(contents(info))
+    features = content.get("features") if isinstance(content, dict) else None
+    features = features if isinstance(features, dict) else {}
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
     boxes = [name for name in kinds if "bbox" in (features[name].get("feature") or features[name])]
     images = [name for name, kind in kinds.items() if kind == "Image"]
@@ -148,58 +155,158 @@ def _inside(kind: Any) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def _parse(table: Any, image: str, annotation: str, split: HuggingFaceSplit, folder: Path, where: Path) -> Columns:
+def _parse(
+    table: Any, image: str, annotation: str, split: HuggingFaceSplit, folder: Path, where: Path, report: Report
+) -> Columns:
     import datasets
 
     kind = table.features[annotation]
     maps = isinstance(kind, datasets.Image)
     for name in (image, annotation) if maps else (image,):
         table = table.cast_column(name, datasets.Image(decode=False))
-    rows = watched(table.select_columns(list({image, annotation})))
+    rows = _rows(table.select_columns(list({image, annotation})), where, report)
     if isinstance(kind, datasets.ClassLabel) or maps:
-        names, found = [], []
-        for number, row in enumerate(rows):
-            names.append(_copied(row[image], folder, f"{where}: row {number}"))
-            found.append(_copied(row[annotation], folder, f"{where}: row {number}") if maps else row[annotation])
-        columns = {"masks": Texts.of(found)} if maps else {"image_labels": np.array(found, np.int64)}
-        classes = None if maps else checked_classes(kind.names, range(len(kind.names)), where)
-        return Columns(classes=classes, names=Texts.of(names), ids=ids_of(range(len(names))), **columns)
+        return _whole_images(rows, image, annotation, kind, folder, where, report)
     features = _inside(kind)
     key = next((name for name in ("category", "category_id", "label", "labels") if name in features), None)
     if key is None:
         raise DataError(f"{where}: the objects in '{annotation}' have no category, but {listed(list(features))}")
-    builder = Builder(where)
-    listed_names = features[key].names if isinstance(features[key], datasets.ClassLabel) else None
-    for number, row in enumerate(rows):
-        builder.image(_copied(row[image], folder, f"{where}: row {number}"), number)
-        objects = row[annotation]
-        if isinstance(objects, dict):
-            objects = [dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True)]
+    builder = Builder(where, report)
+    names = features[key].names if isinstance(features[key], datasets.ClassLabel) else None
+    for number, row in rows:
+        file = _copied(row[image], folder, where, f"row {number}", report)
+        if not file:
+            continue
+        builder.image(file, number)
+        try:
+            objects = _objects(row[annotation])
+        except ValueError as error:
+            report("broken_annotation", where, f"row {number}: {annotation}: {error}")
+            continue
         for place, one in enumerate(objects):
-            x1, y1, x2, y2 = one["bbox"]
-            box = (x1, y1, x2, y2) if split.boxes == "xyxy" else (x1, y1, x1 + x2, y1 + y2)
             what = f"row {number} object {place}"
-            if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
-                raise DataError(f"{where}: {what}: bbox {one['bbox']} as {split.boxes} has a negative or infinite side")
-            if listed_names and not (isinstance(one[key], int) and 0 <= one[key] < len(listed_names)):
-                raise DataError(f"{where}: {what}: {key} {one[key]!r}, but there are {len(listed_names)} classes")
-            label = one[key] if listed_names else str(one[key])
+            try:
+                label, box = _label(one.get(key), key, names), _box(one.get("bbox"), split.boxes)
+            except ValueError as error:
+                report(code_for(error), where, f"{what}: {error}")
+                continue
             builder.object(label, box, what, crowd=bool(one.get("iscrowd")))
-    return builder.columns(checked_classes(listed_names, range(len(listed_names)), where) if listed_names else None)
+    return builder.columns(checked_classes(names, range(len(names)), where) if names else None)
 
 
-def _copied(cell: Mapping[str, Any] | None, folder: Path, where: str) -> str:
-    """The name under which an image lies in a folder: a digest of its bytes."""
-    if cell is None:
-        raise DataError(f"{where}: has no image")
+def _rows(table: Any, where: Path, report: Report) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows that can be read, with their numbers."""
+    for number in watched(range(len(table))):
+        try:
+            with reading(where, "a broken table"):
+                row = table[number]
+        except DataError as error:
+            report("broken_annotation", where, f"row {number}: {reason(error, where)}")
+            continue
+        yield number, row
+
+
+def _whole_images(
+    rows: Iterator[tuple[int, Mapping[str, Any]]],
+    image: str,
+    annotation: str,
+    kind: Any,
+    folder: Path,
+    where: Path,
+    report: Report,
+) -> Columns:
+    """Images with a class, or with a class map, which is an image too."""
+    maps = not hasattr(kind, "names")
+    names: list[str] = []
+    found: list[Any] = []
+    numbers: list[int] = []
+    for number, row in rows:
+        what = f"row {number}"
+        file = _copied(row[image], folder, where, what, report)
+        own = row[annotation]
+        if maps:
+            own = _copied(own, folder, where, f"{what}: {annotation}", report)
+        elif not _is_class(own, kind.names):
+            said = f"{annotation} {quoted(own)}, but there are {len(kind.names)} classes"
+            report("unknown_category", where, f"{what}: {said}")
+            continue
+        if file and own != "":
+            names.append(file)
+            found.append(own)
+            numbers.append(number)
+    columns: Any = {"masks": Texts.of(found)} if maps else {"image_labels": np.array(found, np.int64)}
+    classes = None if maps else checked_classes(kind.names, range(len(kind.names)), where)
+    return Columns(classes=classes, names=Texts.of(names), ids=ids_of(numbers), **columns)
+
+
+def _is_class(label: object, names: Sequence[str]) -> bool:
+    return isinstance(label, int) and 0 <= label < len(names)
+
+
+def _objects(cell: Any) -> list[Mapping[str, Any]]:
+    """The objects of a row, from a list of them or from an object of lists; none where the cell is empty.
+
+    Raises:
+        ValueError: for lists of different lengths.
+    """
+    if isinstance(cell, dict):
+        lists = {name: [] if values is None else list(values) for name, values in cell.items()}
+        lengths = {name: len(values) for name, values in lists.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"lists of different lengths: {quoted(lengths)}")
+        return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+    return [one if isinstance(one, dict) else {} for one in cell or ()]
+
+
+def _label(value: Any, key: str, names: Sequence[str] | None) -> int | str:
+    """The class of an object: its number, or its name where none is listed.
+
+    Raises:
+        ValueError: for none.
+    """
+    if names is None:
+        if value is None or not str(value).strip():
+            raise ValueError(f"{key} is missing or empty")
+        return str(value)
+    if not _is_class(value, names):
+        raise UnusableError("unknown_category", f"{key} {quoted(value)}, but there are {len(names)} classes")
+    return int(value)
+
+
+def _box(value: Any, form: str) -> Box:
+    """xyxy of an object.
+
+    Raises:
+        ValueError: for what is none.
+    """
     try:
-        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read: {error}") from error
-    with decoding(Path(where)):
-        suffix = SUFFIXES.get(head_in(io.BytesIO(content), Path(where)).kind, ".png")
+        x1, y1, x2, y2 = map(float, value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"bbox {quoted(value)}; it should be four numbers") from error
+    box = (x1, y1, x2, y2) if form == "xyxy" else (x1, y1, x1 + x2, y1 + y2)
+    if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
+        said = f"bbox {quoted(list(value))} as {form} has a negative or infinite side"
+        raise UnusableError("negative_box", said)
+    return box
+
+
+def _copied(cell: Mapping[str, Any] | None, folder: Path, where: Path, what: str, report: Report) -> str:
+    """The name under which an image lies in a folder: a digest of its bytes; empty for one that cannot be used."""
+    try:
+        content = _content(cell, where)
+        with decoding(where):
+            suffix = SUFFIXES.get(head_in(io.BytesIO(content), where).kind, ".png")
+    except DataError as error:
+        report("unreadable_image", where, f"{what}: {reason(error, where)}")
+        return ""
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not path.is_file():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     return path.name
+
+
+def _content(cell: Mapping[str, Any] | None, where: Path) -> bytes:
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise DataError(f"{where}: has no image")
+    return bytes(cell["bytes"]) if cell["bytes"] is not None else contents(Path(cell["path"]))

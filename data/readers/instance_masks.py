@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -45,6 +46,7 @@ class InstanceMasksReader(ColumnReader):
         root: Path,
         classes: Sequence[str] | None = None,
         report: Report = refuse,
+        images_match: Literal["exact", "stem", "loose"] = "exact",
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
@@ -53,14 +55,14 @@ class InstanceMasksReader(ColumnReader):
             raise DataError(
                 f"data.classes: {len(classes)} classes, but instance masks number objects of one class; name one"
             )
-        pairs = matched(folder, mask_folder, report=report)
+        pairs = matched(folder, mask_folder, report=report, how=images_match)
         first, last = (round(edge * len(pairs)) for edge in split.part)
         pairs = pairs[first:last]
         if not pairs:
             raise DataError(f"part: {list(split.part)} leaves none of the images of {folder}")
         one = Classes(tuple(classes or ("object",)), (1,))
         columns = stored(
-            f"instance_masks {folder.absolute()} {mask_folder.absolute()} {split.part} {one.names}",
+            f"instance_masks {folder.absolute()} {mask_folder.absolute()} {split.part} {one.names} {images_match}",
             [mask_folder / mask for _, mask in pairs],
             lambda: parse(mask_folder, pairs, one, report),
             report,

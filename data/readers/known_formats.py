@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from rehead.data.readers.base import image_names
-from rehead.data.readers.tree import LOOKED_AT, Found, Tree, searchable
+from rehead.data.readers.tree import LOOKED_AT, Found, Tree
 from rehead.data.readers.yolo import label_file, listed_images
+from rehead.reading import contents
 
 SLANT = 1e-3
 """Shares of an image's side by which the corners of a box may be off, as they are rounded."""
@@ -31,7 +32,7 @@ def known_formats(tree: Tree) -> list[str]:
     for suffix, name, words, cure in KNOWN:
         for folder, names in tree.ending(suffix):
             for file in names[:LOOKED_AT]:
-                content = searchable(tree.root / folder / file)
+                content = tree.text(folder, file)
                 if name not in found and all(content.find(word) >= 0 for word in words):
                     found[name] = f"{name} in {(PurePosixPath(folder) / file).as_posix()} is not read: {cure}"
     return list(found.values())
@@ -67,6 +68,6 @@ def rows_of_labels(tree: Tree, found: Found) -> Iterator[tuple[Path, list[str]]]
         for image in images[:LOOKED_AT]:
             label = label_file(image.absolute())
             if label.is_file():
-                for line in label.read_text(encoding="utf-8", errors="replace").splitlines():
+                for line in contents(label).decode(errors="replace").splitlines():
                     if row := line.split():
                         yield label, row

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from rehead.data.pixels import EXIF_ORIENTATION, decoding, head_of
-from rehead.data.readers.base import listed, unknown_classes
+from rehead.data.readers.base import unknown_classes
 from rehead.data.tiff import indices
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
+from rehead.reading import open_file
 from rehead.types import IGNORE_16, Classes, ignore_of, map_type
 
 Colour = tuple[int, int, int]
@@ -206,7 +207,7 @@ def opened_mask(path: Path) -> Image.Image:
     with decoding(path, "the mask cannot be read"):
         if head.kind == "ARRAY":
             return _picture(np.load(path, allow_pickle=False), path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if head.kind == "TIFF":
                 image = _picture(indices(file), path)
                 # `exif_transpose` asks the picture itself.

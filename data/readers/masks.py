@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from rehead.configs.readers import MasksSplit
 from rehead.data.pixels import SUFFIXES
@@ -12,6 +13,7 @@ from rehead.data.readers.base import Report, existing, files_by_stem, refuse
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Columns, Texts
 from rehead.data.readers.mask_values import Colour, MaskValues
+from rehead.data.readers.missing import alike, say_matched
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError
 
@@ -44,13 +46,14 @@ class MasksReader(ColumnReader):
         ignore_index: Sequence[int] = (),
         values: Mapping[str, int | Colour] | None = None,
         report: Report = refuse,
+        images_match: Literal["exact", "stem", "loose"] = "exact",
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
         mask_folder = existing(root, split.masks, "masks", folder=True)
         meant = MaskValues(classes, ignore_index, values, mask_folder)
         endings = (split.image_ending, split.mask_ending)
-        pairs = matched(folder, mask_folder, partial=split.partial, report=report, endings=endings)
+        pairs = matched(folder, mask_folder, partial=split.partial, report=report, endings=endings, how=images_match)
         columns = Columns(
             classes=None,
             names=Texts.of(image for image, _ in pairs),
@@ -67,6 +70,7 @@ def matched(
     partial: bool = False,
     report: Report = refuse,
     endings: tuple[str, str] = ("", ""),
+    how: Literal["exact", "stem", "loose"] = "exact",
 ) -> list[tuple[str, str]]:
     """Relative names of the images and of their masks, in order.
 
@@ -79,6 +83,7 @@ def matched(
         report: what is done about images without a mask, and two files of one name.
         endings: of the names of images and of masks, where they differ in that. An image may lack its; what lacks
             the other is no mask.
+        how: images without a mask find theirs: `data.images_match`.
 
     Raises:
         DataError: for no images, images without a mask, or two files of one name.
@@ -98,7 +103,15 @@ def matched(
             own = stem.removesuffix(of_mask)
             own = own if own in images else own.removesuffix("_mask")
             _add(masks, own, name, mask_folder, "masks", report)
+    absent, free = [stem for stem in images if stem not in masks], [own for own in masks if own not in images]
+    if how != "exact":
+        found = alike(absent, free, how)
+        masks |= {stem: masks.pop(own) for stem, own in found.items()}
+        if report is refuse:
+            say_matched(folder, found, len(images), how)
     unmatched = [name for stem, name in images.items() if stem not in masks]
+    loose = alike(absent, free, "loose") if unmatched and how == "exact" else {}
+    cure = f"; data.images_match=loose finds those of {len(loose)}" if loose else ""
     if report is refuse:
         alone = [name for own, name in masks.items() if own not in images]
         say_passed_over(mask_folder, alone, "masks are not read, since no image has their name")
@@ -110,7 +123,7 @@ def matched(
                 "missing_mask",
                 folder / name,
                 f"no mask in {mask_folder}, as for {len(unmatched)} of {len(images)} images; a mask has its image's "
-                f"name (or that and _mask){_described(endings)}, with any image suffix",
+                f"name (or that and _mask){_described(endings)}, with any image suffix{cure}",
             )
     return [(name, masks[stem]) for stem, name in images.items() if stem in masks]
 

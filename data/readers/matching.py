@@ -81,7 +81,7 @@ def _path_of(name: str) -> PurePosixPath:
 
 
 def _is_absolute(path: PurePosixPath) -> bool:
-    return path.is_absolute() or path.parts[0].endswith(":")
+    return path.is_absolute() or (path.parts[:1] != () and path.parts[0].endswith(":"))
 
 
 def _finder(folder: Path, paths: Sequence[PurePosixPath]) -> Callable[[str], tuple[str, int] | None]:

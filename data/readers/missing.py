@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
+from rehead.configs.readers import FromTrainSplit
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import image_names, listed, split_of
+from rehead.data.readers.base import image_names, split_of
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Texts
+from rehead.errors import ReheadError, listed
+from rehead.reading import is_there
 
 logger = logging.getLogger("rehead")
 
@@ -68,11 +73,25 @@ def similar_files(folder: Path, names: Collection[str], how: How) -> dict[str, s
         By the name of an image that is not there, the only file that is like it: in the same folder, or anywhere for a
         name without a folder. Neither is it the file of another image, nor are two of them like the same file.
     """
-    files = image_names(folder)
-    absent = [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
+    absent = [name for name in dict.fromkeys(names) if not is_there(folder / name)]
     taken = set(names)
+    return alike(absent, [file for file in image_names(folder) if file not in taken], how)
+
+
+def alike(absent: Collection[str], files: Collection[str], how: How) -> dict[str, str]:
+    """Names and the files that they must mean.
+
+    Args:
+        absent: names of files that are not there.
+        files: those that are there, and are nobody's.
+        how: as for `similar_files`.
+
+    Returns:
+        By name, the only file that is like it, in the same folder, or anywhere for a name without a folder; no two
+        names are like the same file.
+    """
     like: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for file in map(PurePosixPath, (file for file in files if file not in taken)):
+    for file in map(PurePosixPath, files):
         like[compared(file.name, how)].append(file)
     found = {}
     for name in absent:
@@ -94,12 +113,34 @@ def match_names(reader: ColumnReader, how: How) -> None:
     names = [reader.columns.names[row] for row in range(len(reader))]
     found = similar_files(reader.folder, names, how)
     if found:
+        say_matched(reader.annotations, found, len(names), how)
+        reader.columns = replace(reader.columns, names=Texts.of(found.get(name, name) for name in names), kept=None)
+
+
+def say_matched(source: Path, found: Mapping[str, str], count: int, how: How) -> None:
+    """Says how many of some images were matched by what their names have in common."""
+    if found:
         name, file = next(iter(found.items()))
         logger.info(
             "%s: %d of %d images are matched by images_match: %s, the first is %s, which is %s",
-            *(reader.annotations, len(found), len(names), how, name, file),
+            *(source, len(found), count, how, name, file),
         )
-        reader.columns = replace(reader.columns, names=Texts.of(found.get(name, name) for name in names), kept=None)
+
+
+def _listed_by_all(reader: ColumnReader) -> set[str]:
+    """The paths of the images that any split of the data set lists, as far as its annotations can be read."""
+    from rehead.data.readers import SPLITS, open_whole
+
+    readers = [reader]
+    for split in SPLITS if reader.source is not None else ():
+        options = getattr(reader.source, split)
+        if options is None or isinstance(options, FromTrainSplit) or f".{split}" == reader.key[-len(split) - 1 :]:
+            continue
+        assert reader.source is not None
+        with suppress(ReheadError):
+            one = open_whole(reader.source, split, None, "data", "", lambda *_: None, None)
+            readers += [one] if isinstance(one, ColumnReader) else []
+    return {os.path.abspath(one.folder / one.columns.names[row]) for one in readers for row in range(len(one))}
 
 
 def whereabouts(reader: ColumnReader) -> str:
@@ -111,7 +152,7 @@ def whereabouts(reader: ColumnReader) -> str:
     folder = reader.folder
     where = reader.key.rpartition(".")[0]
     names = list(dict.fromkeys(reader.columns.names[row] for row in range(len(reader))))
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if not is_there(folder / name)]
     there = image_names(folder)
     looked = f"looked in {folder.absolute()}, which has {len(there) or 'no'} images"
     for how in ("stem", "loose"):
@@ -147,8 +188,10 @@ def _elsewhere(reader: ColumnReader, absent: Sequence[str], names: Collection[st
             more = f" {reader.key.rpartition('.')[0]}.images_match=loose" if how else ""
             return f"; {count} of them {what} {root / best}: {reader.key}.images={best}{more}"
     split = reader.key.rpartition(".")[2]
-    folders = (PurePosixPath(file).parent.as_posix() for file in files if PurePosixPath(file).name not in names)
+    known = _listed_by_all(reader)
+    free = (file for file in files if PurePosixPath(file).name not in names)
+    folders = (PurePosixPath(one).parent.as_posix() for one in free if os.path.abspath(root / one) not in known)
     # Those of another split are in its annotation.
     spare = Counter(one for one in folders if split_of(one) in (None, split))
     others = [f"{one} ({count} images)" for one, count in spare.most_common()]
-    return f"; images that this annotation does not list are in {listed(others)}" if others else ""
+    return f"; images that no annotation lists are in {listed(others)}" if others else ""

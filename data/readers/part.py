@@ -15,12 +15,12 @@ from rehead.configs.readers import FromTrainSplit
 from rehead.data.instance_masks import RLE
 from rehead.data.near_duplicates import fingerprint_of, near_duplicates
 from rehead.data.pixels import Shrink
-from rehead.data.readers.base import Reader, listed
+from rehead.data.readers.base import Reader
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.remembered import remembered
 from rehead.data.readers.texts import lines_of
 from rehead.data.sample import Sample
-from rehead.errors import DataError, did_you_mean
+from rehead.errors import DataError, did_you_mean, listed
 
 logger = logging.getLogger("rehead")
 

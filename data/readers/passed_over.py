@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import all_files, listed
+from rehead.data.readers.base import all_files
+from rehead.errors import DataError, listed
+from rehead.reading import open_file
 
 logger = logging.getLogger("rehead")
 
@@ -63,9 +65,9 @@ def passed_over(folder: Path, *, everything: bool = False) -> dict[str, str]:
 def _kind(path: Path) -> str:
     """What a file is by its first bytes; empty for no picture."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             begin = file.read(12)
-    except OSError:
+    except (DataError, OSError):
         return ""
     return next((kind for start, kind in BEGINNINGS.items() if begin.startswith(start)), "")
 

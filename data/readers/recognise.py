@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rehead.configs.load import PLACES, settles
-from rehead.data.readers.base import WORDS, inline, listed, split_of
+from rehead.configs.load import PLACES
+from rehead.data.readers.base import WORDS, split_of
 from rehead.data.readers.csv_boxes import table_of
 from rehead.data.readers.huggingface import columns_by_task
-from rehead.data.readers.known_formats import known_formats, oriented_boxes, rows_of_labels
+from rehead.data.readers.known_formats import known_formats, oriented_boxes
 from rehead.data.readers.mask_values import NUMBERED, opened_mask, read_mask
-from rehead.data.readers.texts import yaml_of
-from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, searchable
-from rehead.errors import DataError
+from rehead.data.readers.recognise_yolo import recognise_yolo
+from rehead.data.readers.tree import LOOKED_AT, MASK_WORDS, Found, Tree, holds_masks, one_per_split, ways
+from rehead.errors import DataError, listed
+from rehead.reading import open_file
+
+logger = logging.getLogger("rehead")
 
 
 def recognise(
@@ -95,6 +99,30 @@ def _moved(above: Path, value: str, here: Path) -> str:
 
 
 def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
+    """What a tree is. Of a file that could have been of a split but cannot be read, what is wrong with it is said.
+
+    Raises:
+        DataError: as `recognise`.
+    """
+    try:
+        found = _one_format(tree, tasks, asked)
+    except DataError as error:
+        if not tree.unread:
+            raise
+        raise DataError(f"{error}; cannot be read: {_unread(tree)}") from error
+    if not tree.unread:
+        return found
+    logger.warning("%s: cannot be read, and could hold annotations: %s", tree.root, _unread(tree))
+    said = {split_of(name): f"{tree.root / name}: {why}" for name, why in tree.unread.items()}
+    wrong = {split: message for split, message in said.items() if split is not None and split not in found.splits}
+    return replace(found, wrong={**wrong, **found.wrong}, unread=tree.unread)
+
+
+def _unread(tree: Tree) -> str:
+    return listed([f"{name} ({why})" for name, why in tree.unread.items()])
+
+
+def _one_format(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     root = tree.root
     found = [one for look in LOOKS if (one := look(tree, tasks)) is not None]
     if asked is not None:
@@ -103,11 +131,11 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     # Folders of images, and of masks beside them, are in other formats too.
     sure = [one for one in fitting if one.format not in UNSURE]
     if len(sure) > 1:
-        raise DataError(f"{root}: could be read in several ways: {_ways(sure)}; choose one of them")
+        raise DataError(f"{root}: could be read in several ways: {ways(sure)}; choose one of them")
     known = [] if sure or asked is not None else known_formats(tree)
     if known:
-        ways = [f"or say data.format={one.format} for the {one.saw}" for one in fitting]
-        raise DataError(f"{root}: {'; '.join([*known, *ways])}")
+        others = [f"or say data.format={one.format} for the {one.saw}" for one in fitting]
+        raise DataError(f"{root}: {'; '.join([*known, *others])}")
     if fitting:
         best = (sure or fitting)[0]
         if best.format == "yolo" and asked is None and (oriented := oriented_boxes(tree, best)):
@@ -127,163 +155,10 @@ def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     )
 
 
-def _ways(found: Sequence[Found]) -> str:
-    """What there is to choose from, as it would be written."""
-    return "; ".join(
-        f"{one.saw} (data.format={one.format} "
-        + " ".join(f"data.{split}={inline(options)}" for split, options in one.splits.items())
-        + ")"
-        for one in found
-    )
-
-
-def _by_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
-    """One path for each split; a single one that names none is for training.
-
-    Args:
-        tree: whose files they are.
-        names: the paths.
-        key: the option that they are; where somebody has said it, any will do.
-
-    Raises:
-        DataError: for two of one split, and several of which none says which it is.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        split = split_of(name) or ("train" if len(names) == 1 else None)
-        if split is None:
-            continue
-        if split in found and settles(tree.said, split, key):
-            continue
-        if split in found:
-            raise DataError(
-                f"{found[split]} and {name} both look like {split}; say which one (data.{split}.{key}={name}), or set "
-                "root to one data set"
-            )
-        found[split] = name
-    if names and not found and not any(settles(tree.said, split, key) for split in WORDS):
-        raise DataError(f"{listed(list(names))}: none of them says which split it is; write the splits out")
-    return found
-
-
 def _passed_over(names: Collection[str], splits: Mapping[str, str], why: str = "since they name no split") -> str:
     """What is said of paths that are of no split."""
     rest = [name for name in names if name not in splits.values()]
     return f" (passed over, {why}: {listed(rest)})" if rest else ""
-
-
-def _yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
-    found: dict[str, tuple[Found, str]] = {}
-    problems: list[DataError] = []
-    for folder, names in tree.ending(".yaml", ".yml"):
-        for name in names:
-            path = tree.root / folder / name
-            try:
-                content = yaml_of(path)
-            except DataError:
-                continue
-            if isinstance(content, dict) and "names" in content and {"train", "val"} & content.keys():
-                try:
-                    one = _from_yaml(tree, path, content)
-                    # Two files that say the same are one.
-                    said = [{**own, "names": content["names"]} for own in one.splits.values()]
-                    found.setdefault(repr(said), (one, _kind_of_labels(tree, one, content)))
-                except DataError as error:
-                    problems.append(error)
-    if found:
-        return _one_of(tree, list(found.values()), tasks)
-    if problems:
-        raise problems[0]
-    labels = [folder for folder, _ in tree.ending(".txt") if "labels" in PurePosixPath(folder).parts]
-    pairs = {}
-    for folder in labels:
-        images = "/".join("images" if part == "labels" else part for part in PurePosixPath(folder).parts)
-        if images in tree.images():
-            pairs[folder] = images
-    if not pairs:
-        return None
-    by_split = _by_split(tree, list(pairs.values()), "images")
-    splits = {split: {"images": folder} for split, folder in by_split.items()}
-    first = next(iter(pairs))
-    file = f"{first}/{next(name for name in tree.files[first] if name.lower().endswith('.txt'))}"
-    return Found("yolo", splits, f"text files in {listed(list(pairs))}", file=file)
-
-
-def _one_of(tree: Tree, found: list[tuple[Found, str]], tasks: Collection[str]) -> Found:
-    """Of several YAML files that with images of the same kind of labels as a task wants.
-
-    Raises:
-        DataError: where that does not leave one.
-    """
-    if len(found) == 1:
-        return found[0][0]
-    wanted = {kind for kind, task in LABELS.items() if task in tasks}
-    fitting = [one for one, kind in found if kind in wanted]
-    if len(fitting) == 1:
-        others = [one.saw for one, _ in found if one is not fitting[0]]
-        return replace(fitting[0], saw=f"{fitting[0].saw} with {' and '.join(wanted)} (not taken: {listed(others)})")
-    kinds = "; ".join(f"{one.saw} with {kind}" for one, kind in found)
-    raise DataError(f"{tree.root}: could be read in several ways: {kinds}; {_ways([one for one, _ in found])}")
-
-
-def _kind_of_labels(tree: Tree, found: Found, content: dict[str, Any]) -> str:
-    """What the first label files of a YAML file hold: a key of `LABELS`, or in other words what else."""
-    if content.get("kpt_shape"):
-        return "points"
-    kinds = {"boxes" if len(row) == 5 else "polygons" for _, row in rows_of_labels(tree, found)}
-    return kinds.pop() if len(kinds) == 1 else "boxes and polygons" if kinds else "no labels"
-
-
-def _from_yaml(tree: Tree, path: Path, content: dict[str, Any]) -> Found:
-    root = tree.root
-    splits = {}
-    missing, wrong = {}, {}
-    for split, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
-        value = next((content[key] for key in keys if content.get(key)), None)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise DataError(f"{path}: {split} lists several folders; put their images in one text file")
-        tried = _yolo_paths(path, str(content.get("path") or ""), value)
-        images = next((one for one in tried if one.exists()), None)
-        if images is None:
-            missing[split] = f"{path}: {split}: {value} is not there; looked for {', '.join(map(str, tried))}"
-            continue
-        splits[split] = {"images": os.path.relpath(os.path.abspath(images), root), "names": os.path.relpath(path, root)}
-    for split, message in missing.items():
-        wrong[split] = f"{message}; {_cure(tree, split, [own['images'] for own in splits.values()])}"
-    return Found("yolo", splits, os.path.relpath(path, root), wrong=wrong)
-
-
-def _cure(tree: Tree, split: str, used: Collection[str]) -> str:
-    """What to say in place of a path of a split that is not there."""
-    images = tree.images()
-    free = [folder for folder in images if folder not in used and not holds_masks(folder)]
-    there = [f"{folder} ({len(images[folder])} images)" for folder in images]
-    best = next((folder for folder in free if split_of(folder) == split), free[0] if free else None)
-    cures = [f"data.{split}.images={best}"] if best is not None else []
-    if split == "val":
-        cures.append("data.val={from_train: 0.2}")
-    if split != "train":
-        cures.append(f"data.{split}=null to do without")
-    cures = cures or ["data.train.images=..."]
-    there_are = f"has images in {listed(there)}" if there else "has no images at all"
-    return f"{tree.root} {there_are}; say {' or '.join(cures)}"
-
-
-def _yolo_paths(file: Path, base: str, value: str) -> list[Path]:
-    """Where a split of `data.yaml` could be.
-
-    Its path may start from `path`, which may start from the folder of the file or from a folder that only its author
-    has; and Roboflow's exports write `../train/images` for what lies beside the file.
-    """
-    here = file.parent
-    value, base = value.replace("\\", "/"), base.replace("\\", "/")
-    plain = re.sub(r"^(\.\./)+", "", value)
-    tried = [here / base / value, here / Path(base).name / value, here / value, here / plain]
-    return list(dict.fromkeys(tried))
 
 
 def _json(tree: Tree, *words: bytes) -> list[str]:
@@ -291,9 +166,8 @@ def _json(tree: Tree, *words: bytes) -> list[str]:
     found = []
     for folder, names in tree.ending(".json"):
         for name in names:
-            path = tree.root / folder / name
             # What a repair did speaks of images and annotations too.
-            content = b"" if name == "repair.json" else searchable(path)
+            content = b"" if name == "repair.json" else tree.text(folder, name)
             if all(content.find(word) >= 0 for word in words):
                 found.append((PurePosixPath(folder) / name).as_posix())
     return found
@@ -321,15 +195,23 @@ def _via(tree: Tree, tasks: Collection[str]) -> Found | None:
 def _with_images(tree: Tree, files: Collection[str], key: bytes) -> tuple[dict[str, dict[str, Any]], str]:
     """JSON files by split, with the folders of the images that they name under a key; and what is left over."""
     splits = {}
-    by_split = _by_split(tree, files, "annotations")
+    by_split = one_per_split(tree, files, "annotations")
     for split, name in by_split.items():
-        content = searchable(tree.root / name)
+        content = tree.text(*os.path.split(name))
         found = re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key, content)
-        images = [json.loads(match.group(1)) for match in islice(found, LOOKED_AT)]
+        images = [one for match in islice(found, LOOKED_AT) if (one := _word(match.group(1)))]
         folder = tree.holding(images, split, name)
         beside = PurePosixPath(name).parent.as_posix()
         splits[split] = {"images": folder or tree.with_some(images, split, beside, name), "annotations": name}
     return splits, _passed_over(files, by_split)
+
+
+def _word(quoted: bytes) -> str:
+    """A JSON text; empty where it is broken, which whoever reads the file will say."""
+    try:
+        return str(json.loads(quoted))
+    except ValueError:
+        return ""
 
 
 def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
@@ -338,12 +220,17 @@ def _csv(tree: Tree, tasks: Collection[str]) -> Found | None:
         for name in names:
             path = tree.root / folder / name
             try:
-                images = table_of(path)
+                open_file(path).close()
+            except DataError as error:
+                tree.cannot_read(path, error)
+                continue
+            try:
+                images = table_of(path, lambda *_: None)
             except DataError:
                 continue
             file = (PurePosixPath(folder) / name).as_posix()
             files[file] = [PurePosixPath(image) for image in islice(images, LOOKED_AT)]
-    by_split = _by_split(tree, files, "annotations")
+    by_split = one_per_split(tree, files, "annotations")
     splits: dict[str, dict[str, Any]] = {}
     for split, file in by_split.items():
         # By their names alone only where no whole path leads anywhere.
@@ -376,7 +263,7 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
     first = ""
     for folder, names in tree.ending(".xml"):
         # Not <annotations>, which is CVAT's.
-        if re.search(rb"<annotation[\s>]", searchable(tree.root / folder / names[0])[:1000]):
+        if re.search(rb"<annotation[\s>]", tree.text(folder, names[0])[:1000]):
             first = first or f"{folder}/{names[0]}"
             folders[folder] = _nearest(tree, folder, {os.path.splitext(name)[0] for name in names}, images)
     if not folders:
@@ -394,7 +281,7 @@ def _voc(tree: Tree, tasks: Collection[str]) -> Found | None:
         splits = {s: {**common, "image_set": name} for s, name in sets.items() if (tree.root / name).is_file()}
         lacking = "" if tasks or "masks" in common else ", without class maps in SegmentationClass"
         return Found("voc", splits or {"train": common}, f"Pascal VOC's XML in {folder}{lacking}", file=first)
-    by_split = _by_split(tree, folders, "annotations")
+    by_split = one_per_split(tree, folders, "annotations")
     splits = {split: {"images": folders[name], "annotations": name} for split, name in by_split.items()}
     return Found("voc", splits, f"Pascal VOC's XML in {listed(list(folders))}", file=first)
 
@@ -420,7 +307,7 @@ def _masks(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not pairs:
         return None
     names = {pairs[masks]: masks for masks in pairs}
-    by_split = _by_split(tree, names, "images")
+    by_split = one_per_split(tree, names, "images")
     splits = {split: {"images": folder, "masks": names[folder]} for split, folder in by_split.items()}
     if not splits:
         return None
@@ -496,7 +383,7 @@ def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
     if not saved:
         return None
     splits = {}
-    for split, folder in _by_split(tree, saved, "dataset").items():
+    for split, folder in one_per_split(tree, saved, "dataset").items():
         path = PurePosixPath(folder)
         # Several splits lie in the folder of a DatasetDict; one that was saved alone has no name.
         if "dataset_dict.json" in tree.files.get(path.parent.as_posix(), ()):
@@ -516,7 +403,7 @@ def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
 
 LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
     _huggingface,
-    _yolo,
+    recognise_yolo,
     _coco,
     _voc,
     _via,
@@ -528,6 +415,3 @@ LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
 
 UNSURE = ("masks", "instance_masks", "folders")
 """What is recognised by the names of files and folders alone."""
-
-LABELS = {"boxes": "detection", "polygons": "instance_segmentation", "points": "keypoint_detection"}
-"""The task that each kind of YOLO's labels is for."""

@@ -22,7 +22,7 @@ import numpy as np
 from rehead.data.readers.base import Report, refuse
 from rehead.data.readers.columns import Columns
 from rehead.errors import DataError, OutputError
-from rehead.files import atomic_path, cache_folder
+from rehead.files import atomic_path, cache_folder, json_text
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
@@ -104,7 +104,7 @@ def _keep(columns: Columns, path: Path, stamp: str) -> bool:
     places = {name: [array.dtype.str, array.shape, starts[name]] for name, array in arrays.items()}
     classes = None if columns.classes is None else columns.classes.to_json()
     about = {"stamp": stamp, "classes": classes, "listed": columns.listed, "arrays": places, "bytes": end}
-    header = json.dumps(about).encode()
+    header = json_text(about).encode()
     header += b" " * (-(len(MAGIC) + 8 + len(header)) % ALIGNMENT)
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:

@@ -6,15 +6,13 @@ import codecs
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 from rehead.errors import DataError
+from rehead.plain_yaml import YamlError, load_yaml
+from rehead.reading import contents, is_file, reading
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -24,41 +22,6 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 """Byte order marks; those of UTF-32 first, which begin as one of UTF-16 does."""
-
-
-@contextmanager
-def parsing(path: Path, what: str) -> Iterator[None]:
-    """Says of what file it was that somebody else's parser could not read something.
-
-    Parsers raise more than they say (RecursionError, ValueError for a date of the 40th, ...).
-
-    Args:
-        path: of the file.
-        what: should be in it, such as JSON.
-
-    Raises:
-        DataError: for whatever is raised inside.
-    """
-    try:
-        yield
-    except DataError:
-        raise
-    except RecursionError as error:
-        raise DataError(f"{path}: broken {what}: it is nested too deeply") from error
-    except Exception as error:
-        raise DataError(f"{path}: broken {what}: {error or type(error).__name__}") from error
-
-
-def contents(path: Path) -> bytes:
-    """All bytes of a file.
-
-    Raises:
-        DataError: naming the file, if it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def utf8_of(path: Path) -> bytes:
@@ -128,7 +91,7 @@ def xml_of(path: Path) -> ElementTree.Element:
     """
     data = contents(path)
     declared = re.match(rb"<\?xml[^>]*encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']", data[:200].lstrip())
-    with parsing(path, "XML"):
+    with reading(path, "broken XML"):
         if declared is None:
             return ElementTree.fromstring(text_of(path))
         # As text: the parser knows few encodings itself.
@@ -141,9 +104,10 @@ def yaml_of(path: Path) -> Any:
     Raises:
         DataError: naming the file, for broken YAML.
     """
-    text = text_of(path)
-    with parsing(path, "YAML"):
-        return yaml.safe_load(text)
+    try:
+        return load_yaml(text_of(path))
+    except YamlError as error:
+        raise DataError(f"{path}: broken YAML: {error}") from error
 
 
 def file_named(folder: Path, name: str) -> str:
@@ -164,22 +128,14 @@ def file_named(folder: Path, name: str) -> str:
     return next((one for one in tried if is_file(folder / one)), plain)
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; none has a name that cannot be one."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def wrong_name(name: str) -> str:
     """Why no file can have a name; empty if one can."""
     if not name.strip():
         return "is empty"
     try:
-        parts = os.fsencode(name).split(b"/")
+        encoded = os.fsencode(name)
     except UnicodeError:
         return "is no text"
     if "\0" in name:
         return "holds a NUL"
-    return "is too long" if max(map(len, parts)) > 255 or sum(map(len, parts)) > 4000 else ""
+    return "is too long" if len(encoded) > 4000 or max(map(len, encoded.split(b"/"))) > 255 else ""

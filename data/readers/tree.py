@@ -13,10 +13,11 @@ from typing import Any
 from rehead.configs.load import settles
 from rehead.configs.readers import READERS
 from rehead.data.pixels import SUFFIXES
-from rehead.data.readers.base import listed, split_of
+from rehead.data.readers.base import WORDS, inline, split_of
 from rehead.data.readers.missing import compared
-from rehead.data.readers.texts import file_named, is_file, utf8_of
-from rehead.errors import DataError
+from rehead.data.readers.texts import file_named, utf8_of
+from rehead.errors import DataError, listed
+from rehead.reading import is_file, open_file, walk
 
 MASK_WORDS = ("mask", "annot", "label", "segm", "gt", "ground")
 """Parts of the names of folders that hold masks."""
@@ -36,6 +37,7 @@ class Found:
         file: that made it this format, where `saw` names only its folder.
         more: other keys of the source, such as `values`.
         wrong: by name, the splits that a file says are somewhere where they are not: what to do about it.
+        unread: by name, why files that could hold annotations cannot be read.
         tasks: that it serves; all that its format does unless given.
     """
 
@@ -44,6 +46,7 @@ class Found:
     saw: str
     more: dict[str, Any] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     file: str = ""
 
@@ -58,15 +61,6 @@ class Found:
         return self.tasks or tuple(READERS.get(self.format).about["task"].split(", "))
 
 
-def leads_up(here: str, name: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    path = os.path.join(here, name)
-    if not os.path.islink(path):
-        return False
-    target = os.path.realpath(path)
-    return os.path.commonpath([target, os.path.realpath(here)]) == target
-
-
 @dataclass
 class Tree:
     """The files of a folder, by the relative name of the folder that they are in (`.` for itself).
@@ -75,20 +69,21 @@ class Tree:
         root: the folder.
         files: their names.
         said: what somebody has said of the splits, which need not be looked for then.
+        unread: by name, why a file that could hold annotations cannot be read.
     """
 
     root: Path
     files: dict[str, list[str]]
     said: Mapping[str, Any] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path, said: Mapping[str, Any] | None = None) -> Tree:
-        """Looks through a folder; hidden ones are skipped, and links that lead back up."""
-        files: dict[str, list[str]] = {}
-        for here, folders, names in os.walk(root, followlinks=True):
-            inside = Path(here).relative_to(root)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and not leads_up(here, name))
-            files[inside.as_posix()] = sorted(name for name in names if not name.startswith("."))
+        """Looks through a folder; hidden ones are skipped. A link to a folder that is inside stands for its files."""
+        walked = walk(root)
+        # The folders below are there once. What leads up is no place for files.
+        links = {link: first for link, first in walked.again.items() if not is_inside(link, first)}
+        files = walked.files | {link: walked.files[first] for link, first in links.items() if first in walked.files}
         return cls(root, files, said or {})
 
     def ending(self, *suffixes: str) -> Iterator[tuple[str, list[str]]]:
@@ -97,6 +92,19 @@ class Tree:
             found = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
             if found:
                 yield folder, found
+
+    def text(self, folder: str, name: str) -> mmap.mmap | bytes:
+        """What is in a file, to be searched; of one that cannot be read nothing, which is noted."""
+        path = self.root / folder / name
+        try:
+            return searchable(path)
+        except (DataError, OSError, ValueError) as error:
+            self.cannot_read(path, error)
+            return b""
+
+    def cannot_read(self, path: Path, error: Exception) -> None:
+        """Notes a file."""
+        self.unread[path.relative_to(self.root).as_posix()] = str(error).removeprefix(f"{path}: ")
 
     def images(self) -> dict[str, list[str]]:
         """Folders with images, and their names."""
@@ -167,6 +175,50 @@ class Tree:
         return found[0] if found else None
 
 
+def ways(found: Sequence[Found]) -> str:
+    """What there is to choose from, as it would be written."""
+    return "; ".join(
+        f"{one.saw} (data.format={one.format} "
+        + " ".join(f"data.{split}={inline(options)}" for split, options in one.splits.items())
+        + ")"
+        for one in found
+    )
+
+
+def one_per_split(tree: Tree, names: Collection[str], key: str) -> dict[str, str]:
+    """One path for each split; a single one that names none is for training.
+
+    Args:
+        tree: whose files they are.
+        names: the paths.
+        key: the option that they are; where somebody has said it, any will do.
+
+    Raises:
+        DataError: for two of one split, and several of which none says which it is.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_of(name) or ("train" if len(names) == 1 else None)
+        if split is None:
+            continue
+        if split in found and settles(tree.said, split, key):
+            continue
+        if split in found:
+            raise DataError(
+                f"{found[split]} and {name} both look like {split}; say which one (data.{split}.{key}={name}), or set "
+                "root to one data set"
+            )
+        found[split] = name
+    if names and not found and not any(settles(tree.said, split, key) for split in WORDS):
+        raise DataError(f"{listed(list(names))}: none of them says which split it is; write the splits out")
+    return found
+
+
+def is_inside(name: str, folder: str) -> bool:
+    """Whether a relative path is inside another."""
+    return folder == "." or name.startswith(f"{folder}/")
+
+
 def holds_masks(folder: str) -> bool:
     """Whether a folder is called as those of masks are."""
     return any(word in folder.lower() for word in MASK_WORDS)
@@ -174,7 +226,7 @@ def holds_masks(folder: str) -> bool:
 
 def searchable(path: Path) -> mmap.mmap | bytes:
     """The bytes of a text, in an encoding in which ASCII is ASCII; mapped, since only some are looked at."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         begin = file.read(4)
         if not begin:
             return b""

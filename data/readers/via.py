@@ -17,18 +17,18 @@ from rehead.data.readers.base import (
     UnusableError,
     code_for,
     existing,
-    listed,
     reason,
     refuse,
     watched,
 )
 from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.columns import LARGEST, Builder, Columns
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import is_file, parsing, utf8_of
+from rehead.data.readers.texts import utf8_of
 from rehead.data.readers.yolo import polygon_area
-from rehead.errors import DataError
+from rehead.errors import DataError, listed, quoted
+from rehead.reading import is_file, reading
 
 CORNERS = 64
 """Of the polygon that stands for a circle or an ellipse."""
@@ -82,14 +82,16 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
         DataError: as `ViaReader`.
     """
     data = utf8_of(path)
-    with parsing(path, "JSON"):
+    with reading(path, "broken JSON"):
         content: Any = msgspec.json.decode(data)
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)
-    if not isinstance(content, dict) or not all(
-        isinstance(entry, dict) and "filename" in entry and "regions" in entry for entry in content.values()
-    ):
-        raise DataError(f"{path}: not of the VGG Image Annotator: every image should have a filename and regions")
+    said = "not of the VGG Image Annotator: every image should have a filename and regions"
+    if not isinstance(content, dict) or (content and not any(map(_is_image, content.values()))):
+        raise DataError(f"{path}: {said}")
+    for key in [key for key, entry in content.items() if not _is_image(entry)]:
+        report("broken_annotation", path, f"image {quoted(key)}: {said}")
+        del content[key]
     if not content:
         raise DataError(f"{path}: no images")
     regions = {key: _regions(entry["regions"]) for key, entry in content.items()}
@@ -112,7 +114,10 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
         builder.image(name, str(entry["filename"]), size)
         for number, region in enumerate(regions[key], start=1):
             try:
-                points = _outline(region.get("shape_attributes"))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    points = _outline(region.get("shape_attributes"))
+                if not (np.abs(points) < LARGEST).all():
+                    raise UnusableError("negative_box", "a number that no image is large enough for")
                 label = _label(region.get("region_attributes"), attribute)
             except ValueError as error:
                 report(code_for(error), path, f"{entry['filename']}: region {number}: {error}")
@@ -129,9 +134,15 @@ def parse(path: Path, folder: Path, attribute: str | None = None, report: Report
     return builder.columns()
 
 
+def _is_image(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"filename", "regions"} <= entry.keys():
+        return False
+    return isinstance(entry["regions"], dict | list | None)
+
+
 def _regions(regions: Any) -> list[Mapping[str, Any]]:
     """VIA 1 numbers them, VIA 2 lists them."""
-    found = list(regions.values()) if isinstance(regions, dict) else regions or []
+    found = list(regions.values()) if isinstance(regions, dict) else regions if isinstance(regions, list) else []
     return [region if isinstance(region, dict) else {} for region in found]
 
 

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rehead.configs.readers import VocSplit
 from rehead.data.readers.base import (
@@ -27,7 +27,7 @@ from rehead.data.readers.masks import matched
 from rehead.data.readers.matching import matching_files, refuse_contested
 from rehead.data.readers.store import stored
 from rehead.data.readers.texts import lines_of, xml_of
-from rehead.errors import DataError
+from rehead.errors import DataError, quoted
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -72,6 +72,7 @@ class VocReader(ColumnReader):
         values: Mapping[str, int | Colour] | None = None,
         task: str = "",
         report: Report = refuse,
+        images_match: Literal["exact", "stem", "loose"] = "exact",
         **_: object,
     ) -> None:
         folder = existing(root, split.images, "images", folder=True)
@@ -82,7 +83,7 @@ class VocReader(ColumnReader):
         if maps:
             names = classes if classes or values else ["background", *CLASSES]
             meant = MaskValues(names, [*ignore_index, VOID], values, annotations)
-            columns = _maps(folder, annotations, image_set, report)
+            columns = _maps(folder, annotations, image_set, report, images_match)
             super().__init__(columns, folder, annotations, values=meant, mask_folder=annotations)
             return
         files = _selected(annotations, image_set, report)
@@ -95,8 +96,10 @@ class VocReader(ColumnReader):
         super().__init__(columns, folder, annotations, classes)
 
 
-def _maps(folder: Path, masks: Path, image_set: Path | None, report: Report) -> Columns:
-    pairs = matched(folder, masks, partial=True, report=report)
+def _maps(
+    folder: Path, masks: Path, image_set: Path | None, report: Report, how: Literal["exact", "stem", "loose"]
+) -> Columns:
+    pairs = matched(folder, masks, partial=True, report=report, how=how)
     by_stem = {PurePosixPath(image).with_suffix("").as_posix(): (image, mask) for image, mask in pairs}
     if image_set is not None:
         by_stem = {stem: by_stem[stem] for stem in _names(image_set, by_stem, masks, report)}
@@ -227,10 +230,29 @@ def _size(root: ElementTree.Element) -> tuple[float, float] | None:
     return (height, width) if height and width else None
 
 
-def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
-    name = (element.findtext("name") or "").strip()
-    if not name:
+NAMES = ("name", "class_name", "category_name", "label", "class", "category", "class_id", "category_id")
+"""What tools call the class of an object, VOC's own first; ids only where nothing is called by a name."""
+
+
+def _class_name(element: ElementTree.Element) -> str:
+    """The class of an object.
+
+    Raises:
+        ValueError: for none, and for two different names.
+    """
+    said = {tag: text for tag in NAMES if (text := (element.findtext(tag) or "").strip())}
+    if not said:
         raise ValueError("no <name>")
+    # Where one is a number, it is the id of what another one names.
+    words = {tag: text for tag, text in said.items() if not tag.endswith("_id") and not text.isdecimal()}
+    if len(set(words.values())) > 1:
+        both = " and ".join(f"<{tag}> is {quoted(text)}" for tag, text in words.items())
+        raise ValueError(f"its class is not clear: {both}")
+    return next(iter((words or said).values()))
+
+
+def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
+    name = _class_name(element)
     found = {}
     for side in ("xmin", "ymin", "xmax", "ymax"):
         text = element.findtext(f"bndbox/{side}")
@@ -238,7 +260,7 @@ def _object(element: ElementTree.Element) -> tuple[str, Box, bool]:
             raise ValueError(f"<bndbox> has no <{side}>")
         number = finite(text)
         if number is None:
-            raise ValueError(f"<{side}> is {text.strip()!r}, not a number")
+            raise ValueError(f"<{side}> is {quoted(text.strip())}, not a number")
         found[side] = number
     # From the outer edge of the first pixel to that of the last. Files that count from 0 lose no more than a pixel.
     # Rounded, since 1.01 - 1 is more than 0.01.

@@ -10,11 +10,11 @@ from typing import Any
 from rehead.configs.readers import FromTrainSplit
 from rehead.configs.schema import SourceOptions
 from rehead.data.readers import SPLITS, open_reader
-from rehead.data.readers.base import listed
 from rehead.data.readers.part import name_of, part, present_classes
-from rehead.errors import DataError
+from rehead.errors import DataError, listed
 from rehead.files import atomic_folder
-from rehead.progress import say
+from rehead.reading import folder_named
+from rehead.terminal import say
 
 
 def write_split(
@@ -47,7 +47,7 @@ def write_split(
     given: dict[str, Any] = source.model_dump(
         mode="json", exclude_defaults=True, include={*SourceOptions.model_fields, "scale"}
     )
-    root = Path(source.root).expanduser()
+    root = folder_named(source.root)
     alone = source.model_copy(update=dict.fromkeys(shares))
     whole = open_reader(alone, "train", task=task)
     drawn = {split: FromTrainSplit(from_train=share, seed=seed) for split, share in shares.items()}

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +24,6 @@ from rehead.data.readers.base import (
     code_for,
     existing,
     image_names,
-    listed,
     reason,
     refuse,
     watched,
@@ -31,13 +31,19 @@ from rehead.data.readers.base import (
 )
 from rehead.data.readers.column_reader import ColumnReader
 from rehead.data.readers.columns import Builder, Columns
+from rehead.data.readers.missing import How, alike, say_matched
 from rehead.data.readers.passed_over import passed_over, say_passed_over
 from rehead.data.readers.store import stored
-from rehead.data.readers.texts import file_named, is_file, lines_of, text_of, wrong_name, yaml_of
-from rehead.errors import ConfigError, DataError
+from rehead.data.readers.texts import file_named, lines_of, text_of, wrong_name, yaml_of
+from rehead.errors import ConfigError, DataError, listed, quoted
+from rehead.reading import is_file, is_folder, is_there, names_in
 from rehead.types import Classes
 
 logger = logging.getLogger("rehead")
+
+
+MOST_POINTS = 10_000
+"""Of an object, as nobody has them."""
 
 
 class YoloReader(ColumnReader):
@@ -60,6 +66,8 @@ class YoloReader(ColumnReader):
         DataError: naming the file and the line, for what is no label, and classes without a name.
     """
 
+    shares = True
+
     def __init__(
         self,
         split: YoloSplit,
@@ -67,6 +75,7 @@ class YoloReader(ColumnReader):
         classes: Sequence[str] | None = None,
         report: Report = refuse,
         optional: Collection[str] | None = (),
+        images_match: Literal["exact", "stem", "loose"] = "exact",
         **_: object,
     ) -> None:
         root = root.absolute()
@@ -81,14 +90,20 @@ class YoloReader(ColumnReader):
         if not images:
             raise DataError(f"{source}: no images")
         labels = _label_files(folder, images, root, split, report) if is_list else _beside(folder, images, root, split)
-        if not any(map(is_file, labels)):
-            raise DataError(f"{source}: no image has a label file, such as {labels[0]}; set labels to their folder")
+        found = {} if images_match == "exact" else similar_labels(labels, images_match)
+        if report is refuse and images_match != "exact":
+            say_matched(source, {str(path): str(label) for path, label in found.items()}, len(images), images_match)
+        labels = [found.get(path, path) for path in labels]
+        if not any(map(is_there, labels)):
+            loose = len(similar_labels(labels, "loose"))
+            cure = f"; data.images_match=loose finds those of {loose}" if loose else "; set labels to their folder"
+            raise DataError(f"{source}: no image has a label file, such as {labels[0]}{cure}")
         file = root / split.names
-        named = class_names(file) if file.is_file() else None
+        named = class_names(file) if is_there(file) else None
         if named is None and classes is None:
             raise DataError(f"{file}: no such file to name the classes, and no data.classes")
         known = named or Classes(tuple(classes or ()))
-        lacking = [not is_file(path) for path in labels]
+        lacking = [not is_there(path) for path in labels]
         count = sum(lacking)
         if split.missing_labels == "error" or report is not refuse:
             for name, path, lacks in zip(images, labels, lacking, strict=True):
@@ -101,7 +116,7 @@ class YoloReader(ColumnReader):
             labels = [path for path, lacks in zip(labels, lacking, strict=True) if not lacks]
             lacking = [False] * len(images)
         columns = stored(
-            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels}",
+            f"yolo {source.absolute()} {split.labels} {known} {split.missing_labels} {images_match}",
             [*filter(is_file, (folder / name for name in images)), *filter(is_file, labels)],
             lambda: parse(folder, images, labels, known, report),
             report,
@@ -128,11 +143,15 @@ def class_names(path: Path) -> Classes:
     if shape is None:
         return classes
     try:
+        if not 0 < int(shape[0]) <= MOST_POINTS:
+            raise ValueError(f"an object has 1 to {MOST_POINTS} points")
         flipped = [int(place) for place in content.get("flip_idx") or ()]
         pairs = tuple((here, there) for here, there in enumerate(flipped) if here < there)
         return Classes(classes.names, classes.ids, tuple(str(n) for n in range(int(shape[0]))), pairs)
     except (TypeError, ValueError, LookupError, ConfigError) as error:
-        raise DataError(f"{path}: kpt_shape {shape!r} with flip_idx {content.get('flip_idx')!r}: {error}") from error
+        raise DataError(
+            f"{path}: kpt_shape {quoted(shape)} with flip_idx {quoted(content.get('flip_idx'))}: {error}"
+        ) from error
 
 
 def listed_images(path: Path, root: Path) -> list[str]:
@@ -193,6 +212,16 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
+def similar_labels(labels: Sequence[Path], how: How) -> dict[Path, Path]:
+    """By label files that are not there, those of their folder that are like them; see `alike`."""
+    taken = set(labels)
+    absent = {str(path.with_suffix("")): path for path in labels if not is_there(path)}
+    folders = dict.fromkeys(path.parent for path in absent.values())
+    there = [folder / name for folder in folders if is_folder(folder) for name in names_in(folder)]
+    free = [str(path.with_suffix("")) for path in there if path.suffix == ".txt" and path not in taken]
+    return {absent[name]: Path(f"{file}.txt") for name, file in alike(list(absent), free, how).items()}
+
+
 def parse(
     folder: Path, images: Sequence[str], labels: Sequence[Path], classes: Classes, report: Report = refuse
 ) -> Columns:
@@ -207,11 +236,11 @@ def parse(
         try:
             size = image_size(folder / name)
         except DataError as error:
-            code = "unreadable_image" if is_file(folder / name) else "missing_image"
+            code = "unreadable_image" if is_there(folder / name) else "missing_image"
             report(code, folder / name, reason(error, folder / name))
             continue
         builder.image(name, PurePosixPath(name).with_suffix("").as_posix(), size)
-        if not is_file(path):
+        if not is_there(path):
             continue
         try:
             text = text_of(path)

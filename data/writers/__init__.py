@@ -17,6 +17,7 @@ from rehead.data.writers.voc import write_voc
 from rehead.data.writers.yolo import write_yolo
 from rehead.errors import DataError
 from rehead.files import atomic_folder, write_text
+from rehead.reading import is_file
 
 WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
     "coco": write_coco,
@@ -70,7 +71,7 @@ def write(
         way = "use --to folders" if content.labels else "which folders are for; use --to coco, yolo, voc or masks"
         raise DataError(f"{content.source}: holds {held}; {way}")
     for reader, rows in content.splits.values():
-        lacking = next((path for row in rows if not (path := reader[row].path).is_file()), None)
+        lacking = next((path for row in rows if not is_file(path := reader[row].path)), None)
         if lacking is not None:
             raise DataError(f"{lacking}: no such file; {whereabouts(reader)}")
     notes: Notes = Notes()

@@ -22,6 +22,7 @@ from rehead.data.readers.part import PartReader
 from rehead.data.sample import Sample
 from rehead.errors import DataError, OutputError
 from rehead.progress import Progress
+from rehead.reading import is_file
 from rehead.types import Classes
 
 NO_UTF8 = re.compile("[\ud800-\udfff]")
@@ -177,7 +178,7 @@ class Content:
         """
         target = folder / picture.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not picture.path.is_file():
+        if not is_file(picture.path):
             raise DataError(f"{picture.path}: no such file")
         if not self.link:
             shutil.copyfile(picture.path, target)
@@ -282,7 +283,11 @@ def _things(reader: ColumnReader, row: int, label_of: NDArray[np.int64]) -> list
 
 
 def _free(name: str, stems: bool, taken: set[str]) -> str:
-    """A relative name that is not taken, the image's own if possible. Hidden files would not be found again."""
+    """A relative name that is not taken, the image's own if possible.
+
+    Hidden files would not be found again, and a line break or what is not UTF-8 has no place in a list of names.
+    """
+    name = "".join(one if one.isprintable() else "_" for one in name)
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or any(part.endswith(":") for part in path.parts):
         path = PurePosixPath(path.name)

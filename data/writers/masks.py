@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from rehead.data.draw import colour_of
-from rehead.data.instance_masks import code_of, decode
+from rehead.data.instance_masks import code_of, decode, outline_of
 from rehead.data.writers.content import Content, Notes, Picture, Thing
 from rehead.errors import DataError
 from rehead.types import Classes, ignore_of
@@ -95,7 +94,7 @@ def _painted(picture: Picture, free: int, notes: Notes) -> NDArray[np.int64]:
                 f"{picture.path}: an object has a box only, and no outline to paint; masks are made of outlines"
             )
         try:
-            mask = decode([code_of(msgspec.json.decode(thing.segmentation), picture.size)], picture.size)[0] != 0
+            mask = decode([code_of(outline_of(thing.segmentation), picture.size)], picture.size)[0] != 0
         except ValueError as error:
             raise DataError(f"{picture.path}: a segmentation cannot be read: {error}") from error
         under = painted[mask]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.instance_masks import code_of, decode
+from rehead.data.instance_masks import code_of, decode, outline_of, wrong_segmentation
 from rehead.data.pixels import image_size
 from rehead.data.writers.content import Content, Notes, Picture, Thing
 from rehead.data.writers.outlines import joined, outlines
@@ -106,7 +105,13 @@ def _line(thing: Thing, picture: Picture, points: int, notes: Notes) -> str:
 
 def _polygon(thing: Thing, picture: Picture, notes: Notes) -> NDArray[np.float64] | None:
     """The outline as one polygon; None where there is none."""
-    segmentation = msgspec.json.decode(thing.segmentation)
+    try:
+        segmentation = outline_of(thing.segmentation)
+        problem = wrong_segmentation(segmentation, picture.size) if segmentation else ""
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise DataError(f"{picture.path}: a segmentation cannot be read: {problem}")
     if not segmentation:
         return None
     if isinstance(segmentation, list):

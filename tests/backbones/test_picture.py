@@ -113,7 +113,7 @@ def test_other_endings_are_refused_before_anything_is_drawn(tmp_path: Path) -> N
 
 def test_the_command_draws(tmp_path: Path, rehead_command: Callable[..., Any]) -> None:
     for options in ([], ["--plain"], ["--shortcut", "A"]):
-        outcome = rehead_command("backbones", "resnet18", *options, "--picture", tmp_path / "net.png")
+        outcome = rehead_command("backbones", "resnet18", *options, "--picture", tmp_path / "net.png", "--overwrite")
         assert outcome.code == 0, outcome
         assert "net.png" in outcome.err
         assert Image.open(tmp_path / "net.png").height > 500

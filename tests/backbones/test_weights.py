@@ -151,7 +151,7 @@ def test_a_partly_loaded_backbone_is_reported_loudly(tmp_path: Path, caplog: pyt
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "layer3.0.conv1.weight (32, 16, 1, 1) in the file, (32, 16, 3, 3) wanted" in caplog.text
     assert "missing in the file, left random (25): layer4.0.conv1.weight, " in caplog.text
-    assert ", and 17 more" in caplog.text
+    assert " and 15 more" in caplog.text
     assert torch.equal(backbone.layer3[0].conv2.weight, state["layer3.0.conv2.weight"])
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such weights file"):
+    with pytest.raises(WeightsError, match="is a folder, not a weights file"):
         resnet(f"{tmp_path}/")
 
 

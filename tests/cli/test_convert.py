@@ -167,8 +167,7 @@ def test_lists_of_a_split_become_no_class(tmp_path: Path, rehead_command) -> Non
     lists = tmp_path / "photos_splits"
     assert yaml.safe_load(outcome.out)["data"]["val"] == {"from_train": str(lists / "val.txt")}
     outcome = rehead_command("data", "split", root, "--val", 0.5, "--out", root / "lists")
-    assert outcome.code == 2
-    assert "among the classes" in outcome.err
+    assert (outcome.code, (root / "lists").exists()) == (2, False)
 
 
 def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:
@@ -193,7 +192,7 @@ def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=said):
             opened(**lists)
-    with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.txt: no such file"):
         opened(gone="")
     with pytest.raises(ConfigError, match="both shares, or both text files"):
         load_config({"data": {**data, "val": {"from_train": "val.txt"}, "test": {"from_train": 0.1}}})

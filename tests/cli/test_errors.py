@@ -59,7 +59,8 @@ def test_evaluate(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path)
 def test_predict(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     out = tmp_path / "out"
     refused(rehead_command("predict", checkpoint, tmp_path / "no.jpg", "--out", out), "no such image", "no.jpg")
-    refused(rehead_command("predict", checkpoint, tmp_path, "--out", out), "no image in")
+    (tmp_path / "empty").mkdir()
+    refused(rehead_command("predict", checkpoint, tmp_path / "empty", "--out", out), "no image in")
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     refused(rehead_command("predict", checkpoint, tmp_path / "broken.jpg", "--out", out), "none of the 1 images")
     refused(rehead_command("predict", checkpoint))

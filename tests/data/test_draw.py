@@ -71,7 +71,7 @@ def test_names_never_cover_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes[:, 2:] += boxes[:, :2]
     draw.draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, np.arange(40), NAMES, np.linspace(0, 1, 40))
     assert len(taken) > 10
-    assert not any(draw._overlap(a, b) for i, a in enumerate(taken) for b in taken[:i])
+    assert not any(draw._overlaps(a, np.array(taken[:i]).reshape(-1, 4)) for i, a in enumerate(taken))
 
 
 def test_names_never_cover_small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_names_never_cover_small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = np.concatenate([small, [(0, 0, 400, 400)]])
     draw.draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, np.arange(len(boxes)) % 80, NAMES)
     assert taken
-    assert not any(draw._overlap(place, tuple(box)) for place in taken for box in small.tolist())
+    assert not any(draw._overlaps(place, small) for place in taken)
 
 
 def test_class_maps_are_coloured_with_a_legend_of_what_occurs() -> None:
@@ -204,3 +204,63 @@ def test_many_masks_on_one_place_hide_the_image_no_more_than_one() -> None:
     one = draw.draw_instances(image, masks[:1], np.zeros(1, int))
     many = draw.draw_instances(image, masks, np.zeros(8, int))
     np.testing.assert_array_equal(many, one)
+
+
+class TestHostileSizes:
+    @pytest.mark.parametrize("name", ["x" * 100_000, "a\nb" * 9, "\u202e\0\x1b[2J", "\ud800", "", "\u732b" * 5000])
+    def test_any_name_can_be_drawn_and_is_cut_to_what_fits(self, name: str) -> None:
+        image = np.zeros((400, 400, 3), np.uint8)
+        box, label = np.array([[50, 100, 300, 350]]), np.array([0])
+        assert draw.draw_boxes(image, box, label, [name], np.ones(1)).shape == (400, 400, 3)
+        assert draw.draw_label(image, name).shape == (400, 400, 3)
+        assert draw.draw_semantic(image, np.zeros((400, 400), np.uint8), [name]).shape[0] < 500
+        assert draw.draw_classes(image, [0], [name]).shape[0] < 500
+
+    def test_cutting_a_name_measures_it_a_few_times_not_once_for_each_of_its_characters(self) -> None:
+        measured: list[int] = []
+
+        class Font:
+            def getlength(self, text: str) -> float:
+                measured.append(len(text))
+                return 10.0 * len(text)
+
+        assert draw._shortened("x" * 100_000, Font(), 105) == "x" * 9 + "…"
+        assert len(measured) < 20
+        assert max(measured) < 1000
+
+    def test_a_picture_of_a_very_large_image_is_smaller_and_its_boxes_are_where_they_were(self) -> None:
+        image = np.zeros((1000, 5 * draw.LARGEST, 3), np.uint8)
+        box = np.array([[10_000.0, 200, 15_000, 800]])
+        picture = draw.draw_boxes(image, box, np.array([4]), NAMES)
+        assert picture.shape == (200, draw.LARGEST, 3)
+        for y, x in ((40, 2500), (159, 2500), (100, 2000), (100, 2999)):
+            assert tuple(picture[y, x].tolist()) == draw.colour_of(4)
+
+    def test_so_are_masks_and_points_and_class_maps(self) -> None:
+        image = np.zeros((100, 2 * draw.LARGEST, 3), np.uint8)
+        semantic = np.zeros((100, 2 * draw.LARGEST), np.uint8)
+        semantic[:, draw.LARGEST :] = 1
+        under = draw.draw_instances(image, semantic[None], np.array([4]))
+        assert under.shape == (50, draw.LARGEST, 3)
+        assert under[25, draw.LARGEST // 2 - 9].max() == 0
+        assert under[25, draw.LARGEST // 2 + 9].max() > 0
+        boxed = draw.draw_boxes(under, np.array([[0.0, 0, 200, 100]]), np.array([4]), NAMES, size=image.shape)
+        assert tuple(boxed[25, 99].tolist()) == draw.colour_of(4)
+        pointed = draw.draw_keypoints(under, np.array([[[8000.0, 50, 1]]]), image.shape)
+        assert pointed[25, 4000].tolist() == list(draw.colour_of(0))
+        assert draw.draw_semantic(image, semantic, ["a", "b"]).shape[1] == draw.LARGEST
+
+    def test_thousands_of_boxes_are_drawn_with_the_names_of_the_best(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        named: list[str] = []
+        monkeypatch.setattr(draw, "_tag", lambda pen, size, box, text, *_: named.append(text))
+        count = 3000
+        boxes = np.tile([[1.0, 1, 300, 300]], (count, 1))
+        scores = np.linspace(0, 1, count)
+        draw.draw_boxes(np.zeros((400, 400, 3), np.uint8), boxes, np.zeros(count, int), ["a"], scores)
+        assert len(named) == draw.MOST_NAMES
+        assert named[0] == "a 1.00"
+
+    def test_a_legend_of_thousands_of_classes_says_how_many_more_there_are(self) -> None:
+        labels = list(range(30_000))
+        picture = draw.draw_classes(np.zeros((400, 400, 3), np.uint8), labels, [f"class {n}" for n in labels])
+        assert picture.shape[0] < 4000

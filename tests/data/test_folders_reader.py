@@ -84,9 +84,9 @@ def test_listed_classes_decide_the_labels_and_may_be_empty(tmp_path: Path) -> No
 
 def test_classes_and_folders_that_differ_are_named_with_near_matches(tmp_path: Path) -> None:
     fill(tmp_path, "cat/a.png", "dogs/b.png")
-    with pytest.raises(DataError, match=r"class 'dog' has no folder; did you mean 'dogs'\?") as caught:
+    with pytest.raises(DataError, match=r"no folder of class 'dog'; did you mean 'dogs'\?") as caught:
         reader(tmp_path, ["cat", "dog"])
-    assert "folder 'dogs' is not among the classes; did you mean 'dog'?" in str(caught.value)
+    assert "not among the classes: folder 'dogs'; did you mean 'dog'?" in str(caught.value)
 
 
 def test_a_folder_without_images_is_no_class(tmp_path: Path) -> None:

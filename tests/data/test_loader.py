@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,16 @@ from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
 from rehead.data.augment import Augment
-from rehead.data.loader import MOST_WORKERS, BatchSampler, Key, Loader, evaluation_loader, make_loader, workers_for
+from rehead.data.loader import (
+    MOST_WORKERS,
+    BatchSampler,
+    Key,
+    Loader,
+    evaluation_loader,
+    make_loader,
+    says_why_workers_end,
+    workers_for,
+)
 from rehead.data.readers.base import Reader
 from rehead.data.readers.coco import CocoReader
 from rehead.data.readers.folders import FoldersReader
@@ -274,6 +286,65 @@ def test_a_broken_image_reaches_the_user_by_its_message_alone(boxes: CocoReader,
     assert str(caught.value).startswith(f"{broken}: the image is damaged or cut short")
     assert "Traceback" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Dying:
+    """A reader whose process is ended by the system at an image."""
+
+    def __init__(self, reader: CocoReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int, *further: Any) -> Any:
+        if index == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.reader.read(index, *further)
+
+
+def test_a_worker_that_the_system_ends_is_said_with_what_to_do(boxes: CocoReader) -> None:
+    loader = evaluation_loader(Dying(boxes), resize=DETECTION, batch_size=2, workers=1)  # type: ignore[arg-type]
+    with (
+        pytest.raises(
+            DataError, match=r"ended from outside \(DataLoader worker.*memory.*data\.workers=1.* Go on so\.$"
+        ),
+        says_why_workers_end(" Go on so."),
+        closing(loader),
+    ):
+        list(loader)
+
+
+@pytest.mark.parametrize("what", ["semaphores", "memory"])
+@pytest.mark.parametrize("training", [True, False])
+def test_without_room_in_dev_shm_images_are_read_in_this_process(
+    boxes: CocoReader, what: str, training: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever of it comes first: the semaphores of queues between processes, or the memory for batches."""
+
+    def full(*arguments: Any, **named: Any) -> Any:
+        if what == "semaphores":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if arguments == (0,):
+            return torch.zeros(0, dtype=torch.uint8)
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    def begun(workers: int) -> Loader[Any]:
+        if training:
+            return started(boxes, 0, workers)
+        return evaluation_loader(boxes, resize=DETECTION, batch_size=2, workers=workers)
+
+    expected = [batch.pixels for batch, _ in begun(0)]
+    target = "multiprocessing.synchronize.SemLock.__init__" if what == "semaphores" else "rehead.data.transport._shared"
+    loader = begun(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(target, full)
+        found = [batch.pixels for batch, _ in loader]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert "/dev/shm is full" in caplog.text
+    assert "--shm-size" in caplog.text
+    assert len(list(loader)) == len(expected)
+    assert not children()
 
 
 def test_evaluation_gives_annotations_as_they_are(boxes: CocoReader) -> None:

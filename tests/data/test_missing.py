@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 from PIL import Image
 
 from rehead.configs.load import load_config
-from rehead.configs.readers import CocoSplit
+from rehead.configs.readers import CocoSplit, InstanceMasksSplit, MasksSplit, YoloSplit
 from rehead.configs.schema import DataOptions
 from rehead.data.check.before_training import refuse_broken
 from rehead.data.check.findings import Findings
@@ -102,8 +102,22 @@ class TestWhereTheyAre:
     def test_else_folders_of_images_that_nobody_lists(self, tmp_path: Path) -> None:
         images(tmp_path, "images/x.png", "photos/1.png", "photos/2.png", "other/3.png")
         coco(tmp_path / "train.json", "x.png", "a.png")
-        said = "images that this annotation does not list are in photos (2 images), other (1 images);"
+        said = "images that no annotation lists are in photos (2 images), other (1 images);"
         assert said in self.message(tmp_path)
+
+    def test_of_all_annotation_files_of_the_data_set(self, tmp_path: Path) -> None:
+        images(tmp_path, "images/x.png", "photos/1.png", "photos/2.png", "other/3.png")
+        coco(tmp_path / "train.json", "x.png", "a.png")
+        coco(tmp_path / "val.json", "photos/1.png", "photos/2.png")
+        own = {"images": "images", "annotations": "train.json"}
+        data = DataOptions(
+            format="coco",
+            root=str(tmp_path),
+            train=CocoSplit(**own),
+            val=CocoSplit(images=".", annotations="val.json"),
+        )
+        with pytest.raises(DataError, match=r"images that no annotation lists are in other \(1 images\);"):
+            refuse_broken(open_reader(data, "train"), "data.train", {"detection"}, learn=True)
 
     def test_the_check_says_it_once(self, tmp_path: Path) -> None:
         images(tmp_path, "images/x.png", "images/a_png.jpg")
@@ -179,3 +193,63 @@ class TestAFolderInsideADataSet:
         raw = {"task": "detection", "model": {"head": "faster_rcnn"}}
         data = {"format": "auto", "root": str(tmp_path / "data/images/train")}
         assert len(open_reader(load_config({**raw, "data": {**data, "val": None}}).data, "train")) == 1
+
+
+class TestLabelsAndMasks:
+    """Those of YOLO and of class maps and instance maps are matched as images are."""
+
+    NAMES: ClassVar = {"stem": ("a.png", "a.png.txt"), "loose": ("a.png", "a_png.rf.0123456789ab.txt")}
+
+    @pytest.mark.parametrize("how", ["stem", "loose"])
+    def test_labels(self, how: Literal["stem", "loose"], tmp_path: Path) -> None:
+        image, label = self.NAMES[how]
+        images(tmp_path, f"images/{image}", "images/b.png")
+        for name in (label, "b.txt"):
+            (tmp_path / "labels").mkdir(exist_ok=True)
+            (tmp_path / "labels" / name).write_text("0 0.5 0.5 0.5 0.5\n" * (1 + (name == label)))
+        (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+        found = {
+            match: open_reader(
+                DataOptions(format="yolo", root=str(tmp_path), train=YoloSplit(images="images"), images_match=match),
+                "train",
+            )
+            for match in ("exact", how)
+        }
+        assert [len(sample.boxes) for sample in found["exact"] if sample.boxes is not None] == [0, 1]
+        assert [len(sample.boxes) for sample in found[how] if sample.boxes is not None] == [2, 1]
+        codes = [one.code for one in check_data(tmp_path, {"data.images_match": how}).findings]
+        assert not {"missing_label_file", "label_without_image"} & set(codes)
+
+    def test_labels_of_none_say_what_would_match(self, tmp_path: Path) -> None:
+        images(tmp_path, "images/a.png")
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels/A.txt").write_text("0 0.5 0.5 0.5 0.5")
+        (tmp_path / "data.yaml").write_text("names: [cat]")
+        data = DataOptions(format="yolo", root=str(tmp_path), train=YoloSplit(images="images"))
+        with pytest.raises(DataError, match=r"no image has a label file.*data\.images_match=loose finds those of 1"):
+            open_reader(data, "train")
+
+    @pytest.mark.parametrize(("form", "split"), [("masks", MasksSplit), ("instance_masks", InstanceMasksSplit)])
+    def test_masks(self, form: str, split: type[MasksSplit | InstanceMasksSplit], tmp_path: Path) -> None:
+        images(tmp_path, "images/a.png", "images/b.png", "masks/A.rf.0123456789ab.png", "masks/b_mask.png")
+        for path in (tmp_path / "masks").iterdir():
+            Image.new("L", (32, 24), 1).save(path)
+        own = split(images="images", masks="masks")
+        more = {"classes": ["x", "y"]} if form == "masks" else {}
+        data = DataOptions(format=form, root=str(tmp_path), train=own, **more)
+        with pytest.raises(DataError, match=r"a\.png: no mask.*data\.images_match=loose finds those of 1"):
+            open_reader(data, "train")
+        reader = open_reader(data.model_copy(update={"images_match": "loose"}), "train")
+        assert [Path(sample.path).name for sample in reader] == ["a.png", "b.png"]
+
+    def test_two_that_fit_one_are_given_to_none(self, tmp_path: Path) -> None:
+        images(tmp_path, "images/a.png", "images/A.png", "masks/a.rf.0123456789ab.png")
+        data = DataOptions(
+            format="masks",
+            root=str(tmp_path),
+            train=MasksSplit(images="images", masks="masks"),
+            images_match="loose",
+            classes=["x"],
+        )
+        with pytest.raises(DataError, match=r"no mask .*, as for 2 of 2 images"):
+            open_reader(data, "train")

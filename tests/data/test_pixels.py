@@ -196,3 +196,24 @@ def test_a_maximum_that_decoders_do_not_heed_is_an_error(tmp_path: Path) -> None
     (tmp_path / "a.pgm").write_bytes(b"P5 # ten bits\n4 2\n1023\n" + bytes(16))
     with pytest.raises(DataError, match=r"a\.pgm: its maximum is 1023"):
         read_image(tmp_path / "a.pgm", 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".tiff"])
+def test_an_image_that_memory_cannot_hold_is_not_called_damaged_or_unknown(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / f"a{suffix}", NOISE)
+
+    def short(*arguments: object, **named: object) -> None:
+        error = cv2.error("Failed to allocate 1200000000 bytes")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    def shorter(*arguments: object, **named: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cv2, "imdecode", short)
+    monkeypatch.setattr(Image.Image, "convert", shorter)
+    monkeypatch.setattr("rehead.data.tiff.read", shorter)
+    with pytest.raises(DataError, match=r"a\.\w+: there is not enough memory for this image; cut it into tiles"):
+        read_image(path)

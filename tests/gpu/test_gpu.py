@@ -20,9 +20,10 @@ from rehead.configs.schema import AverageOptions, OptimizerOptions, ScheduleOpti
 from rehead.data.drawn import write_scenes
 from rehead.tasks.model import Model, build_model
 from rehead.tasks.train import train
-from rehead.training.checkpoints import read_resume, read_tensors
+from rehead.training.checkpoints import read_tensors
 from rehead.training.engine import build_accelerator, compile_for_training, repeatable, seed_step
 from rehead.training.loop import Batch, fit
+from rehead.training.resume import read_resume
 from rehead.training.schedule import build_optimizer
 
 pytestmark = pytest.mark.gpu

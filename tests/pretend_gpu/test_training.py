@@ -17,7 +17,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from rehead.backbones import build_backbone
 from rehead.configs.base import HeadOptions
-from rehead.training.checkpoints import read_resume, read_tensors
+from rehead.training.checkpoints import read_tensors
+from rehead.training.resume import read_resume
 
 IMAGES = 4
 

@@ -19,10 +19,10 @@ from rehead.configs.load import load_config
 from rehead.data.drawn import MASK_CLASSES, SHAPES
 from rehead.data.readers import JoinedReader, open_data
 from rehead.errors import BuildError, ConfigError, DataError
-from rehead.progress import console
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.model import Model, from_config
 from rehead.tasks.train import train
+from rehead.terminal import console
 from rehead.types import Classes
 
 HEADS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,8 @@ from rehead.data.drawn import write_scenes
 from rehead.errors import TrainingError
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.train import train
-from rehead.training.checkpoints import read_resume, read_tensors
+from rehead.training.checkpoints import read_tensors
+from rehead.training.resume import read_resume
 
 pytestmark = pytest.mark.slow
 

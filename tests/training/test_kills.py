@@ -17,7 +17,8 @@ import pytest
 import torch
 from run_process import run, start
 
-from rehead.training.checkpoints import read_resume, read_tensors
+from rehead.training.checkpoints import read_tensors
+from rehead.training.resume import read_resume
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,11 @@ from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOption
 from rehead.errors import ConfigError, DataError, RunStoppedError, TrainingError
 from rehead.training import checkpoints, stopping
 from rehead.training.averaging import WeightAverage
-from rehead.training.checkpoints import read_metadata, read_resume, read_tensors
+from rehead.training.checkpoints import read_metadata, read_tensors
 from rehead.training.engine import build_accelerator, choose_device
 from rehead.training.loop import Batch, fit
 from rehead.training.metrics import MetricsLog
+from rehead.training.resume import read_resume, save_resume
 from rehead.training.schedule import build_optimizer, rate
 from rehead.training.stopping import StopSignals
 from rehead.types import Frame, ImageBatch, Target
@@ -370,6 +371,37 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_whole(
     assert read_tensors(tmp_path / "last.safetensors")
     # The step that could not be copied for use was already committed.
     assert read_resume(tmp_path / "resume.pt")["state"]["step"] == 8
+
+
+def test_a_disk_that_is_full_for_the_commit_is_said_by_the_system_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own error of a write that fails is about positions in the file."""
+    run(ToyJob(stop_at=None), tmp_path, max_steps=4)
+    before = (tmp_path / "resume.pt").read_bytes()
+    genuine = Path.open
+
+    def full(self: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        # The device that is always full.
+        return genuine(Path("/dev/full") if self.suffix == ".pt" and mode == "wb" else self, mode, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(TrainingError, match=r"resume\.pt: No space left on device.*make room and go on with"):
+        run(ToyJob(), tmp_path, resume=True, max_steps=8)
+    assert (tmp_path / "resume.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_error_that_is_no_full_disk_is_not_taken_for_one(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        save_resume(tmp_path / "resume.pt", {"model": Stopping()})
+
+
+class Stopping:
+    """As if a worker were found dead while a checkpoint is written."""
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 
 
 def test_resuming_without_a_run_or_from_a_broken_file_is_said(tmp_path: Path) -> None:

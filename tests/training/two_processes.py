@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rehead.cli import main
 from rehead.heads import build_head
-from rehead.progress import console
 from rehead.tasks.model import Model, build_model, head_options
 from rehead.tasks.train import train
+from rehead.terminal import console
 from rehead.training import sharding
-from rehead.training.checkpoints import read_resume
 from rehead.training.loop import Loop
+from rehead.training.resume import read_resume
 from rehead.types import Classes, Frame, ImageBatch, Target
 
 
