@@ -24,7 +24,7 @@ def configs(
         results().data(heading(name) + to_yaml(load_config(name)))
         return
     # Names are what this listing is for: they are never cut.
-    table = Table(Column("recipe", whole=True), "task", "backbone", "heads", lines=True)
+    table = Table(Column("recipe", whole=True), "task", "backbone", "heads", tight=True)
     for recipe in recipes():
         config = load_config(recipe)
         table.row(

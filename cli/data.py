@@ -164,14 +164,11 @@ def split(
     if wrong:
         raise ConfigError(wrong, "rehead data split")
     options, task = source_of(source, parse_overrides(overrides or []))
-    root = Path(options.root).expanduser().absolute()
-    # Among folders of classes, a folder of lists would be another class.
-    classes = root / options.train.images if isinstance(options.train, FoldersSplit) else None
-    beside = root.with_name(f"{root.name}_splits") if classes == root else Path(options.root).expanduser() / "splits"
+    root = Path(options.root).expanduser()
+    # Beside the data unless told otherwise; among folders of classes, one of lists would be another class.
+    among = isinstance(options.train, FoldersSplit) and root / options.train.images == root
+    beside = root.absolute().with_name(f"{root.absolute().name}_splits") if among else root / "splits"
     folder = out if out is not None else beside
-    if classes is not None and folder.resolve().is_relative_to(classes.resolve()):
-        raise ConfigError([f"--out: {folder} is among the classes in {classes}; name another folder"], "data split")
-    # Beside the data unless told otherwise: lists of names are no images, wherever they lie.
     check_output(folder, folder=True, inputs=[] if out is None else read_of(source, options))
     written = write_split(options, task, shares, seed, folder)
     say(f"{folder}: written; the configuration that reads it:")

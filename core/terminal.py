@@ -29,11 +29,8 @@ from rich.text import Text
 WIDE = 100_000
 """Columns of what is no terminal: a path that is broken in two is no path for what reads it."""
 
-LONG = 16
+LONG = 10
 """Letters from which on a word may be broken in a narrow column."""
-
-PADDING = 3
-"""Columns between two of a table."""
 
 # Python calls them printable, and they leave no mark: fillers, joiners and selectors of variants.
 UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
@@ -106,6 +103,7 @@ class Table:
         self.title, self.caption, self.expand = title, caption, expand
         self.options: dict[str, Any] = {"show_header": headings}
         self.options |= {} if lines else {"box": box.SIMPLE_HEAD}
+        self.padding = 2 if tight else 3
         self.options |= {"show_edge": False, "pad_edge": False, "collapse_padding": True} if tight else {}
         self.rows: list[tuple[str | Sequence[Line], ...]] = []
         self.sections: set[int] = set()
@@ -122,7 +120,7 @@ class Table:
             texts = [visible(text) for text in (column.heading, *texts)]
             whole = [column.width or 0, *(len(text) for text in texts)]
             words = [min(len(word), LONG) for text in texts for word in text.split()]
-            needed += PADDING + max(whole if column.whole else [0, *words])
+            needed += self.padding + max(whole if column.whole else [0, *words])
         return needed
 
     def section(self) -> None:
@@ -192,8 +190,13 @@ class Output:
     def data(self, text: str) -> None:
         """Prints YAML or JSON for other programs: exactly, since these formats escape by themselves."""
         file = self.rich.file
+        text = text if text.endswith("\n") else text + "\n"
         with _open(file):
-            file.write(text if text.endswith("\n") else text + "\n")
+            try:
+                file.write(text)
+            except UnicodeEncodeError:
+                # These formats are UTF-8, whatever the terminal is.
+                file.buffer.write(text.encode())  # type: ignore[attr-defined]
             file.flush()
 
     def _show(self, thing: RenderableType) -> None:

@@ -148,6 +148,8 @@ def test_what_an_encoding_cannot_write_is_shown_as_python_writes_it(monkeypatch:
     assert isinstance(stream.buffer, io.BytesIO)
     written = stream.buffer.getvalue().decode("ascii").split()
     assert {r"\xe9t\xe9", r"\u8857"} <= set(written)
+    terminal.results().data("names: [été]")
+    assert stream.buffer.getvalue().endswith("names: [été]\n".encode())
 
 
 def test_other_libraries_warnings_logs_and_tracebacks_are_guarded(
