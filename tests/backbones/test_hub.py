@@ -217,6 +217,22 @@ def test_a_repository_without_safetensors(hub: HubStandin, user: User, tmp_path:
     assert hub.requests == asked
 
 
+class Code:
+    """What a pickle may have run."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_repository_whose_weights_would_run_code(name: str, hub: HubStandin, user: User, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Code()}, tmp_path / "weights")
+    repository = f"timm/code-{name.partition('.')[0]}"
+    hub.publish(f"{repository}/{name}", (tmp_path / "weights").read_bytes())
+    got = user.asks(hub=repository)
+    assert ("would run code" if name.endswith("bin") else "not a readable safetensors file") in got.error
+
+
 def test_a_repository_without_weights(hub: HubStandin, user: User) -> None:
     hub.publish("timm/empty/README.md", b"nothing yet", storage="git")
     got = user.asks(hub="timm/empty")

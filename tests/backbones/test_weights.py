@@ -233,6 +233,37 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         resnet(f"{tmp_path}/")
 
 
+NO_WEIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "NaN": (lambda tensor: tensor * torch.nan, "hold NaN or infinite values"),
+    "integers": (lambda tensor: tensor.to(torch.int64), "int64, wanted float32"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "complex64, wanted float32"),
+    "sparse": (lambda tensor: tensor.to_sparse(), "sparse"),
+    "nowhere": (lambda tensor: tensor.to("meta"), "on meta"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_weights_that_are_no_weights(kind: str, channels: int, tmp_path: Path) -> None:
+    change, said = NO_WEIGHTS[kind]
+    state = randomised(resnet())
+    state["conv1.weight"] = change(state["conv1.weight"])
+    grey: dict[str, Any] = {} if channels == 3 else {"in_channels": 1, "mean": [0.5], "std": [0.5]}
+    with pytest.raises(WeightsError, match=rf"weights\.pth.*conv1\.weight|{said}") as caught:
+        resnet(saved(state, tmp_path), **grey)
+    assert said in str(caught.value)
+
+
+def test_a_dict_that_lies_inside_itself_and_a_name_without_end(tmp_path: Path) -> None:
+    inside: dict[str, Any] = {"epoch": 3}
+    inside["model"] = inside
+    with pytest.raises(WeightsError, match="holds no tensors by name; found the keys epoch, model"):
+        resnet(saved(inside, tmp_path))
+    with pytest.raises(WeightsError, match="no tensor fits") as caught:
+        resnet(saved({"model." * 100_000: torch.zeros(1)}, tmp_path))
+    assert len(str(caught.value)) < 2000
+
+
 @pytest.mark.parametrize("channels", [1, 5])
 def test_the_first_convolution_is_adapted(channels: int, tmp_path: Path) -> None:
     state = randomised(resnet())
