@@ -189,6 +189,18 @@ class TestWhatIsNoFile:
                 read(path)
 
     @pytest.mark.parametrize("name", ["a.npy", "a.png", "a.json"])
+    def test_nor_is_a_hole_of_a_terabyte(self, name: str, tmp_path: Path) -> None:
+        with (tmp_path / name).open("wb") as file:
+            try:
+                file.truncate(2**40)
+            except OSError:
+                pytest.skip("this file system has no files with holes")
+        for read in (read_image, image_size, contents):
+            with pytest.raises(DataError, match=f"{name}: (is larger than|not an image)"):
+                read(tmp_path / name)
+        Tree.of(tmp_path).text(".", name)
+
+    @pytest.mark.parametrize("name", ["a.npy", "a.png", "a.json"])
     def test_nor_is_a_folder(self, name: str, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for read in (read_image, image_size, contents):
