@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,15 @@ class TestFoldersThatCannotBeRead:
             if isinstance(node, ast.Attribute) and node.attr in walkers and ast.unparse(node) != "ast.walk"
         ]
         assert found == []
+
+
+def test_nobody_opens_but_by_the_one_function() -> None:
+    """Which waits for no pipe, reads no device without end, and names the file."""
+    opening = re.compile(r"\.read_bytes\(|\.read_text\(|\.open\((\"r|\)|mode=\"r)|(?<![.\w])open\(")
+    cache = {"data/readers/remembered.py", "data/readers/store.py"}
+    files = [*(REPOSITORY / "data").rglob("*.py"), REPOSITORY / "configs/load.py"]
+    found = [path for path in files if opening.search(path.read_text())]
+    assert {path.relative_to(REPOSITORY).as_posix() for path in found} == cache
 
 
 SPECIAL = ("pipe.png", "device.png", "socket.png")
