@@ -20,6 +20,9 @@ logger = logging.getLogger("rehead")
 SHOWN = 5
 """How many names a message lists before it stops."""
 
+MOST_BYTES = 2**32
+"""Of a file that is read whole, unless one says otherwise."""
+
 SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -63,8 +66,12 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {reason}" if reason else f"{path}: {what}: {said}") from error
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path, most: int = MOST_BYTES) -> BinaryIO:
     """Opens a file for reading its bytes, and nothing but a file: a pipe would keep everybody waiting.
+
+    Args:
+        path: of the file.
+        most: bytes that it has; a hole of a terabyte takes no place on a disk.
 
     Raises:
         DataError: naming it, and why it cannot be opened.
@@ -72,10 +79,12 @@ def open_file(path: Path) -> BinaryIO:
     with reading(path, "no name of a file"):
         # To open a pipe is to wait for somebody who writes to it, unless one says not to.
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-        kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
-        if kind != stat.S_IFREG:
+        status = os.fstat(file.fileno())
+        kind = stat.S_IFMT(status.st_mode)
+        if kind != stat.S_IFREG or status.st_size > most:
             file.close()
-            raise DataError(f"{path}: is {SPECIAL.get(kind, 'no file')}, not a file")
+            what = f"{SPECIAL.get(kind, 'no file')}, not a file"
+            raise DataError(f"{path}: is {what if kind != stat.S_IFREG else f'larger than {most} bytes'}")
         return file
 
 

@@ -197,7 +197,7 @@ def channels_in(path: Path) -> int:
         return array.shape[2] if array.ndim == 3 else 1
     if head_of(path).kind != "TIFF":
         return 3
-    with decoding(path), open_file(path) as file:
+    with decoding(path), open_file(path, MOST_BYTES * most_pixels()) as file:
         return tiff.channels_in(file)
 
 
@@ -210,7 +210,7 @@ def head_of(path: Path) -> Head:
     if path.suffix.lower() == ".npy":
         shape = _mapped_npy(path).shape
         return Head("ARRAY", (shape[0], shape[1]))
-    with decoding(path), open_file(path) as file:
+    with decoding(path), open_file(path, MOST_BYTES * most_pixels()) as file:
         return head_in(file, path)
 
 
@@ -299,9 +299,7 @@ def _numbers(image: NDArray[Any], top: int | None, scale: float | None, path: Pa
 
 def _content(path: Path) -> bytes:
     # Not cv2.imread: it gives the same None for a missing file as for a damaged one.
-    with open_file(path) as file, decoding(path):
-        if os.fstat(file.fileno()).st_size > (limit := MOST_BYTES * most_pixels()):
-            raise DataError(f"{path}: more than {limit} bytes, which no image of {most_pixels()} pixels has")
+    with open_file(path, MOST_BYTES * most_pixels()) as file, decoding(path):
         data = file.read()
     if not data:
         raise DataError(f"{path}: the file is empty")
@@ -475,7 +473,7 @@ def _turned(size: tuple[int, ...], orientation: int) -> tuple[int, ...]:
 
 def _mapped_npy(path: Path) -> NDArray[Any]:
     """An array of two or three dimensions, not yet read."""
-    with open_file(path), decoding(path, "cannot be read as an array"):
+    with open_file(path, MOST_BYTES * most_pixels()), decoding(path, "cannot be read as an array"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: cannot be read as an array: it is an archive of several (.npz)")

@@ -48,7 +48,7 @@ BASES: dict[str, dict[str, Any]] = {
     "multitask": {
         "task": "multitask",
         "data": {"sources": {"boxes": {"format": "coco"}, "maps": {"format": "masks", "classes": ["x"]}}},
-        "model": {"heads": {"boxes": "retinanet", "maps": "fcn"}},
+        "model": {"heads": {"boxes": "retinanet", "maps": "unet"}},
     },
 }
 
@@ -176,6 +176,11 @@ def fuzz_files(examples: int) -> None:
 
 def open_every(file: Path, overrides: dict[str, Any]) -> None:
     open_all(file, overrides, Findings())
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_is_changed_is_valid(base: str) -> None:
+    load_config(BASES[base])
 
 
 def test_any_value_of_any_key() -> None:

@@ -28,7 +28,7 @@ from rehead.errors import DataError, ReheadError
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
 
-FEW, MANY = 30, 600
+FEW, MANY = 15, 600
 
 
 def _png(mode: str = "RGB") -> bytes:

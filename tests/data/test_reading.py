@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,15 @@ class TestFoldersThatCannotBeRead:
         assert found == []
 
 
+def test_nobody_opens_but_by_the_one_function() -> None:
+    """Which waits for no pipe, reads no device without end, and names the file."""
+    opening = re.compile(r"\.read_bytes\(|\.read_text\(|\.open\((\"r|\)|mode=\"r)|(?<![.\w])open\(")
+    cache = {"data/readers/remembered.py", "data/readers/store.py"}
+    files = [*(REPOSITORY / "data").rglob("*.py"), REPOSITORY / "configs/load.py"]
+    found = [path for path in files if opening.search(path.read_text())]
+    assert {path.relative_to(REPOSITORY).as_posix() for path in found} == cache
+
+
 SPECIAL = ("pipe.png", "device.png", "socket.png")
 
 
@@ -188,6 +198,18 @@ class TestWhatIsNoFile:
         for read in (read_image, image_size, contents):
             with pytest.raises(DataError, match=f"{name}: (is a|cannot be read)"):
                 read(path)
+
+    @pytest.mark.parametrize("name", ["a.npy", "a.png", "a.json"])
+    def test_nor_is_a_hole_of_a_terabyte(self, name: str, tmp_path: Path) -> None:
+        with (tmp_path / name).open("wb") as file:
+            try:
+                file.truncate(2**40)
+            except OSError:
+                pytest.skip("this file system has no files with holes")
+        for read in (read_image, image_size, contents):
+            with pytest.raises(DataError, match=f"{name}: (is larger than|not an image)"):
+                read(tmp_path / name)
+        Tree.of(tmp_path).text(".", name)
 
     @pytest.mark.parametrize("name", ["a.npy", "a.png", "a.json"])
     def test_nor_is_a_folder(self, name: str, tmp_path: Path) -> None:
