@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from rehead.data.writers.content import NO_UTF8, Content, Notes, Picture, Thing, decimals, refuse
+from rehead.data.writers.content import NO_UTF8, Content, Notes, Picture, Thing, decimals, refuse_names
 
 
 def write_coco(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
     """Ids of images, objects and categories are the user's; objects without a number are numbered from 1."""
-    refuse(content, "COCO JSON", NO_UTF8)
+    refuse_names(content, "COCO JSON", NO_UTF8)
     classes = content.classes
     points = {"keypoints": list(classes.keypoints)} if classes.keypoints else {}
     categories = [{"id": i, "name": name, **points} for i, name in zip(classes.ids, classes.names, strict=True)]

@@ -191,7 +191,7 @@ class Content:
             ) from error
 
 
-def refuse(content: Content, form: str, forbidden: re.Pattern[str]) -> None:
+def refuse_names(content: Content, form: str, forbidden: re.Pattern[str]) -> None:
     """Refuses names that would be another line, or could not be read again.
 
     Args:

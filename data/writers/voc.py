@@ -8,12 +8,12 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from rehead.data.readers.base import named_classes
-from rehead.data.writers.content import NO_LINE, Content, Notes, Picture, Thing, refuse
+from rehead.data.writers.content import NO_LINE, Content, Notes, Picture, Thing, refuse_names
 
 
 def write_voc(content: Content, folder: Path, notes: Notes) -> dict[str, Any]:
     """Crowds become difficult objects, which are treated the same. Coordinates count from 1 and keep their decimals."""
-    refuse(content, "VOC", NO_LINE)
+    refuse_names(content, "VOC", NO_LINE)
     classes = content.classes
     used: set[int] = set()
     taken: set[str] = set()
