@@ -23,7 +23,7 @@ NormPolicy = Literal["train", "frozen", "sync", "group"]
 
 
 class Backbone(nn.Module, ABC):
-    """Images in, features out. Subclasses write `forward` and `ends`.
+    """Images in, features out. Subclasses write `forward` and `feature_modules`.
 
     Attributes:
         feature_specs: channels and stride of every feature map, in the order of `forward`'s dict.
@@ -77,10 +77,10 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def ends(self) -> list[str]:
+    def feature_modules(self) -> list[str]:
         """For every entry of `feature_specs`, the name of the module that completes it."""
 
-    def names_in_files(self, key: str) -> list[str]:
+    def checkpoint_keys(self, key: str) -> list[str]:
         """The names that a tensor of `state_dict()` may have in a weights file, the likeliest first."""
         return [key]
 
@@ -92,7 +92,7 @@ class Backbone(nn.Module, ABC):
         """The tensors of a file in an older or foreign layout, renamed for this backbone; None if unknown."""
         return None
 
-    def parts(self) -> list[list[nn.Module]]:
+    def stages(self) -> list[list[nn.Module]]:
         """The modules of each entry of `feature_specs`, and last those of none.
 
         An entry has everything registered after the entry before it, up to and including the module
@@ -102,7 +102,7 @@ class Backbone(nn.Module, ABC):
         modules = [module for _, module in self.named_modules()]
         parts = []
         start = 0
-        for end in self.ends():
+        for end in self.feature_modules():
             inside = [i for i, name in enumerate(names) if name == end or name.startswith(f"{end}.")]
             stop = max(start, inside[-1] + 1)
             parts.append(modules[start:stop])
@@ -133,7 +133,7 @@ class Backbone(nn.Module, ABC):
         self._frozen_norms = True
         self._hold()
 
-    def stop_behind(self, entries: int) -> None:
+    def freeze_unused(self, entries: int) -> None:
         """Keeps what lies behind the first entries of `feature_specs` as it is: nobody reads it, so nothing teaches it.
 
         Its parameters would never get a gradient, which processes that train together wait for, and its norms would
@@ -154,7 +154,7 @@ class Backbone(nn.Module, ABC):
                 f"({', '.join(self.feature_specs)}); use 0..{len(self.feature_specs)} or all"
             )
         if entries not in (0, "all"):
-            self.ends()
+            self.feature_modules()
 
     def set_norm(self, policy: NormPolicy) -> None:
         """Checks that the norms can follow a policy, and turns BatchNorm into SyncBatchNorm for `sync`.
@@ -212,9 +212,9 @@ class Backbone(nn.Module, ABC):
         elif self._frozen_entries == 0:
             frozen = set()
         else:
-            frozen = {module for part in self.parts()[: self._frozen_entries] for module in part} - {self}
+            frozen = {module for part in self.stages()[: self._frozen_entries] for module in part} - {self}
         if self._read is not None:
-            frozen |= {module for part in self.parts()[self._read :] for module in part} - {self}
+            frozen |= {module for part in self.stages()[self._read :] for module in part} - {self}
         if self._frozen_norms:
             # With what is inside: timm's BatchNormAct2d holds its activation.
             norms = [module for module in self.modules() if isinstance(module, AnyBatchNorm)]

@@ -99,7 +99,7 @@ def _resnet_rows(backbone: ResNet, pixels: Tensor) -> list[Row]:
         module.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: _shape(output)}))
     features = _run(backbone, pixels)
 
-    stages = dict(zip(backbone.ends(), features, strict=True))
+    stages = dict(zip(backbone.feature_modules(), features, strict=True))
     last = {name.partition(".")[0]: name for name in shown}
     field = _Field()
     stem = [backbone.conv1, backbone.bn1]
@@ -173,7 +173,7 @@ def _feature_rows(backbone: Backbone, pixels: Tensor) -> list[Row]:
     features = _run(backbone, pixels)
     specs = backbone.feature_specs
     try:
-        names, parts = backbone.ends(), backbone.parts()
+        names, parts = backbone.feature_modules(), backbone.stages()
     except BuildError:
         # Its entries cannot be told apart, so it is frozen whole or not at all.
         rows = [

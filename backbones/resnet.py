@@ -301,7 +301,7 @@ class ResNet(Backbone):
             features[f"C{stage + 1}"] = x
         return features
 
-    def ends(self) -> list[str]:
+    def feature_modules(self) -> list[str]:
         """The stem ends with its norm (the relu has no module), each stage with its last block."""
         return ["bn1", *(f"layer{stage}" for stage in range(1, len(self.feature_specs)))]
 

@@ -60,7 +60,7 @@ class TimmBackbone(Backbone):
         self.net = net
         # HRNet works on all of its resolutions to the end.
         self.parallel = isinstance(net, HighResolutionNetFeatures)
-        self.feature_modules: list[str] = info.module_name()
+        self.timm_modules: list[str] = info.module_name()
         first = cfg.get("first_conv") or ()
         self.first_convs: list[str] = [first] if isinstance(first, str) else list(first)
         self.architecture = architecture
@@ -94,15 +94,15 @@ class TimmBackbone(Backbone):
             maps = [each.permute(0, 3, 1, 2) for each in maps]
         return dict(zip(self.feature_specs, maps, strict=True))
 
-    def ends(self) -> list[str]:
+    def feature_modules(self) -> list[str]:
         """timm's feature modules, by their names inside the wrapper that timm puts around a model.
 
         Raises:
             BuildError: when timm names a module that the wrapper does not have.
         """
-        by_file_name = {alias: name for name, _ in self.named_modules() for alias in self.names_in_files(name)[::-1]}
+        by_file_name = {alias: name for name, _ in self.named_modules() for alias in self.checkpoint_keys(name)[::-1]}
         ends = []
-        for module in self.feature_modules:
+        for module in self.timm_modules:
             if module not in by_file_name:
                 raise BuildError(
                     f"timm's {self.architecture} does not say which module ends each feature "
@@ -111,7 +111,7 @@ class TimmBackbone(Backbone):
             ends.append(by_file_name[module])
         return ends
 
-    def names_in_files(self, key: str) -> list[str]:
+    def checkpoint_keys(self, key: str) -> list[str]:
         """Our name, the wrapper's and the model's own: timm's wrappers rename `layers.0` to `layers_0`."""
         name = key.removeprefix("net.")
         names = [key, name]
@@ -123,7 +123,7 @@ class TimmBackbone(Backbone):
     def input_convs(self) -> list[str]:
         """What timm's pretrained configuration calls `first_conv`, one or several."""
         wanted = {f"{name}.weight" for name in self.first_convs}
-        return [key for key in self.state_dict() if wanted.intersection(self.names_in_files(key))]
+        return [key for key in self.state_dict() if wanted.intersection(self.checkpoint_keys(key))]
 
     def converted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """What timm makes of a file in an older or original layout: it has a converter for many models."""
@@ -150,7 +150,7 @@ class TimmBackbone(Backbone):
 
     def _convert_to_sync(self) -> None:
         hooked = isinstance(self.net, FeatureHookNet)
-        if hooked and any(isinstance(self.get_submodule(end), AnyBatchNorm) for end in self.ends()):
+        if hooked and any(isinstance(self.get_submodule(end), AnyBatchNorm) for end in self.feature_modules()):
             raise BuildError(
                 f"norm: sync cannot replace the norms that timm's {self.architecture} hooks; use norm=train"
             )

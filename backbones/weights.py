@@ -149,7 +149,7 @@ def _match(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> tu
     report = LoadReport([], [], [], [], source)
     used = set()
     for key, place in wanted.items():
-        name = next((prefix + name for name in backbone.names_in_files(key) if prefix + name in tensors), None)
+        name = next((prefix + name for name in backbone.checkpoint_keys(key) if prefix + name in tensors), None)
         if name is None:
             if not key.endswith(COUNTER):
                 report.missing.append(key)
@@ -172,7 +172,7 @@ def _match(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> tu
 
 def _prefix(backbone: Backbone, tensors: Mapping[str, Tensor]) -> str:
     """What stands before the backbone's keys in a file: of all wrappers found, the one with most hits."""
-    names = {name for key in backbone.state_dict() for name in backbone.names_in_files(key)}
+    names = {name for key in backbone.state_dict() for name in backbone.checkpoint_keys(key)}
     hits: dict[str, int] = {"": sum(name in tensors for name in names)}
     for key in tensors:
         found = WRAPPERS.match(key)

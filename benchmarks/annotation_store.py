@@ -64,7 +64,7 @@ def generate(path: Path, images: int, annotations: int) -> None:
 def reader(root: str, name: str) -> Any:
     """The file's reader."""
     from rehead.configs.readers import CocoSplit
-    from rehead.data.readers.coco import CocoReader
+    from rehead.datasets.formats.coco import CocoReader
 
     return CocoReader(CocoSplit(images=".", annotations=name), Path(root))
 

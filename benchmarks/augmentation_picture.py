@@ -15,14 +15,14 @@ from PIL import Image
 from rehead.configs.augment import StepOptions, step_options
 from rehead.configs.readers import CocoSplit
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
-from rehead.data.draw import sheet
-from rehead.data.drawn import SHAPES, write_scenes
-from rehead.data.mixing import on_canvas
-from rehead.data.readers.coco import CocoReader
-from rehead.data.resize import Resize
-from rehead.data.steps import Setting
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.mix import on_canvas
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext
+from rehead.datasets.formats.coco import CocoReader
+from rehead.demo.synthetic import SHAPES, write_scenes
 from rehead.tasks import TASKS
+from rehead.visualize.draw import sheet
 
 SIZE = 256
 TILES: list[tuple[str, str | list[StepOptions], int]] = [
@@ -45,7 +45,7 @@ TILES: list[tuple[str, str | list[StepOptions], int]] = [
 def main(out: Path) -> None:
     """Writes the picture."""
     task = TASKS["instance_segmentation"]
-    setting = Setting(task.name, Resize(ResizeOptions(height=SIZE, width=SIZE)))
+    context = AugmentContext(task.name, Resize(ResizeOptions(height=SIZE, width=SIZE)))
     tiles, captions = [], []
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), "train", 8, SIZE, seed=5)
@@ -54,7 +54,7 @@ def main(out: Path) -> None:
         counts = [len(sample.labels) for index in range(len(reader)) if (sample := reader[index]).labels is not None]
         fullest = int(np.argmax(counts))
         for caption, steps, epoch in TILES:
-            sample, _ = Augment(steps, setting)(reader.read(fullest), epoch, fullest, 0, reader)
+            sample, _ = Augment(steps, context)(reader.read(fullest), epoch, fullest, 0, reader)
             # What is smaller lies in its batch as here.
             sample = on_canvas(sample, (SIZE, SIZE), 0, 0, sample.pixels.dtype)
             tiles.append(task.draw_truth(sample.pixels, sample, reader.classes))

@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rehead.data.check.run import check_data
+from rehead.datasets.audit.run import check_data
 
 
 def draw(path: Path, seed: int) -> None:

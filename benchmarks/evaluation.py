@@ -76,10 +76,10 @@ def write(root: Path, scale: float, kind: str) -> None:
 def judged(peer: str, truth: str, results: str, kind: Any) -> tuple[float, list[float]]:
     """Seconds, and the twelve figures."""
     if peer == "rehead":
-        from rehead.evaluation.coco import coco_figures
+        from rehead.evaluation.coco import coco_metrics
 
         start = time.perf_counter()
-        figures = list(coco_figures(Path(truth), Path(results), kind).values())
+        figures = list(coco_metrics(Path(truth), Path(results), kind).values())
         return time.perf_counter() - start, figures
     if peer == "pycocotools":
         from pycocotools.coco import COCO

@@ -37,8 +37,8 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rehead.configs.schema import BackboneOptions, OptimizerOptions, ScheduleOptions, TrainOptions
-from rehead.tasks.exchange import FORMS
-from rehead.tasks.model import Model, build_model
+from rehead.interop.exchange import FORMS
+from rehead.models.model import Model, build_model
 from rehead.training import engine
 from rehead.training.engine import (
     autocast,

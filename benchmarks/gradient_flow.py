@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from rehead.backbones.resnet import Block
 from rehead.configs.load import load_config
 from rehead.data.loader import BatchSampler, make_loader
-from rehead.data.readers import open_reader
+from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
+from rehead.models.model import Model, from_config
 from rehead.tasks.images import resize_for
-from rehead.tasks.model import Model, from_config
 from rehead.types import ImageBatch, Target
 
 DEPTHS = (20, 56, 110)

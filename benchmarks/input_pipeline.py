@@ -56,7 +56,7 @@ def photographs(folder: Path | None, count: int) -> list[np.ndarray[Any, Any]]:
             return found
     if folder:
         raise SystemExit(f"{folder}: {len(found)} landscape photographs (*.jpg) of 400 pixels and more, need {count}")
-    from rehead.data.drawn import draw_scene
+    from rehead.demo.synthetic import draw_scene
 
     rng = np.random.default_rng(0)
     return [cv2.resize(draw_scene(rng, width).image[:height], (width, height)) for _ in range(count)]
@@ -129,11 +129,11 @@ def rehead_loader(root: Path, name: str, kind: str, batches: int, workers: int) 
     from rehead.configs.augment import step_options
     from rehead.configs.readers import CocoSplit
     from rehead.configs.schema import ResizeOptions
-    from rehead.data.augment import Augment
     from rehead.data.loader import Key, make_loader
-    from rehead.data.readers.coco import CocoReader
-    from rehead.data.resize import Resize
-    from rehead.data.steps import Setting
+    from rehead.data.transforms.augment import Augment
+    from rehead.data.transforms.resize import Resize
+    from rehead.data.transforms.steps import AugmentContext
+    from rehead.datasets.formats.coco import CocoReader
 
     middle = sum(SHORTER) // 2
     resize = Resize(ResizeOptions(shorter=middle, longer=round(LONGER * middle / SHORTER[1])))
@@ -143,7 +143,7 @@ def rehead_loader(root: Path, name: str, kind: str, batches: int, workers: int) 
     return make_loader(
         reader,
         resize=resize,
-        augment=Augment(steps, Setting("detection", resize), reduced=kind != "rehead, decoded fully"),
+        augment=Augment(steps, AugmentContext("detection", resize), reduced=kind != "rehead, decoded fully"),
         batches=[[Key(0, index) for index in batch] for batch in order(name, batches)],
         workers=workers,
     )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rehead.configs.schema import TrainOptions
-from rehead.tasks.model import Model, build_model
+from rehead.models.model import Model, build_model
 from rehead.training.engine import build_accelerator, choose_device, repeatable
 from rehead.training.loop import Batch, fit
 from rehead.training.schedule import build_optimizer

@@ -20,7 +20,7 @@ NVLINK = 300e9 * 0.7  # bytes/s, one direction, and what of it a ring gets
 LATENCY = 20e-6  # s per hop of the ring
 DECODED = 200.0  # images/s and core: JPEG of 640 px to a resized uint8 image
 PREDICTED = 2.0  # times as fast as training
-FIGURES = 2.5  # s, by rank 0 alone: the twelve figures of 500,000 detections
+METRICS = 2.5  # s, by rank 0 alone: the twelve figures of 500,000 detections
 DETECTION_BYTES, GATHERED = 100, 1e9  # of a pickled detection; bytes/s over gloo
 
 
@@ -55,9 +55,9 @@ def estimate(gpus: int, batch_size: int, images_per_second: float, gigabits: flo
     step = compute + exposed
     steps = IMAGES // (gpus * batch_size)
     gather = 100 * VALIDATION * DETECTION_BYTES / GATHERED if gpus > 1 else 0.0
-    evaluation = VALIDATION / (gpus * images_per_second * PREDICTED) + gather + FIGURES
+    evaluation = VALIDATION / (gpus * images_per_second * PREDICTED) + gather + METRICS
     seconds = EPOCHS * (steps * step + evaluation)
-    alone = EPOCHS * (IMAGES / images_per_second + VALIDATION / (images_per_second * PREDICTED) + FIGURES)
+    alone = EPOCHS * (IMAGES / images_per_second + VALIDATION / (images_per_second * PREDICTED) + METRICS)
     return Estimate(step, exposed, evaluation, seconds / 3600, alone / gpus / seconds, images_per_second / DECODED)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rehead.configs.load import load_config
-from rehead.tasks.model import Model, build_model, from_config
+from rehead.models.model import Model, build_model, from_config
 from rehead.types import Classes, Frame, ImageBatch, Target
 
 CLASSES = tuple(f"class {number}" for number in range(10))

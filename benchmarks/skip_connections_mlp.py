@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from rehead.configs.load import load_config
 from rehead.data.loader import evaluation_loader
-from rehead.data.readers import open_reader
-from rehead.data.resize import Resize
+from rehead.data.transforms.resize import Resize
+from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
 
 DEPTHS = (4, 10, 20, 40)

@@ -2,7 +2,7 @@
 
     nice uv run python benchmarks/soak.py --plot benchmarks/soak.png
 
-Two parts, on drawn data and tiny networks, on a CPU. The first kills (SIGKILL) trainings of every task, and of two
+Two parts, on synthetic data and tiny networks, on a CPU. The first kills (SIGKILL) trainings of every task, and of two
 processes on gloo: before and after every file takes its place, and at random moments, and goes on with each of them
 until its end; every tensor of `best.safetensors`, `last.safetensors` and `resume.pt` and every metric file is compared
 with those of a run that nothing interrupted. The second trains for 5,000 steps with worker processes, and samples the
@@ -37,7 +37,7 @@ import torch
 import yaml
 from run_process import start
 
-from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
+from rehead.demo.synthetic import MASK_CLASSES, write_classification, write_scenes
 from rehead.training.checkpoints import read_resume, read_tensors
 
 PATIENCE = 180.0

@@ -26,8 +26,8 @@ from torchvision.models.resnet import resnet50
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOptions
-from rehead.tasks.exchange import import_model
-from rehead.tasks.model import Model
+from rehead.interop.exchange import import_model
+from rehead.models.model import Model
 from rehead.training.engine import build_accelerator, choose_device, repeatable, seed_step
 from rehead.training.loop import Batch, fit
 from rehead.types import Frame, ImageBatch, Target

@@ -27,10 +27,10 @@ import rehead
 from rehead.backbones.resnet import Block
 from rehead.configs.load import load_config
 from rehead.data.loader import Key, make_loader
-from rehead.data.readers import open_reader
+from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
+from rehead.models.model import Model
 from rehead.tasks.images import resize_for
-from rehead.tasks.model import Model
 from rehead.types import ImageBatch
 
 NETWORKS = {

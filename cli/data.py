@@ -70,9 +70,9 @@ def stats(
     Example: rehead data stats datasets/sentinel data.scale=10000 --channels 4
     """
     from rehead.configs.load import parse_overrides
-    from rehead.data.check.findings import Findings
-    from rehead.data.check.numbers import channel_statistics
-    from rehead.data.check.sources import open_all
+    from rehead.datasets.audit.findings import Findings
+    from rehead.datasets.audit.numbers import channel_statistics
+    from rehead.datasets.audit.sources import open_all
     from rehead.errors import DataError
     from rehead.terminal import results, say
     from rehead.yaml_text import yaml_text
@@ -112,9 +112,9 @@ def convert(
     Example: rehead data convert datasets/raccoon raccoon_coco --to coco
     """
     from rehead.configs.load import parse_overrides
-    from rehead.data.readers.every_split import open_every_split, read_of, source_of
-    from rehead.data.writers import write
-    from rehead.data.writers.content import lines
+    from rehead.datasets.content import lines
+    from rehead.datasets.every_split import open_every_split, read_of, source_of
+    from rehead.datasets.write import write
     from rehead.terminal import results, say
     from rehead.yaml_text import yaml_text
 
@@ -148,8 +148,8 @@ def split(
     """
     from rehead.configs.load import parse_overrides
     from rehead.configs.readers import FoldersSplit
-    from rehead.data.readers.every_split import read_of, source_of
-    from rehead.data.readers.written_split import write_split
+    from rehead.datasets.every_split import read_of, source_of
+    from rehead.datasets.split import write_split
     from rehead.terminal import results, say
     from rehead.yaml_text import yaml_text
 

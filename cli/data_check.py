@@ -13,10 +13,10 @@ from rehead.files import check_output, json_text, write_text
 from rehead.terminal import Column, Line, Output, Table, results
 
 if TYPE_CHECKING:
-    from rehead.data.check.findings import Findings
-    from rehead.data.check.run import Checked
-    from rehead.data.check.sources import Source
-    from rehead.data.check.statistics import BoxStatistics
+    from rehead.datasets.audit.findings import Findings
+    from rehead.datasets.audit.run import Checked
+    from rehead.datasets.audit.sources import Source
+    from rehead.datasets.audit.statistics import BoxStatistics
 
 COLOURS = {"error": "red", "warning": "yellow", "advice": "cyan"}
 CLASSES_SHOWN = 20
@@ -49,8 +49,8 @@ def check(
     _refuse_misuse(outputs)
     _check_outputs(outputs, [Path(source) if Path(source).is_dir() else find(source)], overwrite)
 
-    from rehead.data.check.run import check_data
-    from rehead.data.check.statistics import box_statistics
+    from rehead.datasets.audit.run import check_data
+    from rehead.datasets.audit.statistics import box_statistics
 
     checked = check_data(source, parsed, to_repair=fix is not None)
     if (options := checked.data.config.data if checked.data.config else checked.data.options) is not None:
@@ -65,12 +65,12 @@ def check(
     boxes = box_statistics(checked) if checked.data.sources else None
     _print_statistics(console, checked, boxes, picture)
     if html is not None:
-        from rehead.data.check.page import page_of
+        from rehead.datasets.audit.page import page_of
         from rehead.pages import write_page
 
         write_page(html, page_of(checked, root, boxes, _unit(checked)))
     if fix is not None:
-        from rehead.data.check.repair import repair
+        from rehead.datasets.audit.repair import repair
 
         for line in repair(checked, fix):
             console.print(line)
@@ -105,7 +105,7 @@ def _refuse_misuse(outputs: Mapping[str, Path | None]) -> None:
 
 def _print_findings(console: Output, findings: Findings, examples: int, root: str) -> None:
     """A table for each severity; files without the folder that all are in."""
-    from rehead.data.check.findings import CODES, SEVERITIES, inside, plural
+    from rehead.datasets.audit.findings import CODES, SEVERITIES, inside, plural
 
     groups = findings.grouped()
     totals = {severity: sum(one.severity == severity for one in findings) for severity in SEVERITIES}
@@ -151,7 +151,7 @@ def _print_statistics(console: Output, checked: Checked, boxes: BoxStatistics | 
         for line in boxes.meaning():
             console.print(f"- {line}")
     if picture is not None:
-        from rehead.data.check.picture import draw
+        from rehead.datasets.audit.picture import draw
 
         draw(picture, boxes, checked.counts, unit)
 

@@ -12,7 +12,7 @@ from rehead.terminal import Column, Table, results, say
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the drawn data, the runs and the picture sheet.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the synthetic data, the runs and the picture sheet.")] = Path(
         "runs/demo"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -27,7 +27,7 @@ def demo(
     """
     check_output(out, folder=True, overwrite=overwrite)
 
-    from rehead.tasks.demo import demo as run
+    from rehead.demo.demo import demo as run
 
     rows = run(out, device=device)
     table = Table(
@@ -39,4 +39,4 @@ def demo(
         scratch = "-" if row.scratch is None else f"{row.scratch:.3f}"
         table.row(row.task, row.figure, f"{row.transferred:.3f}", scratch)
     results().print(table)
-    say(f"Pictures: {out}/sheet.png. Each run folder in {out} has its config, figures and checkpoints.")
+    say(f"Pictures: {out}/sheet.png. Each run folder in {out} has its config, metrics and checkpoints.")

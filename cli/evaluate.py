@@ -18,13 +18,13 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the checkpoint's config: key=value ...", metavar="key=value")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file.")] = None,
     plugins: Plugins = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --json if it is there.")] = False,
 ) -> None:
-    """Figures of a checkpoint: COCO AP, IoU, or accuracy.
+    """Metrics of a checkpoint: COCO AP, IoU, or accuracy.
 
-    Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json figures.json
+    Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json metrics.json
     """
     from rehead.configs.load import parse_overrides
 
@@ -35,22 +35,22 @@ def evaluate(
 
     from rehead.tasks.evaluate import evaluate as run
 
-    figures = run(checkpoint, parsed, plugins=plugins or [], output=json_file)
+    metrics = run(checkpoint, parsed, plugins=plugins or [], output=json_file)
     if os.environ.get("RANK", "0") != "0":
         return  # the first of several processes speaks and writes for all
     if json_file is not None:
-        write_text(json_file, json_text(figures, indent=2) + "\n")
-    for key, own in figures.items():
+        write_text(json_file, json_text(metrics, indent=2) + "\n")
+    for key, own in metrics.items():
         say(f"{checkpoint}, head '{key}'")
         results().print(_table(own))
 
 
-def _table(figures: dict[str, Any]) -> Table:
+def _table(metrics: dict[str, Any]) -> Table:
     table = Table("figure", Column("value", right=True), lines=True)
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if not isinstance(value, dict):
             table.row(name, _shown(value))
-    for name, group in figures.items():
+    for name, group in metrics.items():
         if isinstance(group, dict):
             for part, value in group.items():
                 table.row(f"{name} {part}", _shown(value))

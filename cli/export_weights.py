@@ -24,9 +24,9 @@ def export_weights(
     """
     check_output(out, inputs=[checkpoint], overwrite=overwrite)
 
-    from rehead.tasks.exchange import export_weights as run
-    from rehead.tasks.exchange import write
-    from rehead.tasks.model import load
+    from rehead.interop.exchange import export_weights as run
+    from rehead.interop.exchange import write
+    from rehead.models.model import load
 
     library, tensors = run(load(checkpoint, plugins=plugins or []))
     write(out, tensors)

@@ -36,7 +36,7 @@ def import_(
     names = None if classes is None else [each.strip() for each in classes.split(",") if each.strip()]
     parsed = parse_overrides(overrides or [])
 
-    from rehead.tasks.exchange import import_model
+    from rehead.interop.exchange import import_model
 
     model = import_model(library, file, name, names, parsed)
     model.save(out)

@@ -32,7 +32,7 @@ def init(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder of images")
 
-    from rehead.data.check.proposal import DECODED, Machine, name_of, next_commands, propose
+    from rehead.datasets.audit.proposal import DECODED, Machine, name_of, next_commands, propose
 
     file = out if out is not None else Path(f"{name_of(folder)}.yaml")
     if file.suffix.lower() not in (".yaml", ".yml"):
@@ -42,9 +42,9 @@ def init(
     import torch
 
     from rehead.configs.load import load_config
-    from rehead.data.check.findings import plural
-    from rehead.data.check.run import check_data
     from rehead.data.loader import cores
+    from rehead.datasets.audit.findings import plural
+    from rehead.datasets.audit.run import check_data
 
     checked = check_data(folder, parsed, most=DECODED)
     # In binary units, as GPUs are sold.

@@ -14,7 +14,7 @@ from rehead.files import json_text
 from rehead.terminal import Column, Table, results
 
 if TYPE_CHECKING:
-    from rehead.tasks.model import Model
+    from rehead.models.model import Model
 
 SHOWN = 20
 """Classes of a head that are listed."""
@@ -39,9 +39,9 @@ def show(
     """
     from rehead.configs.load import to_yaml
     from rehead.configs.plugins import allowing, unnamed
-    from rehead.tasks.checkpoints import describe
-    from rehead.tasks.lineage import backbone_hash
-    from rehead.tasks.model import opened
+    from rehead.models.checkpoints import describe
+    from rehead.models.lineage import backbone_hash
+    from rehead.models.model import opened
     from rehead.training.checkpoints import read_tensors
 
     described = describe(checkpoint)

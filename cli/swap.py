@@ -54,7 +54,7 @@ def swap(
     raw = {"task": HEADS.get(head).about["task"], "model": {"head": {"name": head}}}
     options = load_config(raw, parsed).model.heads["main"]
 
-    from rehead.tasks.model import load
+    from rehead.models.model import load
 
     model = load(checkpoint, plugins=plugins or []).swap_head(options, names)
     model.save(out)

@@ -98,7 +98,7 @@ class MixupOptions(OwnOptions):
     alpha: float | None = Field(
         None,
         gt=0,
-        description="weights are drawn from Beta(alpha, alpha); 0.2 for classification, else 1.5, unless given",
+        description="weights are sampled from Beta(alpha, alpha); 0.2 for classification, else 1.5, unless given",
     )
 
 
@@ -115,29 +115,29 @@ STEPS: Registry[StepOptions] = Registry("augmentation step")
 STEPS.add(
     "resized_crop",
     ResizedCropOptions,
-    "rehead.data.scaling:ResizedCrop",
+    "rehead.data.transforms.scale:ResizedCrop",
     task=f"classification, segmentation, {_WITH_BOXES}",
 )
 STEPS.add(
     "large_scale_jitter",
     LargeScaleJitterOptions,
-    "rehead.data.scaling:LargeScaleJitter",
+    "rehead.data.transforms.scale:LargeScaleJitter",
     task=f"segmentation, {_WITH_BOXES}",
 )
 STEPS.add(
     "multi_scale",
     MultiScaleOptions,
-    "rehead.data.scaling:MultiScale",
+    "rehead.data.transforms.scale:MultiScale",
     task=f"segmentation, multi_label_classification, {_WITH_BOXES}",
 )
-STEPS.add("mosaic", MosaicOptions, "rehead.data.mixing:Mosaic", task=f"segmentation, {_WITH_BOXES}")
+STEPS.add("mosaic", MosaicOptions, "rehead.data.transforms.mix:Mosaic", task=f"segmentation, {_WITH_BOXES}")
 STEPS.add(
     "mixup",
     MixupOptions,
-    "rehead.data.mixing:Mixup",
+    "rehead.data.transforms.mix:Mixup",
     task=f"classification, multi_label_classification, {_WITH_BOXES}",
 )
-STEPS.add("copy_paste", CopyPasteOptions, "rehead.data.mixing:CopyPaste", task="instance_segmentation")
+STEPS.add("copy_paste", CopyPasteOptions, "rehead.data.transforms.mix:CopyPaste", task="instance_segmentation")
 
 _OTHERS = f"; rehead's own are {', '.join(entry.name for entry in STEPS)}, all others albumentations' transforms"
 

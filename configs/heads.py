@@ -215,7 +215,7 @@ HEADS.add(
 def task_of(options: HeadOptions) -> str:
     """The task of a head with these options, which its data must serve and its predictions are judged by.
 
-    Several classes per image need other data and other figures than one, with the same heads.
+    Several classes per image need other data and other metrics than one, with the same heads.
     """
     return MULTI_LABEL if _multi_label(options) else HEADS.get(options.name).about["task"]
 

@@ -122,43 +122,45 @@ READERS: Registry[SplitOptions] = Registry("data format")
 READERS.add(
     "folders",
     FoldersSplit,
-    "rehead.data.readers.folders:FoldersReader",
+    "rehead.datasets.formats.folders:FoldersReader",
     task="classification, multi_label_classification",
 )
 READERS.add(
     "coco",
     CocoSplit,
-    "rehead.data.readers.coco:CocoReader",
+    "rehead.datasets.formats.coco:CocoReader",
     task="detection, instance_segmentation, keypoint_detection, multi_label_classification",
 )
-READERS.add("masks", MasksSplit, "rehead.data.readers.masks:MasksReader", task="segmentation")
+READERS.add("masks", MasksSplit, "rehead.datasets.formats.masks:MasksReader", task="segmentation")
 READERS.add(
     "instance_masks",
     InstanceMasksSplit,
-    "rehead.data.readers.instance_masks:InstanceMasksReader",
+    "rehead.datasets.formats.instance_masks:InstanceMasksReader",
     task="detection, instance_segmentation",
 )
 READERS.add(
-    "voc", VocSplit, "rehead.data.readers.voc:VocReader", task="detection, segmentation, multi_label_classification"
+    "voc", VocSplit, "rehead.datasets.formats.voc:VocReader", task="detection, segmentation, multi_label_classification"
 )
 READERS.add(
     "yolo",
     YoloSplit,
-    "rehead.data.readers.yolo:YoloReader",
+    "rehead.datasets.formats.yolo:YoloReader",
     task="detection, instance_segmentation, keypoint_detection, multi_label_classification",
 )
-READERS.add("csv", CsvSplit, "rehead.data.readers.csv_boxes:CsvReader", task="detection, multi_label_classification")
+READERS.add(
+    "csv", CsvSplit, "rehead.datasets.formats.csv_boxes:CsvReader", task="detection, multi_label_classification"
+)
 READERS.add(
     "via",
     ViaSplit,
-    "rehead.data.readers.via:ViaReader",
+    "rehead.datasets.formats.via:ViaReader",
     task="detection, instance_segmentation, multi_label_classification",
 )
 READERS.add(
     "huggingface",
     HuggingFaceSplit,
-    "rehead.data.readers.huggingface:HuggingFaceReader",
+    "rehead.datasets.formats.huggingface:HuggingFaceReader",
     task="classification, detection, segmentation, multi_label_classification",
 )
 # Not a format: looks at the files and says which one they are in. Configurations that were checked have its answer.
-READERS.add("auto", SplitOptions, "rehead.data.readers.recognise:recognise", task="")
+READERS.add("auto", SplitOptions, "rehead.datasets.detect_format:detect_format", task="")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rehead.configs.load import load_config
     from rehead.errors import ReheadError
     from rehead.heads.base import Head
+    from rehead.models.model import Model, build_model, load
     from rehead.tasks.evaluate import evaluate
-    from rehead.tasks.model import Model, build_model, load
     from rehead.tasks.predict import predict
     from rehead.tasks.train import train
     from rehead.types import Classes, FeatureSpec, Frame, ImageBatch, Prediction, Target
@@ -31,14 +31,14 @@ _HOMES = {
     "Head": "rehead.heads.base",
     "HeadOptions": "rehead.configs.base",
     "ImageBatch": "rehead.types",
-    "Model": "rehead.tasks.model",
+    "Model": "rehead.models.model",
     "Prediction": "rehead.types",
     "ReheadError": "rehead.errors",
     "Target": "rehead.types",
     "build_backbone": "rehead.backbones",
-    "build_model": "rehead.tasks.model",
+    "build_model": "rehead.models.model",
     "evaluate": "rehead.tasks.evaluate",
-    "load": "rehead.tasks.model",
+    "load": "rehead.models.model",
     "load_config": "rehead.configs.load",
     "predict": "rehead.tasks.predict",
     "register_head": "rehead.configs.heads",

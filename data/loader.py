@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from rehead.data.allocation import keep_freed_memory
-from rehead.data.augment import Augment
-from rehead.data.batch import collate
+from rehead.data.collate import collate
 from rehead.data.packed_masks import PackedMasks
-from rehead.data.readers.base import Reader
-from rehead.data.resize import Resize
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.data.transport import Parcel, Transport
+from rehead.data.shared_memory import SharedBatch, SharedMemory
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import Resize
 from rehead.errors import DataError
 from rehead.interrupts import hear_no_stops, stops_wait
 from rehead.types import ImageBatch, Target
@@ -193,7 +193,7 @@ class Loader(Generic[Truth]):
         workers, arriving = self._begun()
         try:
             for came in arriving:
-                read = came.opened() if isinstance(came, Parcel) else came
+                read = came.opened() if isinstance(came, SharedBatch) else came
                 if read.images is None:
                     raise DataError(read.problem)
                 yield read.images, read.truths
@@ -202,7 +202,7 @@ class Loader(Generic[Truth]):
             # Or the traceback of an error would keep them, for as long as somebody keeps that.
             del workers, arriving
 
-    def _begun(self) -> tuple[_Workers[Truth], Iterator[_Read[Truth] | Parcel]]:
+    def _begun(self) -> tuple[_Workers[Truth], Iterator[_Read[Truth] | SharedBatch]]:
         """The workers, and what comes from them; none where there is no room for what processes share."""
         try:
             with stops_wait():
@@ -226,7 +226,7 @@ class Loader(Generic[Truth]):
             # At least what PyTorch is going to make: its half-made loader would print a traceback of its own.
             tried: list[Any] = [multiprocessing.Queue() for _ in range(self._workers + 3)]
             del tried
-        self._source.transport = Transport(self._workers)
+        self._source.transport = SharedMemory(self._workers)
         loader = DataLoader(
             self._source,
             batch_size=None,
@@ -283,9 +283,9 @@ def _close_all() -> None:
 class _Workers(NamedTuple, Generic[Truth]):
     """PyTorch's loader, the list that it begins again with every pass, and what it shares with its workers."""
 
-    loader: DataLoader[_Read[Truth] | Parcel]
+    loader: DataLoader[_Read[Truth] | SharedBatch]
     batches: list[Sequence[Key]]
-    transport: Transport
+    transport: SharedMemory
 
 
 def make_loader(
@@ -421,10 +421,10 @@ def _changed(truth: Truth, change: Callable[[Any], Any]) -> Truth:
     return replace(truth, **{name: change(value) for name, value in vars(truth).items()})
 
 
-class _Source(Dataset[_Read[Truth] | Parcel], Generic[Truth]):
+class _Source(Dataset[_Read[Truth] | SharedBatch], Generic[Truth]):
     """Reads a whole batch at a time."""
 
-    transport: Transport
+    transport: SharedMemory
 
     def __init__(self, reader: Reader, resize: Resize, channels: int, divisor: int) -> None:
         self.reader = reader
@@ -432,7 +432,7 @@ class _Source(Dataset[_Read[Truth] | Parcel], Generic[Truth]):
         self.channels = channels
         self.divisor = divisor
 
-    def __getitem__(self, keys: Sequence[Key]) -> _Read[Truth] | Parcel:
+    def __getitem__(self, keys: Sequence[Key]) -> _Read[Truth] | SharedBatch:
         try:
             read = self.batch(keys)
         except DataError as error:

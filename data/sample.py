@@ -32,7 +32,7 @@ class Sample:
             an image may have several classes, 1 for those that are present and 0 for the others.
         image: (H, W, C), uint8, or float32, 255 being full brightness (beyond 8 bits).
         semantic: (H, W) in 0..K-1, of `rehead.types.map_type`; `ignore_of` it where nothing counts.
-        reduction: as in `rehead.data.pixels.Decoded`. Where it is not 1, all of the annotation is in pixels of the
+        reduction: as in `rehead.data.image_io.Decoded`. Where it is not 1, all of the annotation is in pixels of the
             whole image until `aligned`.
         full: (height, width) of the whole image where `image` was decoded at a reduced scale, until it is resized.
     """

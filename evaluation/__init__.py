@@ -1,1 +1,1 @@
-"""Predictions and ground truth in, figures out. numpy only: works on files alone and imports no torch."""
+"""Predictions and ground truth in, metrics out. numpy only: works on files alone and imports no torch."""

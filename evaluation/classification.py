@@ -32,7 +32,7 @@ class Accuracy:
         self.right += (best[0] == label, label in best)
         self.count += 1
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`top1` and `top5`, shares of the images seen; with five classes or fewer, top5 is 1. 0 of no images is 0."""
         top1, top5 = (self.right / max(self.count, 1)).tolist()
         return {"top1": top1, "top5": top5}

@@ -1,4 +1,4 @@
-"""COCO's figures: twelve of boxes or masks, ten of keypoints, equal to pycocotools' to the last bit."""
+"""COCO's metrics: twelve of boxes or masks, ten of keypoints, equal to pycocotools' to the last bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rehead.errors import DataError
 from rehead.evaluation.matching import AREAS, Curves, Detections, Objects, curves, match
 from rehead.evaluation.overlaps import BoxOverlap, KeypointOverlap, MaskOverlap, Overlap
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In the order of `COCOeval.stats`."""
 KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 """The same for keypoints, at most 20 objects per image."""
@@ -34,7 +34,7 @@ RANGES: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def coco_figures(
+def coco_metrics(
     ground_truth: Mapping[str, Any] | Path,
     results: Sequence[Mapping[str, Any]] | Path,
     kind: Kind = "bbox",
@@ -104,7 +104,7 @@ def coco_figures(
 
 
 def summary(found: Curves) -> dict[str, float]:
-    """The twelve figures."""
+    """The twelve metrics."""
     precision, recall = found.precision, found.recall
     values = [
         *(_mean(curve) for curve in (precision[0], precision[0, HALF], precision[0, THREE_QUARTERS])),
@@ -112,11 +112,11 @@ def summary(found: Curves) -> dict[str, float]:
         *(_mean(recall[most, 0]) for most in (0, 1, 2)),
         *(_mean(recall[2, area]) for area in (1, 2, 3)),
     ]
-    return dict(zip(FIGURES, values, strict=True))
+    return dict(zip(METRICS, values, strict=True))
 
 
 def keypoint_summary(found: Curves) -> dict[str, float]:
-    """The ten figures of keypoints."""
+    """The ten metrics of keypoints."""
     values = [
         _mean(part)
         for curve in (found.precision, found.recall[0])

@@ -4,7 +4,7 @@ pycocotools matches one image, class, range of areas and threshold at a time in 
 sequential: within an image and class, detections choose their object in the order of their scores. So here the first
 detections of all images and classes choose at once, for every range and threshold, then the second ones, and so on;
 and only pairs that overlap by the lowest threshold take part. The arithmetic is pycocotools', in its order, so that
-figures are equal to the last bit (https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeval.py).
+metrics are equal to the last bit (https://github.com/cocodataset/cocoapi/blob/master/PythonAPI/pycocotools/cocoeval.py).
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _by_turn(turn: Ints) -> list[Ints]:
 
 @dataclass
 class Curves:
-    """What the figures are means of; -1 where a class has nothing to find.
+    """What the metrics are means of; -1 where a class has nothing to find.
 
     Attributes:
         precision: (A, T, R, K), at every recall, by class.

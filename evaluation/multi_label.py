@@ -1,4 +1,4 @@
-"""Figures of images that may have several classes each."""
+"""Metrics of images that may have several classes each."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class MultiLabel:
         self.probabilities.append(probabilities)
         self.present.append(present)
 
-    def figures(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures over every image so far; None where there is nothing to measure.
+    def metrics(self, names: Sequence[str]) -> dict[str, Any]:
+        """The metrics over every image so far; None where there is nothing to measure.
 
         Args:
             names: of the K classes.

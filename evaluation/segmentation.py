@@ -59,8 +59,8 @@ class ConfusionMatrix:
         counted = np.bincount(pairs.ravel(), minlength=(classes + 1) * classes)
         self.counts += counted.reshape(classes + 1, classes)[:classes]
 
-    def figures(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures over everything counted so far; 0 where no pixel counted.
+    def metrics(self, names: Sequence[str]) -> dict[str, Any]:
+        """The metrics over everything counted so far; 0 where no pixel counted.
 
         Args:
             names: of the K classes.

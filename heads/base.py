@@ -51,7 +51,7 @@ class Head(nn.Module, ABC):
         return self.specs
 
     @abstractmethod
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Whether an image's target holds what this head needs; where several heads learn, it skips the others."""
 
     @abstractmethod
@@ -64,10 +64,10 @@ class Head(nn.Module, ABC):
             targets: B of them, in batch pixels.
         """
 
-    def sit_out(self, device: torch.device) -> None:
+    def skip_batch(self, device: torch.device) -> None:
         """Stands for `loss` where no image of this process has anything for this head, while others may have some.
 
-        A head whose `loss` calls `normaliser` calls it here as often, with nothing counted: every process must, or
+        A head whose `loss` calls `loss_normalizer` calls it here as often, with nothing counted: every process must, or
         those that do would wait for ever.
         """
 
@@ -81,7 +81,7 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def normaliser(count: Tensor) -> Tensor:
+def loss_normalizer(count: Tensor) -> Tensor:
     """What to divide a sum by for the mean over the batches of all processes.
 
     The gradients of several processes are averaged, which makes of the processes' own means the mean of all only

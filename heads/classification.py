@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rehead.configs.classification_heads import ClassificationOptions, MLPOptions
 from rehead.errors import BuildError
-from rehead.heads.base import Features, Head, at_least_float32, normaliser
+from rehead.heads.base import Features, Head, at_least_float32, loss_normalizer
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 
@@ -48,7 +48,7 @@ class ClassificationHead(Head):
             [self.pool(own[:, :height, :width]).flatten() for own, (height, width) in zip(maps, sizes, strict=True)]
         )
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with a label."""
         return target.label is not None
 
@@ -60,7 +60,7 @@ class ClassificationHead(Head):
         """
         logits = self.logits(features, frames)
         rows = [row for row, target in enumerate(targets) if target.label is not None]
-        count = normaliser(torch.full((), len(rows), device=logits.device))
+        count = loss_normalizer(torch.full((), len(rows), device=logits.device))
         if not rows:
             return {"loss_classifier": logits.sum() * 0}
         wanted = distributions([targets[row] for row in rows], len(self.classes))
@@ -72,9 +72,9 @@ class ClassificationHead(Head):
             total = F.binary_cross_entropy_with_logits(own, wanted, reduction="sum") / len(self.classes)
         return {"loss_classifier": total / count}
 
-    def sit_out(self, device: torch.device) -> None:
+    def skip_batch(self, device: torch.device) -> None:
         """Images are counted."""
-        normaliser(torch.tensor(0, device=device))
+        loss_normalizer(torch.tensor(0, device=device))
 
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Probabilities, (K,) float32 per image: of the softmax or, with `multi_label`, of each class's sigmoid."""

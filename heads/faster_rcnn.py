@@ -65,7 +65,7 @@ class FasterRCNN(Head):
             beta=options.beta(options.box_loss),
         )
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with boxes, even where there are none."""
         return target.boxes is not None
 

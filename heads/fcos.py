@@ -10,10 +10,10 @@ from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
 
 from rehead.configs.detection_heads import FCOSOptions
-from rehead.heads.base import normaliser
+from rehead.heads.base import loss_normalizer
 from rehead.heads.detection import anchor_generator
 from rehead.heads.necks import build_neck
-from rehead.heads.one_stage import Neckless, OneStage
+from rehead.heads.one_stage import BackboneStub, OneStage
 from rehead.types import Classes, FeatureSpec
 
 
@@ -28,9 +28,9 @@ class FCOS(OneStage):
         self.neck = build_neck(options.neck, specs, options.channels, finest=8, extra="P5")
         # An "anchor" is a point with its level's stride: distances are counted in strides.
         points = [[float(spec.stride)] for spec in self.neck.feature_specs.values()]
-        self.hold(
+        self.wrap(
             detection.FCOS(
-                Neckless(options.channels),
+                BackboneStub(options.channels),
                 len(classes),
                 anchor_generator=anchor_generator(points, [1.0], self.neck.feature_specs),
                 head=CountedFCOSHead(options.channels, 1, len(classes), options.convs),
@@ -46,12 +46,12 @@ class FCOS(OneStage):
         self, targets: list[dict[str, Tensor]], outputs: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]
     ) -> dict[str, Tensor]:
         """Focal loss on every point; GIoU and centre-ness on those near the centre of an object of their size."""
-        losses: dict[str, Tensor] = self.rules.compute_loss(targets, outputs, anchors, sizes)
+        losses: dict[str, Tensor] = self.torchvision_model.compute_loss(targets, outputs, anchors, sizes)
         return losses
 
-    def sit_out(self, device: torch.device) -> None:
+    def skip_batch(self, device: torch.device) -> None:
         """Points of objects are counted."""
-        normaliser(torch.tensor(0, device=device))
+        loss_normalizer(torch.tensor(0, device=device))
 
 
 class CountedFCOSHead(FCOSHead):
@@ -74,5 +74,5 @@ class CountedFCOSHead(FCOSHead):
         """
         losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         own = (torch.stack(matched_idxs) >= 0).sum()
-        factor = own.clamp(min=1) / normaliser(own)
+        factor = own.clamp(min=1) / loss_normalizer(own)
         return {name: factor * loss for name, loss in losses.items()}

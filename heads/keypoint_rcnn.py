@@ -35,7 +35,7 @@ class KeypointRCNN(FasterRCNN):
             options.keypoint_channels, number_of_points(options, classes)
         )
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with keypoints, even where there are none."""
         return target.keypoints is not None
 

@@ -32,7 +32,7 @@ class MaskRCNN(FasterRCNN):
             options.mask_channels, options.mask_channels, len(classes) + 1
         )
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with masks, even where there are none."""
         return target.masks is not None
 

@@ -20,23 +20,23 @@ class OneStage(Head):
 
     torchvision counts classes here as we do: label 0 is an ordinary class and background none at all.
 
-    A subclass sets `neck` and calls `hold` once.
+    A subclass sets `neck` and calls `wrap` once.
     """
 
     divisor = 32
     neck: Neck
     head: nn.Module
-    rules: Any
+    torchvision_model: Any
     """torchvision's model, asked only for its losses and its detections."""
 
-    def hold(self, rules: nn.Module) -> None:
-        """Takes a torchvision model that was built around `Neckless`.
+    def wrap(self, torchvision_model: nn.Module) -> None:
+        """Takes a torchvision model that was built around `BackboneStub`.
 
         Its `head` becomes ours. The model itself stays out of the module tree, where every tensor of
         the head would have a second name; it owns nothing else that trains or moves.
         """
-        self.head = rules.get_submodule("head")
-        object.__setattr__(self, "rules", rules)
+        self.head = torchvision_model.get_submodule("head")
+        object.__setattr__(self, "torchvision_model", torchvision_model)
 
     def outputs(self, features: Features, frames: Sequence[Frame]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
         """The head's outputs by name, (B, A, ...) float32; the anchors of each image, (A, 4); and A per level.
@@ -45,8 +45,8 @@ class OneStage(Head):
         """
         levels = list(float32_pyramid(self.neck, features).values())
         outputs = {name: at_least_float32(value) for name, value in self.head(levels).items()}
-        anchors = self.rules.anchor_generator(image_list(frames), levels)
-        per_point = self.rules.anchor_generator.num_anchors_per_location()
+        anchors = self.torchvision_model.anchor_generator(image_list(frames), levels)
+        per_point = self.torchvision_model.anchor_generator.num_anchors_per_location()
         sizes = [one.shape[-2] * one.shape[-1] * count for one, count in zip(levels, per_point, strict=True)]
         return outputs, anchors, sizes
 
@@ -56,7 +56,7 @@ class OneStage(Head):
     ) -> dict[str, Tensor]:
         """torchvision's losses by its names."""
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with boxes, even where there are none."""
         return target.boxes is not None
 
@@ -68,7 +68,7 @@ class OneStage(Head):
     def predict(self, features: Features, frames: Sequence[Frame]) -> list[Prediction]:
         """Boxes, scores and labels, best first, at most `detections` per image."""
         outputs, anchors, sizes = self.outputs(features, frames)
-        found = self.rules.postprocess_detections(
+        found = self.torchvision_model.postprocess_detections(
             {name: list(torch.split(value, sizes, dim=1)) for name, value in outputs.items()},
             [list(torch.split(one, sizes)) for one in anchors],
             [frame.size for frame in frames],
@@ -76,7 +76,7 @@ class OneStage(Head):
         return predictions(found, frames)
 
 
-class Neckless(nn.Module):
+class BackboneStub(nn.Module):
     """Stands for the backbone in torchvision's model, which asks it for a width alone."""
 
     def __init__(self, out_channels: int) -> None:

@@ -15,7 +15,7 @@ from rehead.configs.detection_heads import GROUPS, RetinaNetOptions
 from rehead.heads.detection import anchor_generator
 from rehead.heads.matching import BoxCoder, Matcher, places
 from rehead.heads.necks import build_neck
-from rehead.heads.one_stage import Neckless, OneStage
+from rehead.heads.one_stage import BackboneStub, OneStage
 from rehead.heads.sparse_gradient import skip_zeros
 from rehead.types import Classes, FeatureSpec
 
@@ -48,9 +48,9 @@ class RetinaNet(OneStage):
         # torchvision's own second version sets it so too; no argument does.
         head.regression_head._loss_type = options.box_loss
         head.regression_head.box_coder = BoxCoder(head.regression_head.box_coder.weights)
-        self.hold(
+        self.wrap(
             detection.RetinaNet(
-                Neckless(options.channels),
+                BackboneStub(options.channels),
                 len(classes),
                 anchor_generator=anchors,
                 head=head,
@@ -60,7 +60,7 @@ class RetinaNet(OneStage):
                 topk_candidates=options.candidates,
             )
         )
-        self.rules.proposal_matcher = Matcher(
+        self.torchvision_model.proposal_matcher = Matcher(
             options.positive_iou, options.negative_iou, allow_low_quality_matches=True
         )
 
@@ -78,8 +78,10 @@ class RetinaNet(OneStage):
     def _matched(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """(A,) which of an image's boxes each anchor matches, below 0 for none."""
         if not len(boxes):
-            return torch.full((len(anchors),), self.rules.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-        found: Tensor = self.rules.proposal_matcher(box_iou(boxes, anchors))
+            return torch.full(
+                (len(anchors),), self.torchvision_model.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device
+            )
+        found: Tensor = self.torchvision_model.proposal_matcher(box_iou(boxes, anchors))
         return found
 
     def _classification(
@@ -91,7 +93,7 @@ class RetinaNet(OneStage):
             wanted = torch.zeros_like(own)
             wanted[index, target["labels"][match[index]]] = 1.0
             loss = sigmoid_focal_loss(own, wanted).sum(dim=1)
-            counts = match != self.rules.proposal_matcher.BETWEEN_THRESHOLDS
+            counts = match != self.torchvision_model.proposal_matcher.BETWEEN_THRESHOLDS
             losses.append(loss.where(counts, 0).sum() / max(1, len(index)))
         return torch.stack(losses).mean()
 
@@ -109,8 +111,8 @@ class RetinaNet(OneStage):
         )
         own = torch.cat([image[index] for image, index in zip(deltas, objects, strict=True)])
         start = torch.cat([image[index] for image, index in zip(anchors, objects, strict=True)])
-        coder: BoxCoder = self.rules.head.regression_head.box_coder
-        if self.rules.head.regression_head._loss_type == "l1":
+        coder: BoxCoder = self.torchvision_model.head.regression_head.box_coder
+        if self.torchvision_model.head.regression_head._loss_type == "l1":
             loss = (own - coder.encode_single(wanted, start)).abs().sum(dim=1)
         else:
             loss = generalized_box_iou_loss(coder.decode_single(own, start), wanted)

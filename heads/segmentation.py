@@ -29,7 +29,7 @@ class SemanticHead(Head):
     def logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """(B, K, H, W) class scores of the padded batch size."""
 
-    def learns_from(self, target: Target) -> bool:
+    def has_targets(self, target: Target) -> bool:
         """Images with a class map."""
         return target.semantic is not None
 
@@ -39,9 +39,9 @@ class SemanticHead(Head):
         losses: dict[str, Tensor] = self.criterion(self.training_logits(features, frames), semantic)
         return losses
 
-    def sit_out(self, device: torch.device) -> None:
+    def skip_batch(self, device: torch.device) -> None:
         """The criterion counts pixels."""
-        self.criterion.sit_out(device)
+        self.criterion.skip_batch(device)
 
     def training_logits(self, features: Features, frames: Sequence[Frame]) -> Tensor:
         """`logits`, with a reason where a norm cannot learn.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rehead.configs.segmentation_heads import SegmentationLossOptions
 from rehead.errors import BuildError, listed
-from rehead.heads.base import at_least_float32, normaliser
+from rehead.heads.base import at_least_float32, loss_normalizer
 from rehead.types import IGNORE_16, Classes, ignore_of
 
 
@@ -61,8 +61,8 @@ class SegmentationLoss(nn.Module):
             losses[f"loss_{name}"] = term.weight * loss
         return losses
 
-    def sit_out(self, device: torch.device) -> None:
-        """One pixel that does not count, for the other processes' sake; see `Head.sit_out`."""
+    def skip_batch(self, device: torch.device) -> None:
+        """One pixel that does not count, for the other processes' sake; see `Head.skip_batch`."""
         semantic = torch.full((1, 1, 1), IGNORE_16, dtype=torch.int16, device=device)
         self(torch.zeros(1, self.num_classes, 1, 1, device=device), semantic)
 
@@ -86,8 +86,8 @@ def pixel_cross_entropy(
         label_smoothing=label_smoothing,
     )
     if class_weights is None:
-        return total / normaliser(counts.sum())
-    return total / normaliser((class_weights[semantic.where(counts, 0)] * counts).sum())
+        return total / loss_normalizer(counts.sum())
+    return total / loss_normalizer((class_weights[semantic.where(counts, 0)] * counts).sum())
 
 
 def dice(logits: Tensor, semantic: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def focal(logits: Tensor, semantic: Tensor, gamma: float = 2.0) -> Tensor:
     entropy = F.cross_entropy(at_least_float32(logits), semantic.long(), ignore_index=ignored, reduction="none")
     # A power below 1 has an infinite slope at 0.
     wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
-    return (wrong**gamma * entropy).sum() / normaliser((semantic != ignored).sum())
+    return (wrong**gamma * entropy).sum() / loss_normalizer((semantic != ignored).sum())
 
 
 def lovasz(logits: Tensor, semantic: Tensor) -> Tensor:

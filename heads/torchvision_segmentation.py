@@ -53,11 +53,11 @@ class TorchvisionSegmentation(SemanticHead):
             losses["loss_auxiliary"] = self.auxiliary_weight * torch.stack(list(terms.values())).sum()
         return losses
 
-    def sit_out(self, device: torch.device) -> None:
+    def skip_batch(self, device: torch.device) -> None:
         """The criterion counts pixels, for the auxiliary scores once more."""
-        super().sit_out(device)
+        super().skip_batch(device)
         if self.aux_classifier is not None:
-            super().sit_out(device)
+            super().skip_batch(device)
 
 
 def resized(scores: Tensor, frames: Sequence[Frame]) -> Tensor:

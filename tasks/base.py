@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.types import Classes, Prediction
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Evaluator(ABC):
-    """Collects predictions image by image, then gives the figures."""
+    """Collects predictions image by image, then gives the metrics."""
 
     @abstractmethod
     def update(self, truth: Sample, prediction: Prediction) -> None:
@@ -32,7 +32,7 @@ class Evaluator(ABC):
         """Takes what the evaluator of another process collected, as if this one had seen its images."""
 
     @abstractmethod
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """What `evaluate --json` writes for a head."""
 
 
@@ -48,7 +48,7 @@ class Task(ABC):
         """An empty evaluator for a reader's images."""
 
     @abstractmethod
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Whether an image has the annotation that this task is judged by."""
 
     @abstractmethod
@@ -62,14 +62,14 @@ class Task(ABC):
     @abstractmethod
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """What `predictions.json` says of an image; files that belong to it are written under `out`."""
 
 
-def flat(figures: Figures, prefix: str = "") -> dict[str, Any]:
+def flat(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name, in order."""
     named: dict[str, Any] = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if isinstance(value, dict):
             named |= flat(value, f"{prefix}{name}.")
         else:

@@ -9,13 +9,13 @@ import torch
 from accelerate.accelerator import Accelerator
 
 from rehead.configs.schema import Config
-from rehead.data.augment import Augment
-from rehead.data.batch import collate
+from rehead.data.collate import collate
 from rehead.data.loader import Key
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
+from rehead.data.transforms.augment import Augment
 from rehead.errors import ConfigError
+from rehead.models.model import Model
 from rehead.tasks.images import augment_for, divisor_for, resize_for
-from rehead.tasks.model import Model
 from rehead.terminal import say
 from rehead.training.checkpoints import tensors_of
 from rehead.training.distributed import started

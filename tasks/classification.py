@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.data.draw import draw_label
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
 from rehead.evaluation.classification import Accuracy
-from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.tasks.base import Evaluator, Metrics, Picture, Task
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_label
 
 TOP = 5
 """How many of the best classes `predictions.json` lists."""
@@ -29,7 +29,7 @@ class Classification(Task):
         """Accuracy of the best guess and of the best five."""
         return LabelEvaluator(len(classes))
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with a label."""
         return truth.label is not None
 
@@ -45,7 +45,7 @@ class Classification(Task):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """The five best classes with their probabilities, best first."""
         guesses = ranked(prediction, classes)[:TOP]
         return [{"image_id": image_id, **guesses[0], "top": guesses}]
@@ -77,10 +77,10 @@ class LabelEvaluator(Evaluator):
         self.accuracy.right += right
         self.accuracy.count += count
 
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """`top1`, and `top5` where there are more than five classes; 0..1."""
-        figures = self.accuracy.figures()
-        return figures if self.classes > TOP else {"top1": figures["top1"]}
+        metrics = self.accuracy.metrics()
+        return metrics if self.classes > TOP else {"top1": metrics["top1"]}
 
 
 def class_of(truth: Sample) -> int:
@@ -94,7 +94,7 @@ def class_of(truth: Sample) -> int:
     return int(truth.label.argmax()) if isinstance(truth.label, np.ndarray) else int(truth.label)
 
 
-def ranked(prediction: Prediction, classes: Classes) -> list[Figures]:
+def ranked(prediction: Prediction, classes: Classes) -> list[Metrics]:
     """Every class with its probability, best first."""
     assert prediction.probabilities is not None
     scores, labels = prediction.probabilities.sort(descending=True, stable=True)

@@ -1,19 +1,19 @@
-"""Detection: boxes judged by the twelve COCO figures."""
+"""Detection: boxes judged by the twelve COCO metrics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rehead.data.coco_format import ground_truth
-from rehead.data.draw import draw_boxes
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.evaluation.coco import coco_figures
-from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.datasets.coco_format import ground_truth
+from rehead.evaluation.coco import coco_metrics
+from rehead.tasks.base import Evaluator, Metrics, Picture, Task
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_boxes
 
 DRAWN_FROM = 0.3
-"""Boxes below this score are left out of pictures (never out of figures and files)."""
+"""Boxes below this score are left out of pictures (never out of metrics and files)."""
 
 
 class Detection(Task):
@@ -26,7 +26,7 @@ class Detection(Task):
         """COCO AP."""
         return BoxEvaluator(reader)
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with boxes, even where there are none."""
         return truth.boxes is not None
 
@@ -53,7 +53,7 @@ class Detection(Task):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """COCO results form, with the user's own category ids."""
         return coco_results(prediction, classes, image_id)
 
@@ -63,26 +63,26 @@ class BoxEvaluator(Evaluator):
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.results: list[Figures] = []
+        self.results: list[Metrics] = []
 
     def update(self, truth: Sample, prediction: Prediction) -> None:
         """Adds an image's boxes, under the ids of the data's own files."""
         self.results += coco_results(prediction, self.reader.classes, truth.image_id)
 
-    def collected(self) -> list[Figures]:
+    def collected(self) -> list[Metrics]:
         """The results."""
         return self.results
 
-    def merge(self, collected: list[Figures]) -> None:
+    def merge(self, collected: list[Metrics]) -> None:
         """More results; their order among images decides nothing."""
         self.results += collected
 
-    def figures(self) -> Figures:
-        """The twelve COCO figures under `bbox`."""
-        return {"bbox": coco_figures(ground_truth(self.reader), self.results)}
+    def metrics(self) -> Metrics:
+        """The twelve COCO metrics under `bbox`."""
+        return {"bbox": coco_metrics(ground_truth(self.reader), self.results)}
 
 
-def coco_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+def coco_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Metrics]:
     """Boxes as xywh with the user's category ids, best first."""
     assert prediction.boxes is not None
     assert prediction.labels is not None

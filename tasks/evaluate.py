@@ -1,4 +1,4 @@
-"""Runs a model over a split: figures by head key, and a few pictures."""
+"""Runs a model over a split: metrics by head key, and a few pictures."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ import torch
 
 from rehead.backbones.tensor_files import without_numbers
 from rehead.configs.schema import Config
-from rehead.data.check.before_training import say_if_repaired, say_other_classes
-from rehead.data.draw import save, sheet
+from rehead.data.image_io import read_image
 from rehead.data.loader import Loader, evaluation_loader, says_why_workers_end, workers_for
-from rehead.data.pixels import read_image
-from rehead.data.readers import open_data
-from rehead.data.readers.base import ClassesDifferError, Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
+from rehead.datasets.audit.before_training import say_if_repaired, say_other_classes
+from rehead.datasets.open import open_data
+from rehead.datasets.parsing import ClassesDifferError
 from rehead.errors import ConfigError, DataError, did_you_mean, listed
 from rehead.files import check_output, measured, not_finite
+from rehead.models.checkpoints import describe
+from rehead.models.model import Model, opened
 from rehead.progress import Progress
 from rehead.tasks import TASKS
-from rehead.tasks.base import Evaluator, Figures, Picture
-from rehead.tasks.checkpoints import describe
+from rehead.tasks.base import Evaluator, Metrics, Picture
 from rehead.tasks.images import batch_of, divisor_for, resize_for
-from rehead.tasks.model import Model, opened
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
-    buffers_from_first,
-    from_first,
-    gathered_on_first,
-    joined,
-    one_before_the_others,
+    broadcast,
+    broadcast_buffers,
+    fail_together,
+    gather_to_main,
+    main_process_first,
+    process_group,
     rank,
-    together,
     world,
 )
 from rehead.training.engine import choose_device, evaluating_in
-from rehead.training.memory import says_what_to_lower_in_evaluation
+from rehead.training.memory import explain_oom_in_evaluation
 from rehead.training.sharding import is_sharded
 from rehead.types import ImageBatch, Prediction
+from rehead.visualize.draw import save, sheet
 
 logger = logging.getLogger("rehead")
 
@@ -53,8 +54,8 @@ def evaluate(
     *,
     plugins: Sequence[str] = (),
     output: Path | None = None,
-) -> dict[str, Figures]:
-    """Figures of a checkpoint on a split of its data, or of other data of the same classes.
+) -> dict[str, Metrics]:
+    """Metrics of a checkpoint on a split of its data, or of other data of the same classes.
 
     Several processes of a launcher share the images.
 
@@ -62,14 +63,14 @@ def evaluate(
         checkpoint: a `.safetensors` file of rehead.
         overrides: of the checkpoint's own config, by dotted key, such as `{"data.split": "test"}`.
         plugins: modules that the checkpoint may have imported; see `rehead.load`.
-        output: where the figures will be written: refused before the work if it is read, or in a folder that is.
+        output: where the metrics will be written: refused before the work if it is read, or in a folder that is.
 
     Returns:
         By head key, such as `{"main": {"bbox": {"AP": ...}}}`; the same on every process.
     """
     path = Path(checkpoint)
-    with joined():
-        model, reader = one_before_the_others(partial(_open, path, overrides or {}, plugins, output))
+    with process_group():
+        model, reader = main_process_first(partial(_open, path, overrides or {}, plugins, output))
         with says_why_workers_end():
             return run_evaluation(model, reader, batch_size=model.config.train.images_per_pass)
 
@@ -139,7 +140,7 @@ def run_evaluation(
     pictures: int = 0,
     folder: Path | None = None,
     loader: Loader[Sample] | None = None,
-) -> dict[str, Figures]:
+) -> dict[str, Metrics]:
     """Predicts every image once, in eval mode, and judges.
 
     Several processes share the images; rank 0 judges what all of them collected, and tells the others. The
@@ -154,10 +155,10 @@ def run_evaluation(
         loader: of `loader_for` with the same arguments, whose workers are there already.
 
     Returns:
-        Figures by head key, the same on every process.
+        Metrics by head key, the same on every process.
     """
     config = model.config
-    buffers_from_first(model)
+    broadcast_buffers(model)
     if rank() != 0:
         pictures = 0
     device = next(model.parameters()).device
@@ -188,14 +189,14 @@ def run_evaluation(
             Progress("evaluating", len(reader), quiet=rank() != 0) as bar,
         ):
             for batch, truths in copied_ahead(reading, on_device, device):
-                with says_what_to_lower_in_evaluation(len(truths), detections, kept):
+                with explain_oom_in_evaluation(len(truths), detections, kept):
                     found: dict[str, list[Prediction]] = model(batch)
                     on_cpu = {key: [one.to(torch.device("cpu")) for one in own] for key, own in found.items()}
                 of_images = zip(*on_cpu.values(), strict=True)
                 overflown += sum(any(without_numbers(one.numbers()) for one in own) for own in of_images)
                 for row, truth in enumerate(truths):
                     local = {key: own[row] for key, own in on_cpu.items()}
-                    judged = [key for key in tasks if tasks[key].judges(truth)]
+                    judged = [key for key in tasks if tasks[key].has_ground_truth(truth)]
                     for key in judged:
                         evaluators[key].update(truth, local[key])
                     if folder is not None and drawn < pictures and judged:
@@ -210,10 +211,10 @@ def run_evaluation(
         if overflown:
             logger.warning(
                 "what is predicted is not finite for %d of the images: numbers grow too large inside this model, so "
-                "the figures mean little",
+                "the metrics mean little",
                 overflown,
             )
-        return from_first(_judged(evaluators))
+        return broadcast(_judged(evaluators))
     finally:
         model.train(was_training)
         if loader is None:
@@ -226,20 +227,20 @@ def passes(images: int, batch_size: int) -> int:
     return math.ceil(share / batch_size)
 
 
-def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Figures]:
-    """The figures of what all processes collected, on rank 0; nothing on the others."""
-    figures: dict[str, Figures] = {}
-    with together():
+def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Metrics]:
+    """The metrics of what all processes collected, on rank 0; nothing on the others."""
+    metrics: dict[str, Metrics] = {}
+    with fail_together():
         mine = {key: evaluator.collected() for key, evaluator in evaluators.items()}
-        for collected in gathered_on_first(mine)[1:]:
+        for collected in gather_to_main(mine)[1:]:
             for key, evaluator in evaluators.items():
                 evaluator.merge(collected[key])
         if rank() == 0:
-            figures = {key: evaluator.figures() for key, evaluator in evaluators.items()}
-        if lost := list(not_finite(figures)):
-            logger.warning("figures that are no numbers count as not measured (null): %s", listed(lost))
-            figures = measured(figures)
-    return figures
+            metrics = {key: evaluator.metrics() for key, evaluator in evaluators.items()}
+        if lost := list(not_finite(metrics)):
+            logger.warning("metrics that are no numbers count as not measured (null): %s", listed(lost))
+            metrics = measured(metrics)
+    return metrics
 
 
 def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Picture:

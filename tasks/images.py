@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rehead.configs.heads import MULTI_LABEL, image_task, task_of
-from rehead.data.augment import Augment
-from rehead.data.batch import collate
+from rehead.data.collate import collate
+from rehead.data.image_io import read_image
 from rehead.data.loader import BatchSampler
-from rehead.data.pixels import read_image
-from rehead.data.readers.base import Reader
-from rehead.data.resize import DEFAULTS, Resize
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.data.sampling import orientations, repeats
-from rehead.data.steps import Setting
+from rehead.data.sampler import orientations, repeats
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.data.transforms.steps import AugmentContext
 from rehead.errors import DataError
 from rehead.training.distributed import rank, world
 from rehead.types import ImageBatch
 
 if TYPE_CHECKING:
     from rehead.configs.schema import Config
-    from rehead.tasks.model import Model
+    from rehead.models.model import Model
 
 
 def resize_for(model: Model) -> Resize:
@@ -41,7 +41,7 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
     data, channels = config.data, config.model.backbone.in_channels
     known = [reader.of(key).classes for key in config.model.heads]
     labels = [key for key, head in config.model.heads.items() if task_of(head) in ("classification", MULTI_LABEL)]
-    setting = Setting(
+    context = AugmentContext(
         image_task(config),
         resize,
         min_visible=data.min_visible,
@@ -50,7 +50,7 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
         allow_albumentationsx=data.allow_albumentationsx,
     )
     reduced = data.reduced_decoding != "never"
-    augment = Augment(data.augment, setting, config.train.seed, channels, reduced)
+    augment = Augment(data.augment, context, config.train.seed, channels, reduced)
     augment.check(reader, channels)
     return augment
 

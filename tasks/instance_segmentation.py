@@ -1,18 +1,18 @@
-"""Instance segmentation: boxes and masks, each judged by the twelve COCO figures."""
+"""Instance segmentation: boxes and masks, each judged by the twelve COCO metrics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rehead.data.coco_format import ground_truth
-from rehead.data.draw import draw_instances
 from rehead.data.instance_masks import encode, to_json
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.evaluation.coco import coco_figures
-from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.datasets.coco_format import ground_truth
+from rehead.evaluation.coco import coco_metrics
+from rehead.tasks.base import Evaluator, Metrics, Picture
 from rehead.tasks.detection import DRAWN_FROM, BoxEvaluator, Detection, coco_results
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_instances
 
 
 class InstanceSegmentation(Detection):
@@ -25,7 +25,7 @@ class InstanceSegmentation(Detection):
         """COCO AP of boxes and of masks."""
         return MaskEvaluator(reader)
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with masks, even where there are none."""
         return truth.masks is not None
 
@@ -41,7 +41,7 @@ class InstanceSegmentation(Detection):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """COCO results form, masks as compressed run-length codes."""
         return mask_results(prediction, classes, image_id)
 
@@ -53,16 +53,16 @@ class MaskEvaluator(BoxEvaluator):
         """Adds an image's boxes and masks, under the ids of the data's own files."""
         self.results += mask_results(prediction, self.reader.classes, truth.image_id)
 
-    def figures(self) -> Figures:
-        """The twelve COCO figures under `bbox`, and again under `segm`."""
+    def metrics(self) -> Metrics:
+        """The twelve COCO metrics under `bbox`, and again under `segm`."""
         truth = ground_truth(self.reader, masks=True)
         # The area of a result is that of its box where it has one, so each kind goes by itself.
         boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in self.results]
         masks = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
-        return {"bbox": coco_figures(truth, boxes), "segm": coco_figures(truth, masks, "segm")}
+        return {"bbox": coco_metrics(truth, boxes), "segm": coco_metrics(truth, masks, "segm")}
 
 
-def mask_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+def mask_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Metrics]:
     """COCO results with boxes and masks, best first."""
     assert prediction.masks is not None
     codes = encode(prediction.masks.numpy())

@@ -1,17 +1,17 @@
-"""Keypoint detection: boxes by the twelve COCO figures, named points of objects by COCO's ten of OKS."""
+"""Keypoint detection: boxes by the twelve COCO metrics, named points of objects by COCO's ten of OKS."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rehead.data.coco_format import ground_truth
-from rehead.data.draw import draw_keypoints
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.evaluation.coco import coco_figures
-from rehead.tasks.base import Evaluator, Figures, Picture
+from rehead.datasets.coco_format import ground_truth
+from rehead.evaluation.coco import coco_metrics
+from rehead.tasks.base import Evaluator, Metrics, Picture
 from rehead.tasks.detection import DRAWN_FROM, BoxEvaluator, Detection, coco_results
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_keypoints
 
 
 class KeypointDetection(Detection):
@@ -24,7 +24,7 @@ class KeypointDetection(Detection):
         """COCO AP of boxes and of keypoints."""
         return KeypointEvaluator(reader)
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with keypoints, even where there are none."""
         return truth.keypoints is not None
 
@@ -44,7 +44,7 @@ class KeypointDetection(Detection):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """COCO results form."""
         return keypoint_results(prediction, classes, image_id)
 
@@ -56,16 +56,16 @@ class KeypointEvaluator(BoxEvaluator):
         """Adds an image's boxes and points, under the ids of the data's own files."""
         self.results += keypoint_results(prediction, self.reader.classes, truth.image_id)
 
-    def figures(self) -> Figures:
-        """The twelve COCO figures under `bbox`, and the ten of keypoints under `keypoints`."""
+    def metrics(self) -> Metrics:
+        """The twelve COCO metrics under `bbox`, and the ten of keypoints under `keypoints`."""
         truth = ground_truth(self.reader)
         # The judge takes what kind of results these are from the keys of the first.
         boxes = [{key: value for key, value in result.items() if key != "keypoints"} for result in self.results]
         points = [{key: value for key, value in result.items() if key != "bbox"} for result in self.results]
-        return {"bbox": coco_figures(truth, boxes), "keypoints": coco_figures(truth, points, "keypoints")}
+        return {"bbox": coco_metrics(truth, boxes), "keypoints": coco_metrics(truth, points, "keypoints")}
 
 
-def keypoint_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Figures]:
+def keypoint_results(prediction: Prediction, classes: Classes, image_id: int | str) -> list[Metrics]:
     """COCO results with boxes and keypoints (x, y, 1 of each point in a row), best first."""
     assert prediction.keypoints is not None
     points = prediction.keypoints.clone()

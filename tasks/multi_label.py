@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.heads import MULTI_LABEL
-from rehead.data.draw import draw_classes
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
 from rehead.evaluation.multi_label import PRESENT, MultiLabel
-from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.tasks.base import Evaluator, Metrics, Picture, Task
 from rehead.tasks.classification import TOP, ranked
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_classes
 
 
 class MultiLabelClassification(Task):
@@ -28,7 +28,7 @@ class MultiLabelClassification(Task):
         """Average precision of each class, and F1."""
         return ClassesEvaluator(classes)
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with a label, even where no class is present."""
         return truth.label is not None
 
@@ -45,7 +45,7 @@ class MultiLabelClassification(Task):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """`classes`, every one from `PRESENT` on, and `top`, the five most probable; both best first."""
         guesses = ranked(prediction, classes)
         said = [guess for guess in guesses if guess["score"] >= PRESENT]
@@ -74,9 +74,9 @@ class ClassesEvaluator(Evaluator):
         self.images.probabilities += probabilities
         self.images.present += present
 
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """`mAP`, `micro_F1`, `macro_F1`, and `AP` by class."""
-        return self.images.figures(self.names)
+        return self.images.metrics(self.names)
 
 
 def present(truth: Sample, num_classes: int) -> NDArray[np.bool_]:

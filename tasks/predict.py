@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 
 from rehead.backbones.tensor_files import without_numbers
-from rehead.data.draw import LARGEST, save, sheet
-from rehead.data.pixels import SUFFIXES, read_image
-from rehead.data.readers.base import image_names
-from rehead.data.readers.passed_over import passed_over, say_passed_over
+from rehead.data.image_io import SUFFIXES, read_image
+from rehead.datasets.file_names import image_names
+from rehead.datasets.passed_over import passed_over, say_passed_over
 from rehead.errors import DataError, WeightsError, listed
 from rehead.files import check_output, json_text, write_text, writing
+from rehead.models.model import load
 from rehead.progress import Progress
 from rehead.tasks import TASKS
-from rehead.tasks.base import Figures
+from rehead.tasks.base import Metrics
 from rehead.tasks.detection import DRAWN_FROM, Detection
-from rehead.tasks.model import load
 from rehead.terminal import say
 from rehead.training.engine import choose_device
 from rehead.training.memory import out_of_memory_is
 from rehead.types import Prediction
+from rehead.visualize.draw import LARGEST, save, sheet
 
 
 def predict(
@@ -62,7 +62,7 @@ def predict(
     unreadable: dict[Path, str] = {}
     shown = dict.fromkeys(heads, 0)
     smaller = 0
-    records: dict[str, list[Figures]] = {key: [] for key in heads}
+    records: dict[str, list[Metrics]] = {key: [] for key in heads}
     stems: set[str] = set()
     ids: set[int | str] = set()
     with torch.inference_mode(), Progress("predicting", len(images)) as progress:

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
 from rehead.errors import ConfigError
+from rehead.models.model import Model
 from rehead.tasks.images import has_fixed_batches
-from rehead.tasks.model import Model
 from rehead.terminal import say
 from rehead.training.distributed import world
 from rehead.training.engine import compile_for_training

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rehead.data.draw import draw_semantic
-from rehead.data.readers.base import Reader
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
 from rehead.evaluation.segmentation import ConfusionMatrix
 from rehead.files import atomic_path
-from rehead.tasks.base import Evaluator, Figures, Picture, Task
+from rehead.tasks.base import Evaluator, Metrics, Picture, Task
 from rehead.types import Classes, Prediction
+from rehead.visualize.draw import draw_semantic
 
 
 class Segmentation(Task):
@@ -28,7 +28,7 @@ class Segmentation(Task):
         """IoU from one confusion matrix over all images."""
         return PixelEvaluator(classes)
 
-    def judges(self, truth: Sample) -> bool:
+    def has_ground_truth(self, truth: Sample) -> bool:
         """Images with a class map."""
         return truth.semantic is not None
 
@@ -44,7 +44,7 @@ class Segmentation(Task):
 
     def records(
         self, prediction: Prediction, classes: Classes, image_id: int | str, stem: str, out: Path
-    ) -> list[Figures]:
+    ) -> list[Metrics]:
         """A PNG of the user's own mask values or colours, and where it lies."""
         assert prediction.semantic is not None
         if classes.colours:
@@ -79,6 +79,6 @@ class PixelEvaluator(Evaluator):
         """Counts add up."""
         self.matrix.counts += collected
 
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """`mIoU`, `pixel_accuracy`, and `IoU` by class."""
-        return self.matrix.figures(self.names)
+        return self.matrix.metrics(self.names)

@@ -11,16 +11,16 @@ import numpy as np
 from rehead.configs.heads import MULTI_LABEL, image_task, task_of
 from rehead.configs.load import load_config
 from rehead.configs.schema import Config
-from rehead.data.draw import draw_classes, draw_label, save, sheet
-from rehead.data.readers import open_data
-from rehead.data.readers.base import Reader
-from rehead.data.resize import DEFAULTS, Resize
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
+from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.datasets.open import open_data
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Picture
 from rehead.tasks.images import augment_for, sampler_for
 from rehead.terminal import say
+from rehead.visualize.draw import draw_classes, draw_label, save, sheet
 
 LONGER = 480
 """Pixels of the longer side of an image in the picture."""
@@ -90,7 +90,7 @@ def _drawn(config: Config, reader: Reader, key: str, sample: Sample) -> Picture:
     """A sample with what one head learns from."""
     task = TASKS[task_of(config.model.heads[key])]
     classes = reader.of(key).classes
-    if not task.judges(sample):
+    if not task.has_ground_truth(sample):
         return np.asarray(draw_label(sample.pixels, "nothing annotated for this head"))
     if isinstance(sample.label, np.ndarray) and task.name in ("classification", MULTI_LABEL):
         labels = np.flatnonzero(sample.label >= 0.005).tolist()

@@ -15,26 +15,26 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.check.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
 from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
-from rehead.data.readers import open_data
-from rehead.data.readers.base import Reader
-from rehead.data.readers.part import unused_classes
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
+from rehead.datasets.audit.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
+from rehead.datasets.open import open_data
+from rehead.datasets.subset import unused_classes
 from rehead.errors import ConfigError, TrainingError
 from rehead.files import check_output, remove_partial, write_text, writing
 from rehead.locks import locked
+from rehead.models.checkpoints import lineage_in
+from rehead.models.lineage import backbone_hash, training
+from rehead.models.model import Model, from_config, with_classes
 from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
-from rehead.tasks.checkpoints import lineage_in
 from rehead.tasks.evaluate import loader_for, run_evaluation
 from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
-from rehead.tasks.lineage import backbone_hash, training
-from rehead.tasks.model import Model, from_config, with_classes
 from rehead.tasks.prepare import prepare
 from rehead.terminal import say
-from rehead.training.distributed import joined, one_before_the_others, rank, started, together, world
+from rehead.training.distributed import fail_together, main_process_first, process_group, rank, started, world
 from rehead.training.engine import (
     EVALUATE_PRECISION,
     build_accelerator,
@@ -79,8 +79,8 @@ def train(
         RunStoppedError: after SIGTERM or Ctrl-C, when the step is saved.
         TrainingError: for a run that had to stop.
     """
-    with ExitStack() as held, joined():
-        with together():
+    with ExitStack() as held, process_group():
+        with fail_together():
             config = load_config(source, overrides, plugins=plugins)
             if config.train.batch_size != "auto":
                 config.train.divided(started())  # before anything is read
@@ -94,19 +94,19 @@ def train(
             resumed = _resumed(folder) if resume else None
             if not resume and not overwrite:
                 _refuse_another_run(folder)
-        model, readers = one_before_the_others(partial(_open, config, resumed))
+        model, readers = main_process_first(partial(_open, config, resumed))
         accelerator = build_accelerator(
             device,
             config.train.precision,
             sharded=config.train.sharding == "fsdp2",
             deterministic=config.train.deterministic is True,
         )
-        with together():
+        with fail_together():
             prepare(model, accelerator.device)
             if model.config.train.batch_size == "auto":
                 model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
             job = TrainingJob(model, readers, folder, accelerator.device)
-        with together():
+        with fail_together():
             if accelerator.is_main_process:
                 _begin(job, resumed, accelerator.device)
         go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
@@ -352,9 +352,9 @@ class TrainingJob:
 
     def evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """Each head's score, and every figure, as `key.figure`."""
-        # As `rehead evaluate` does it: the same figures.
+        # As `rehead evaluate` does it: the same metrics.
         with uncompiled() if self.config.train.compile != "none" else nullcontext():
-            figures = run_evaluation(
+            metrics = run_evaluation(
                 self.model,
                 self.readers["val"],
                 batch_size=self.options.images_per_pass,
@@ -362,8 +362,8 @@ class TrainingJob:
                 folder=self.folder / "pictures",
                 loader=self.evaluation_loader,
             )
-        named = flat(figures)
-        scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in figures]
+        named = flat(metrics)
+        scores = [f"{key}.{TASKS[self.model.head(key).task].score}" for key in metrics]
         return {name: named[name] for name in scores}, named
 
     def metadata(self, steps: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from rehead.configs.readers import CocoSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.check.run import check_data
-from rehead.data.readers import open_reader
-from rehead.data.writers import write
+from rehead.datasets.audit.run import check_data
+from rehead.datasets.open import open_reader
+from rehead.datasets.write import write
 
 SIZE = (30, 40)
 STEMS = {"train": ["a", "b", "c"], "val": ["d", "e"]}

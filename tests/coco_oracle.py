@@ -1,4 +1,4 @@
-"""COCO's figures as pycocotools itself gives them."""
+"""COCO's metrics as pycocotools itself gives them."""
 
 from __future__ import annotations
 

@@ -54,11 +54,11 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn data: `shapes/` in folders per class; `scenes/` as COCO and as masks; splits train and val."""
-    from rehead.data.drawn import write_classification, write_scenes
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic data: `shapes/` in folders per class; `scenes/` as COCO and as masks; splits train and val."""
+    from rehead.demo.synthetic import write_classification, write_scenes
 
-    root = tmp_path_factory.mktemp("drawn")
+    root = tmp_path_factory.mktemp("synthetic")
     for split, count in (("train", 12), ("val", 6)):
         write_classification(root / "shapes", split, count, size=64, seed=0)
         write_scenes(root / "scenes", split, count, size=64, seed=0)

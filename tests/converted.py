@@ -10,32 +10,32 @@ import numpy as np
 from rehead.configs.readers import READERS
 from rehead.configs.schema import SourceOptions
 from rehead.data.instance_masks import decode
-from rehead.data.readers import open_reader
-from rehead.data.readers.base import Reader
-from rehead.data.readers.column_reader import ColumnReader
-from rehead.data.writers import Written, write
+from rehead.data.reader import Reader
+from rehead.datasets.annotation_reader import AnnotationReader
+from rehead.datasets.open import open_reader
+from rehead.datasets.write import Written, write
 
 
-def read(options: dict[str, Any], split: str = "train") -> ColumnReader:
+def read(options: dict[str, Any], split: str = "train") -> AnnotationReader:
     kind = READERS.get(options["format"]).options
     splits = {key: kind.model_validate(own) for key, own in options.items() if key in ("train", "val", "test")}
     task = "segmentation" if options["format"] == "masks" else ""
     reader = open_reader(SourceOptions.model_validate({**options, **splits}), split, task=task)
-    assert isinstance(reader, ColumnReader)
+    assert isinstance(reader, AnnotationReader)
     return reader
 
 
-def there(reader: Reader, root: Path, *formats: str) -> tuple[ColumnReader, list[Written]]:
+def there(reader: Reader, root: Path, *formats: str) -> tuple[AnnotationReader, list[Written]]:
     """A split written in one format after the other, each from what was read of the last one."""
     written = []
     for number, form in enumerate(formats):
         written.append(write({"train": reader}, form, root / f"{number}_{form}"))
         reader = read(written[-1].options)
-    assert isinstance(reader, ColumnReader)
+    assert isinstance(reader, AnnotationReader)
     return reader, written
 
 
-def same(one: ColumnReader, other: ColumnReader, *but: str, atol: float = 0.0) -> None:
+def same(one: AnnotationReader, other: AnnotationReader, *but: str, atol: float = 0.0) -> None:
     """Whether two readers give the same images and objects, up to their order."""
     assert len(one) == len(other)
     by_stem = {sample.path.stem: index for index, sample in enumerate(other)}

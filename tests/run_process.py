@@ -12,7 +12,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["rehead.tasks.train", "rehead.heads.faster_rcnn", "rehead.data.augment", "rehead.evaluation.coco"]
+    ["rehead.tasks.train", "rehead.heads.faster_rcnn", "rehead.data.transforms.augment", "rehead.evaluation.coco"]
 )
 
 

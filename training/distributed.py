@@ -40,7 +40,7 @@ def rank() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the other processes that the launcher started, and leaves them when the block ends well.
 
     Objects and flags travel on gloo whatever the device is, so that agreeing never waits for a GPU. After an error
@@ -59,14 +59,14 @@ def joined() -> Iterator[None]:
         yield
         wait_for_all()
     except RuntimeError as error:
-        if is_loss_of_a_process(error):
+        if is_rank_failure(error):
             raise OtherProcessError(f"lost another process of the {world()} of this run") from error
         raise
     dist.destroy_process_group()
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """A block whose error on any process is an error on all of them, so that none waits for one that is gone.
 
     Raises:
@@ -79,27 +79,27 @@ def together() -> Iterator[None]:
     except ReheadError as error:
         problem = error
     if world() > 1:
-        failed = [number for number, one in enumerate(gathered(problem is not None)) if one]
+        failed = [number for number, one in enumerate(all_gather(problem is not None)) if one]
         if failed and rank() != failed[0]:
             raise OtherProcessError(f"process {failed[0]} of {world()} had to stop, and says why")
     if problem is not None:
         raise problem
 
 
-def one_before_the_others(make: Callable[[], Made]) -> Made:
+def main_process_first(make: Callable[[], Made]) -> Made:
     """The same made on every process, by the first of each machine before the others: they find its caches filled.
 
     Args:
-        make: may raise a ReheadError, which then ends all processes; see `together`.
+        make: may raise a ReheadError, which then ends all processes; see `fail_together`.
     """
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0 or world() == 1
-    with together():
+    with fail_together():
         mine = make() if first else None
-    with together():
+    with fail_together():
         return mine if mine is not None else make()
 
 
-def gathered(value: Made) -> list[Made]:
+def all_gather(value: Made) -> list[Made]:
     """The values of all processes, in the order of their ranks, on every one of them."""
     if world() == 1:
         return [value]
@@ -108,7 +108,7 @@ def gathered(value: Made) -> list[Made]:
     return values
 
 
-def gathered_on_first(value: Made) -> list[Made]:
+def gather_to_main(value: Made) -> list[Made]:
     """The values of all processes, in the order of their ranks, on rank 0; nothing on the others."""
     if world() == 1:
         return [value]
@@ -117,7 +117,7 @@ def gathered_on_first(value: Made) -> list[Made]:
     return values or []
 
 
-def from_first(value: Made) -> Made:
+def broadcast(value: Made) -> Made:
     """Rank 0's value, on every process."""
     if world() == 1:
         return value
@@ -127,7 +127,7 @@ def from_first(value: Made) -> Made:
     return agreed
 
 
-def largest(values: list[int]) -> list[int]:
+def all_reduce_max(values: list[int]) -> list[int]:
     """The largest of all processes at each place: one message on gloo, cheap enough for every step."""
     if world() == 1:
         return values
@@ -137,7 +137,7 @@ def largest(values: list[int]) -> list[int]:
     return agreed
 
 
-def buffers_from_first(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Gives every process rank 0's buffers, which are what checkpoints hold: running statistics differ by rank.
 
     Before an evaluation only; training uses the statistics of its own batch, so nothing waits at every step.
@@ -147,7 +147,7 @@ def buffers_from_first(model: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def is_loss_of_a_process(error: RuntimeError) -> bool:
+def is_rank_failure(error: RuntimeError) -> bool:
     """Whether a collective failed because a process at the other end is no more."""
     signs = ("closed by peer", "reset by peer", "gloo", "broken pipe")
     return world() > 1 and (isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs))
@@ -155,4 +155,4 @@ def is_loss_of_a_process(error: RuntimeError) -> bool:
 
 def wait_for_all() -> None:
     """Returns when every process has come here."""
-    largest([0])
+    all_reduce_max([0])

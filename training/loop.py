@@ -31,9 +31,9 @@ from rehead.training import sharding
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import on_cpu, save_model, says, tensors_of
 from rehead.training.copying import copied_ahead
-from rehead.training.distributed import gathered, is_loss_of_a_process, largest, together, wait_for_all, world
+from rehead.training.distributed import all_gather, all_reduce_max, fail_together, is_rank_failure, wait_for_all, world
 from rehead.training.engine import repeatable, seed_step
-from rehead.training.memory import says_what_to_lower
+from rehead.training.memory import explain_oom
 from rehead.training.metrics import MetricsLog
 from rehead.training.resume import restore, save_resume
 from rehead.training.schedule import build_optimizer, rate
@@ -73,7 +73,7 @@ class Job(Protocol):
 
 
 @dataclass
-class Progressed:
+class LoopState:
     """Where a run stands: the counters that `resume.pt` holds."""
 
     step: int = 0
@@ -146,7 +146,7 @@ class Loop:
         # Not wrapped by Accelerate, whose wrapper looks for installed packages at every step.
         self.optimizer = build_optimizer(job.model, options.optimizer)
         self.average = WeightAverage(job.model, options.ema.decay) if options.ema is not None else None
-        self.state = Progressed()
+        self.state = LoopState()
         self.signals = StopSignals()
         self.asked = 0
         # Summed since the last row of the metric files; they wait on the device until a row is due.
@@ -156,7 +156,7 @@ class Loop:
 
     def run(self, resumed: Mapping[str, Any] | None) -> None:
         """Trains from the beginning, or from what `resume.pt` held."""
-        with together():
+        with fail_together():
             if resumed is not None:
                 self._restore(resumed)
             if self.accelerator.is_main_process:
@@ -184,7 +184,7 @@ class Loop:
                     signal,
                 ) from None
             except RuntimeError as error:
-                if not is_loss_of_a_process(error):
+                if not is_rank_failure(error):
                     raise
                 raise OtherProcessError(
                     f"another of the {world()} processes of this run is gone. {self._kept()} Go on with: the same "
@@ -217,7 +217,7 @@ class Loop:
                 batches = copied_ahead(self.job.batches(epoch, start), self._on_device, self.accelerator.device)
                 while step := list(islice(batches, self.options.accumulate)):
                     stated = self.options.global_batch_size is not None
-                    with says_what_to_lower(len(step[0][1]), self.state.step, self._kept, stated=stated):
+                    with explain_oom(len(step[0][1]), self.state.step, self._kept, stated=stated):
                         loss = self._step(model, step)
                     at_end = self.state.step == self.total
                     if self.state.step % self.options.log_every == 0 or at_end:
@@ -239,7 +239,7 @@ class Loop:
                 at_end = self.state.step == self.total
                 if at_end or (epoch + 1) % self.options.evaluate_every == 0:
                     self._evaluate_and_save()
-                elif largest([int(time.monotonic() - self.saved_at > SAVE_AFTER)]) == [1]:
+                elif all_reduce_max([int(time.monotonic() - self.saved_at > SAVE_AFTER)]) == [1]:
                     self._checkpoint()
 
     def _step(self, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
@@ -328,7 +328,7 @@ class Loop:
         # The one wait for the device in a step, when all of its work but the update is queued; and where there are
         # several processes, one message.
         good = torch.isfinite(torch.stack([losses["loss"] for losses in passes])).tolist()
-        bad, number = largest([not all(good), self.signals.received or 0])
+        bad, number = all_reduce_max([not all(good), self.signals.received or 0])
         if not all(good):
             first = good.index(False)
             raise TrainingError(self._not_finite(passes[first], batches[first]))
@@ -339,7 +339,9 @@ class Loop:
     def _log(self, epoch: int) -> None:
         """A row of mean losses of all processes since the last one."""
         sums, summed = Counter[str](), Counter[str]()
-        for own_sums, own_summed in gathered(({name: float(value) for name, value in self.sums.items()}, self.summed)):
+        for own_sums, own_summed in all_gather(
+            ({name: float(value) for name, value in self.sums.items()}, self.summed)
+        ):
             sums.update(own_sums)
             summed.update(own_summed)
         means = {name: round(value / summed[name], 6) for name, value in sums.items()}
@@ -357,7 +359,7 @@ class Loop:
             self._checkpoint()
         try:
             with self.signals.at_once():
-                scores, figures, seconds = self._evaluate()
+                scores, metrics, seconds = self._evaluate()
         except BaseException:
             if world() == 1:
                 self._checkpoint()
@@ -371,17 +373,17 @@ class Loop:
             state.best, state.best_step, state.not_better = score, state.step, 0
         if self.accelerator.is_main_process:
             epoch = (state.step - 1) // self.job.steps_per_epoch + 1
-            self._write(lambda: self.metrics.write({"step": state.step, "epoch": epoch, **figures}))
+            self._write(lambda: self.metrics.write({"step": state.step, "epoch": epoch, **metrics}))
             best = "  (best)" if better else ""
-            say(f"epoch {epoch}, step {state.step}: {_shown(scores, figures)}{best}  evaluated in {seconds:.0f} s")
+            say(f"epoch {epoch}, step {state.step}: {_shown(scores, metrics)}{best}  evaluated in {seconds:.0f} s")
         self._checkpoint()
 
     def _evaluate(self) -> tuple[dict[str, float | None], dict[str, float | None], float]:
         """The scores, every figure, and the seconds it took, of the weights that are saved for use."""
         started = time.monotonic()
         with self._weights_for_use():
-            scores, figures = self.job.evaluate()
-        return scores, figures, time.monotonic() - started
+            scores, metrics = self.job.evaluate()
+        return scores, metrics, time.monotonic() - started
 
     def _weights_for_use(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average is not None else nullcontext()
@@ -393,7 +395,7 @@ class Loop:
         """
         tensors, optimizer = self._tensors(), self._optimizer_state()
         sums = {name: value.cpu() for name, value in self.sums.items()}
-        unlogged = gathered({"sums": sums, "summed": self.summed})
+        unlogged = all_gather({"sums": sums, "summed": self.summed})
         self.saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
@@ -436,7 +438,7 @@ class Loop:
         restore(self.job.model, self.optimizer, self.average, resumed, self.folder / "resume.pt")
         if resumed["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(resumed["scaler"])
-        self.state = Progressed(**resumed["state"])
+        self.state = LoopState(**resumed["state"])
         own = resumed["unlogged"][self.accelerator.process_index]
         self.sums = {name: value.to(self.accelerator.device) for name, value in own["sums"].items()}
         self.summed = dict(own["summed"])
@@ -486,9 +488,9 @@ class Loop:
         return f"The last good checkpoint is {kept}." if kept.exists() else "There is no checkpoint yet."
 
 
-def _shown(scores: Mapping[str, float | None], figures: Mapping[str, float | None]) -> str:
-    """Every score, and the first of the other figures where there is room; a dash where nothing could be measured."""
-    named = {**scores, **figures}
+def _shown(scores: Mapping[str, float | None], metrics: Mapping[str, float | None]) -> str:
+    """Every score, and the first of the other metrics where there is room; a dash where nothing could be measured."""
+    named = {**scores, **metrics}
     return "  ".join(
         f"{name} -" if value is None or value < 0 else f"{name} {value:.4f}"
         for name, value in list(named.items())[: max(len(scores), 3)]

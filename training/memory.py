@@ -71,7 +71,7 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str], *, stated: bool = False) -> Iterator[None]:
+def explain_oom(batch_size: int, step: int, kept: Callable[[], str], *, stated: bool = False) -> Iterator[None]:
     """Turns running out of memory in a training step into an error that says what to do.
 
     Args:
@@ -95,7 +95,7 @@ def says_what_to_lower(batch_size: int, step: int, kept: Callable[[], str], *, s
 
 
 @contextmanager
-def says_what_to_lower_in_evaluation(batch_size: int, detections: Sequence[str], kept: str) -> Iterator[None]:
+def explain_oom_in_evaluation(batch_size: int, detections: Sequence[str], kept: str) -> Iterator[None]:
     """Turns running out of memory in an evaluation into an error that says what to do.
 
     Args:
@@ -107,7 +107,7 @@ def says_what_to_lower_in_evaluation(batch_size: int, detections: Sequence[str],
         TrainingError: in place of torch's error.
     """
     smaller = f"train.batch_size={max(1, batch_size // 2)}, " if batch_size > 1 else ""
-    fewer = "".join(f"fewer {key} (such as 50; figures of crowded images fall), " for key in detections)
+    fewer = "".join(f"fewer {key} (such as 50; metrics of crowded images fall), " for key in detections)
     ways = f"{smaller}{fewer}train.precision=bf16 on a GPU, a smaller data.resize"
     with out_of_memory_is(f"in an evaluation of {_images(batch_size)} at a time", ways, lambda: kept):
         yield

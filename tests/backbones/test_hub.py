@@ -105,9 +105,9 @@ def test_what_was_downloaded_once_is_there_for_good(hub: HubStandin, user: User)
 
 
 @pytest.mark.slow
-def test_offline_without_cache_the_command_says_what_to_do(hub: HubStandin, tmp_path: Path, drawn: Path) -> None:
+def test_offline_without_cache_the_command_says_what_to_do(hub: HubStandin, tmp_path: Path, synthetic: Path) -> None:
     asked = list(hub.requests)
-    data = [f"data.root={drawn}/shapes", "data.workers=0", f"out={tmp_path}/run"]
+    data = [f"data.root={synthetic}/shapes", "data.workers=0", f"out={tmp_path}/run"]
     command = [sys.executable, "-m", "rehead", "train", "imagenette_resnet18", *data]
     run = subprocess.run(
         command, env=environment(hub, tmp_path, HF_HUB_OFFLINE="1"), capture_output=True, text=True, check=False
@@ -164,13 +164,13 @@ def test_altered_weights_are_refused_and_not_kept(storage: str, hub: HubStandin,
 
 
 def test_a_tag_that_nobody_knows_is_refused_before_any_request(
-    rehead_command: Callable[..., Any], drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rehead_command: Callable[..., Any], synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked the network")
 
     monkeypatch.setattr("huggingface_hub.utils._http.get_session", refuse)
-    data = [f"data.root={drawn}/shapes", "data.workers=0", f"out={tmp_path}/run"]
+    data = [f"data.root={synthetic}/shapes", "data.workers=0", f"out={tmp_path}/run"]
     outcome = rehead_command("train", "imagenette_resnet18", *data, "model.backbone.weights=a1_in2k")
     assert outcome.code == 2
     said = " ".join(outcome.err.split())

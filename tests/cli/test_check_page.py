@@ -14,8 +14,8 @@ import pytest
 from checked_data import annotation, content, noise, save, write_coco, write_masks
 from PIL import Image
 
-from rehead.data.check import page as page_module
-from rehead.data.check.findings import Finding
+from rehead.datasets.audit import page as page_module
+from rehead.datasets.audit.findings import Finding
 from rehead.terminal import visible
 
 HOSTILE = [
@@ -151,7 +151,7 @@ def test_thumbnails_end_with_their_budget_and_that_is_said(
 
 
 def test_findings_without_an_image_have_no_picture(tmp_path: Path) -> None:
-    from rehead.data.check.run import check_data
+    from rehead.datasets.audit.run import check_data
 
     thumbnails = page_module._Thumbnails(check_data(write_coco(tmp_path)))
     (tmp_path / "broken.png").write_bytes(b"no image")

@@ -13,16 +13,16 @@ from checked_data import noise
 from PIL import Image
 
 from rehead.configs.load import load_config
-from rehead.data.drawn import MASK_CLASSES, SHAPES
-from rehead.data.readers import open_data
+from rehead.datasets.open import open_data
+from rehead.demo.synthetic import MASK_CLASSES, SHAPES
 from rehead.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def scenes(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn scenes as COCO alone, since there they lie beside masks."""
+def scenes(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic scenes as COCO alone, since there they lie beside masks."""
     root = tmp_path_factory.mktemp("alone") / "scenes"
-    shutil.copytree(drawn / "scenes", root, ignore=shutil.ignore_patterns("*_masks"))
+    shutil.copytree(synthetic / "scenes", root, ignore=shutil.ignore_patterns("*_masks"))
     return root
 
 
@@ -45,15 +45,15 @@ def test_the_printed_configuration_reads_what_was_written(
     for split in ("train", "val"):
         expected = count(original, split, "detection", "fcos")
         assert count(printed, split, "detection", "fcos") == expected
-        # Without being told, it is recognised too.
-        recognised = count({"format": "auto", "root": str(tmp_path / "new")}, split, "detection", "fcos")
-        assert recognised[:2] == expected[:2]
-        assert sorted(recognised[2]) == sorted(expected[2])
+        # Without being told, it is detected too.
+        detected = count({"format": "auto", "root": str(tmp_path / "new")}, split, "detection", "fcos")
+        assert detected[:2] == expected[:2]
+        assert sorted(detected[2]) == sorted(expected[2])
     if form == "voc":
         assert "masks or outlines are left out: VOC's objects are boxes" in outcome.err
 
 
-def test_objects_become_class_maps(rehead_command, tmp_path: Path, scenes: Path, drawn: Path) -> None:
+def test_objects_become_class_maps(rehead_command, tmp_path: Path, scenes: Path, synthetic: Path) -> None:
     outcome = rehead_command("data", "convert", scenes, tmp_path / "maps", "--to", "masks", "--images", "link")
     assert outcome.code == 0, outcome.err
     printed = yaml.safe_load(outcome.out)["data"]
@@ -61,13 +61,13 @@ def test_objects_become_class_maps(rehead_command, tmp_path: Path, scenes: Path,
     assert "objects are painted into one map per image" in outcome.err
     # The drawn masks say the same, where nothing lies over another.
     for path in sorted((tmp_path / "maps/masks/val").iterdir()):
-        with Image.open(path) as image, Image.open(drawn / "scenes/val_masks" / path.name) as truth:
+        with Image.open(path) as image, Image.open(synthetic / "scenes/val_masks" / path.name) as truth:
             assert (np.asarray(image) == np.asarray(truth)).mean() > 0.999
 
 
-def test_a_folder_of_masks_has_to_be_explained(rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_a_folder_of_masks_has_to_be_explained(rehead_command, tmp_path: Path, synthetic: Path) -> None:
     root = tmp_path / "maps"
-    shutil.copytree(drawn / "scenes", root, ignore=shutil.ignore_patterns("annotations"))
+    shutil.copytree(synthetic / "scenes", root, ignore=shutil.ignore_patterns("annotations"))
     outcome = rehead_command("data", "convert", root, tmp_path / "new", "--to", "coco")
     assert outcome.code == 2
     assert "say what the values are: data.format=instance_masks" in outcome.err
@@ -80,7 +80,7 @@ def test_a_folder_of_masks_has_to_be_explained(rehead_command, tmp_path: Path, d
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Path, drawn: Path) -> None:
+def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Path, synthetic: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").touch()
 
@@ -96,11 +96,11 @@ def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Pa
         "is a folder that is not empty; nothing is overwritten", "convert", scenes, tmp_path / "full", "--to", "coco"
     )
     refused("'cocoa' is not one of", "convert", scenes, new, "--to", "cocoa")
-    refused("holds classes of images; use --to folders", "convert", drawn / "shapes", new, "--to", "coco")
+    refused("holds classes of images; use --to folders", "convert", synthetic / "shapes", new, "--to", "coco")
     refused(
         "data.clases: unknown key; did you mean 'classes'", "convert", scenes, new, "--to", "coco", "data.clases=[a]"
     )
-    refused("no format is recognised", "convert", tmp_path / "full", new, "--to", "coco")
+    refused("no format is detected", "convert", tmp_path / "full", new, "--to", "coco")
     refused("has a val already", "split", scenes)
     refused("--val: 1.5 is no share", "split", scenes, "--val", 1.5)
     refused("leave some images to train on", "split", scenes, "--val", 0.6, "--test", 0.4)
@@ -111,10 +111,10 @@ def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Pa
 
 
 @pytest.mark.parametrize("kind", ["folders", "coco"])
-def test_a_written_split_is_read_back(kind: str, rehead_command, tmp_path: Path, drawn: Path, scenes: Path) -> None:
+def test_a_written_split_is_read_back(kind: str, rehead_command, tmp_path: Path, synthetic: Path, scenes: Path) -> None:
     root = tmp_path / "data"
     if kind == "folders":
-        shutil.copytree(drawn / "shapes/train", root / "train")
+        shutil.copytree(synthetic / "shapes/train", root / "train")
     else:
         shutil.copytree(scenes / "train", root / "train")
         (root / "annotations").mkdir()
@@ -170,8 +170,8 @@ def test_lists_of_a_split_become_no_class(tmp_path: Path, rehead_command) -> Non
     assert (outcome.code, (root / "lists").exists()) == (2, False)
 
 
-def test_a_list_of_names_is_checked(tmp_path: Path, drawn: Path) -> None:
-    shutil.copytree(drawn / "shapes/train", tmp_path / "train")
+def test_a_list_of_names_is_checked(tmp_path: Path, synthetic: Path) -> None:
+    shutil.copytree(synthetic / "shapes/train", tmp_path / "train")
     names = sorted(path.relative_to(tmp_path / "train").as_posix() for path in tmp_path.rglob("*.png"))
     data = {"format": "folders", "root": str(tmp_path), "train": {"images": "train"}}
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rehead.configs.heads import HEADS
-from rehead.data.drawn import MASK_CLASSES
+from rehead.demo.synthetic import MASK_CLASSES
 
 COCO = {
     "format": "coco",
@@ -37,8 +37,8 @@ def picture(path: Path) -> np.ndarray[Any, Any]:
         return np.asarray(image.convert("RGB"))
 
 
-def test_a_row_shows_an_image_before_and_after(rehead_command, tmp_path: Path, drawn: Path) -> None:
-    wrote = config(tmp_path, "detection", "fcos", drawn / "scenes", COCO, augment="light")
+def test_a_row_shows_an_image_before_and_after(rehead_command, tmp_path: Path, synthetic: Path) -> None:
+    wrote = config(tmp_path, "detection", "fcos", synthetic / "scenes", COCO, augment="light")
     sizes = {}
     for count, draws in ((1, 0), (1, 1), (1, 3), (2, 3)):
         out = tmp_path / f"{count}_{draws}.png"
@@ -56,27 +56,27 @@ def test_a_row_shows_an_image_before_and_after(rehead_command, tmp_path: Path, d
 
 
 @pytest.mark.parametrize("task", ["instance_segmentation", "segmentation", "multitask", "classification"])
-def test_every_task_has_its_picture(task: str, rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_every_task_has_its_picture(task: str, rehead_command, tmp_path: Path, synthetic: Path) -> None:
     if task == "classification":
         head = next(entry.name for entry in HEADS if entry.about["task"] == task)
         folders = {"format": "folders", "train": {"images": "train"}}
-        wrote = config(tmp_path, task, head, drawn / "shapes", folders, augment=["resized_crop", "mixup"])
+        wrote = config(tmp_path, task, head, synthetic / "shapes", folders, augment=["resized_crop", "mixup"])
     elif task == "segmentation":
-        wrote = config(tmp_path, task, "unet", drawn / "scenes", MASKS, augment="strong")
+        wrote = config(tmp_path, task, "unet", synthetic / "scenes", MASKS, augment="strong")
     elif task == "instance_segmentation":
         steps = [{"name": "copy_paste", "p": 1}, "RandomRotate90"]
-        wrote = config(tmp_path, task, "mask_rcnn", drawn / "scenes", COCO, augment=steps)
+        wrote = config(tmp_path, task, "mask_rcnn", synthetic / "scenes", COCO, augment=steps)
     else:
         heads = {"boxes": "fcos", "scene": {"name": "unet", "classes": list(MASK_CLASSES)}}
-        sources = {"scene": {**MASKS, "root": str(drawn / "scenes")}}
-        wrote = config(tmp_path, task, heads, drawn / "scenes", COCO, sources=sources, augment="strong")
+        sources = {"scene": {**MASKS, "root": str(synthetic / "scenes")}}
+        wrote = config(tmp_path, task, heads, synthetic / "scenes", COCO, sources=sources, augment="strong")
     outcome = rehead_command("data", "show", wrote, "--out", tmp_path / "out.png", "--count", 1, "--draws", 2)
     assert outcome.code == 0, outcome.err
     assert len(np.unique(picture(tmp_path / "out.png"))) > 50
 
 
-def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, drawn: Path) -> None:
-    wrote = config(tmp_path, "detection", "fcos", drawn / "scenes", COCO)
+def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, synthetic: Path) -> None:
+    wrote = config(tmp_path, "detection", "fcos", synthetic / "scenes", COCO)
     out = tmp_path / "out.png"
 
     def refused(said: str, *arguments: Any) -> None:
@@ -98,8 +98,10 @@ def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, drawn: Pat
     refused("empty.json", wrote, f"data.train.annotations={tmp_path}/empty.json", "--out", out)
 
 
-def test_a_training_with_steps_that_cannot_work_leaves_no_folder(rehead_command, tmp_path: Path, drawn: Path) -> None:
-    wrote = config(tmp_path, "detection", "fcos", drawn / "scenes", COCO, workers=0)
+def test_a_training_with_steps_that_cannot_work_leaves_no_folder(
+    rehead_command, tmp_path: Path, synthetic: Path
+) -> None:
+    wrote = config(tmp_path, "detection", "fcos", synthetic / "scenes", COCO, workers=0)
     more = ["model.backbone={name: resnet18, weights: none, width: 8}", f"out={tmp_path}/run", "device=cpu"]
     outcome = rehead_command("train", wrote, *more, "data.augment=[{name: GaussianBlur, blur_limit: a}, ISONoise]")
     assert outcome.code == 2
@@ -107,9 +109,11 @@ def test_a_training_with_steps_that_cannot_work_leaves_no_folder(rehead_command,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_with_everything(rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_a_training_with_everything(rehead_command, tmp_path: Path, synthetic: Path) -> None:
     data = {"workers": 0, "augment": "strong", "sampling": "repeat_factor", "group_by_aspect": True}
-    wrote = config(tmp_path, "detection", "fcos", drawn / "scenes", COCO, **data, resize={"shorter": 64, "longer": 96})
+    wrote = config(
+        tmp_path, "detection", "fcos", synthetic / "scenes", COCO, **data, resize={"shorter": 64, "longer": 96}
+    )
     more = ["model.backbone={name: resnet18, weights: none, width: 8}", f"out={tmp_path}/run", "device=cpu"]
     outcome = rehead_command("train", wrote, *more, "train={max_steps: 3, batch_size: 4, log_every: 1, pictures: 0}")
     assert outcome.code == 0, outcome.err
@@ -119,12 +123,12 @@ def test_a_training_with_everything(rehead_command, tmp_path: Path, drawn: Path)
     assert "data.augment: 'strong' in this run, now 'light'" in outcome.err
 
 
-def test_a_training_with_soft_labels(rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_a_training_with_soft_labels(rehead_command, tmp_path: Path, synthetic: Path) -> None:
     head = next(entry.name for entry in HEADS if entry.about["task"] == "classification")
     folders = {"format": "folders", "train": {"images": "train"}, "val": {"images": "val"}, "workers": 0}
     steps = ["resized_crop", {"name": "mixup", "p": 0.5}]
     wrote = config(
-        tmp_path, "classification", head, drawn / "shapes", folders, augment=steps, sampling="class_balanced"
+        tmp_path, "classification", head, synthetic / "shapes", folders, augment=steps, sampling="class_balanced"
     )
     more = ["model.backbone={name: resnet18, weights: none, width: 8}", f"out={tmp_path}/run", "device=cpu"]
     outcome = rehead_command("train", wrote, *more, "train={max_steps: 2, batch_size: 4, log_every: 1, pictures: 1}")

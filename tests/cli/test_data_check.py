@@ -9,9 +9,9 @@ import pytest
 from checked_data import annotation, content, noise, save, write_coco, write_masks
 from PIL import Image
 
-from rehead.data.check.findings import inside
-from rehead.data.check.repair import repair
-from rehead.data.check.run import check_data
+from rehead.datasets.audit.findings import inside
+from rehead.datasets.audit.repair import repair
+from rehead.datasets.audit.run import check_data
 
 
 def broken(root: Path) -> Path:
@@ -85,7 +85,7 @@ def test_class_maps_are_named_by_an_override(rehead_command, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["{root}/../no_such_folder"], "no such file or recipe"),
-        (["{root}/empty"], "no format is recognised in 0 files"),
+        (["{root}/empty"], "no format is detected in 0 files"),
         (["{root}", "train.epochs=1"], "train.epochs: "),
         (["{root}", "--json", "{root}"], "which is read"),
         (["{root}", "--picture", "boxes.doc"], "should end in .png"),

@@ -44,10 +44,10 @@ def test_train(rehead_command, tmp_path: Path) -> None:
     refused(rehead_command("train", tmp_path / "bad.yaml"), "bad.yaml", "not YAML")
 
 
-def test_evaluate(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
+def test_evaluate(rehead_command, tmp_path: Path, checkpoint: Path, synthetic: Path) -> None:
     refused(rehead_command("evaluate", tmp_path / "no.safetensors"), "no.safetensors: no such checkpoint")
     refused(rehead_command("evaluate", checkpoint), "data.val: missing")
-    data = ["data.format=masks", f"data.root={drawn}/scenes", "data.val={images: val, masks: val_masks}"]
+    data = ["data.format=masks", f"data.root={synthetic}/scenes", "data.val={images: val, masks: val_masks}"]
     refused(
         rehead_command("evaluate", checkpoint, *data, "data.classes=[sky, sea]"),
         "data.classes: 2 classes (sky, sea), but this checkpoint tells apart 2 classes (sky, road)",
@@ -66,8 +66,10 @@ def test_predict(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     refused(rehead_command("predict", checkpoint))
 
 
-def test_predict_goes_on_without_what_is_missing(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
-    image = next((drawn / "scenes/val").glob("*.png"))
+def test_predict_goes_on_without_what_is_missing(
+    rehead_command, tmp_path: Path, checkpoint: Path, synthetic: Path
+) -> None:
+    image = next((synthetic / "scenes/val").glob("*.png"))
     missing = tmp_path / "no.jpg"
     outcome = rehead_command("predict", checkpoint, missing, image, tmp_path / "nowhere", "--out", tmp_path / "out")
     assert outcome.code == 0, outcome
@@ -77,10 +79,10 @@ def test_predict_goes_on_without_what_is_missing(rehead_command, tmp_path: Path,
     refused(rehead_command("predict", checkpoint, missing, "--out", tmp_path / "out"), "no such image or folder")
 
 
-def test_predict_says_how_many_objects_it_is_sure_of(rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_predict_says_how_many_objects_it_is_sure_of(rehead_command, tmp_path: Path, synthetic: Path) -> None:
     torch.manual_seed(0)
     rehead.build_model(TINY, "fcos", ["cat"]).save(tmp_path / "fcos.safetensors")
-    images = sorted((drawn / "scenes/val").glob("*.png"))[:2]
+    images = sorted((synthetic / "scenes/val").glob("*.png"))[:2]
     outcome = rehead_command("predict", tmp_path / "fcos.safetensors", *images, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome
     records = json.loads((tmp_path / "out/predictions.json").read_text())
@@ -104,24 +106,24 @@ def test_swap(rehead_command, tmp_path: Path, checkpoint: Path) -> None:
     assert not out.exists()
 
 
-def test_what_cannot_be_written(rehead_command, tmp_path: Path, checkpoint: Path, drawn: Path) -> None:
+def test_what_cannot_be_written(rehead_command, tmp_path: Path, checkpoint: Path, synthetic: Path) -> None:
     (tmp_path / "file").write_text("")
     below = tmp_path / "file/below"
     swap = ["swap", checkpoint, "--head", "unet", "--classes", "a", "--out", below / "new.safetensors"]
     refused(rehead_command(*swap), "cannot write")
-    refused(rehead_command("predict", checkpoint, drawn / "scenes/val", "--out", below), "cannot write")
+    refused(rehead_command("predict", checkpoint, synthetic / "scenes/val", "--out", below), "cannot write")
     refused(rehead_command("evaluate", checkpoint, "--json", tmp_path), "is a folder")
-    data = [f"data.root={drawn}/shapes", "data.resize={height: 64, width: 64}", "data.workers=0"]
+    data = [f"data.root={synthetic}/shapes", "data.resize={height: 64, width: 64}", "data.workers=0"]
     model = ["model.backbone.weights=none", "model.backbone.width=8", "train.max_steps=1"]
     refused(rehead_command("train", "imagenette_resnet18", *data, *model, f"out={below}"), "cannot write")
 
 
-def test_images_that_are_not_there_are_found_before_training(rehead_command, tmp_path: Path, drawn: Path) -> None:
-    content = json.loads((drawn / "scenes/annotations/val.json").read_text())
+def test_images_that_are_not_there_are_found_before_training(rehead_command, tmp_path: Path, synthetic: Path) -> None:
+    content = json.loads((synthetic / "scenes/annotations/val.json").read_text())
     content["images"][3]["file_name"] = "gone.png"
     (tmp_path / "val.json").write_text(json.dumps(content))
     data = [
-        f"data.root={drawn}/scenes",
+        f"data.root={synthetic}/scenes",
         "data.train={images: train, annotations: annotations/train.json}",
         f"data.val={{images: val, annotations: {tmp_path}/val.json}}",
     ]
@@ -136,7 +138,7 @@ def test_backbones_and_configs(rehead_command) -> None:
     refused(rehead_command("configs", "coco"), "recipe")
 
 
-def test_annotations_that_are_broken_or_empty(rehead_command, tmp_path: Path, drawn: Path) -> None:
+def test_annotations_that_are_broken_or_empty(rehead_command, tmp_path: Path, synthetic: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         to_yaml(
@@ -146,7 +148,7 @@ def test_annotations_that_are_broken_or_empty(rehead_command, tmp_path: Path, dr
                     "model": {"backbone": TINY.model_dump(), "head": "faster_rcnn"},
                     "data": {
                         "format": "coco",
-                        "root": str(drawn / "scenes"),
+                        "root": str(synthetic / "scenes"),
                         "train": {"images": "train", "annotations": str(tmp_path / "annotations.json")},
                         "val": {"images": "val", "annotations": "annotations/val.json"},
                         "workers": 0,

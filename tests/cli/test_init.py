@@ -14,11 +14,11 @@ from checked_data import content, noise, save, write_coco, write_format, write_i
 from PIL import Image
 
 from rehead.configs.load import load_config
-from rehead.data.check import images
-from rehead.data.check.images import Facts, Job
-from rehead.data.check.proposal import Machine, propose
-from rehead.data.check.run import check_data
-from rehead.data.drawn import write_scenes
+from rehead.datasets.audit import images
+from rehead.datasets.audit.images import Facts, Job
+from rehead.datasets.audit.proposal import Machine, propose
+from rehead.datasets.audit.run import check_data
+from rehead.demo.synthetic import write_scenes
 
 TINY = [
     "model.backbone.name=resnet18",
@@ -158,7 +158,7 @@ def test_nothing_is_overwritten_unasked(rehead_command, tmp_path: Path) -> None:
 def test_a_folder_without_data_and_no_folder_are_errors(rehead_command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
-    for folder, said in (("empty", "no format is recognised"), ("none", "no such folder"), ("file.txt", "is a file")):
+    for folder, said in (("empty", "no format is detected"), ("none", "no such folder"), ("file.txt", "is a file")):
         outcome = rehead_command("init", tmp_path / folder, "--out", tmp_path / "mine.yaml")
         assert (outcome.code, (tmp_path / "mine.yaml").exists()) == (2, False)
         assert said in " ".join(outcome.err.split())
@@ -220,9 +220,9 @@ def test_of_many_images_some_are_decoded_and_that_is_said(
     assert rehead_command("init", root, *known, "--out", tmp_path / "all.yaml").code == 0
     whole = (tmp_path / "all.yaml").read_text()
     assert "All annotations were read" not in whole
-    monkeypatch.setattr("rehead.data.check.proposal.DECODED", 2)
+    monkeypatch.setattr("rehead.datasets.audit.proposal.DECODED", 2)
     decoded: list[str] = []
-    monkeypatch.setattr("rehead.data.check.images.examine", _counted(decoded, images.examine))
+    monkeypatch.setattr("rehead.datasets.audit.images.examine", _counted(decoded, images.examine))
     outcome = rehead_command("init", root, *known, "--out", tmp_path / "some.yaml")
     assert outcome.code == 0, outcome
     there = len({*root.rglob("*.png")} - {*root.rglob("*_masks/*.png"), *root.rglob("source/**/*.png")})
@@ -231,7 +231,7 @@ def test_of_many_images_some_are_decoded_and_that_is_said(
     some = (tmp_path / "some.yaml").read_text()
     line = f"# All annotations were read, and 2 of {there} images, evenly."
     assert line in some
-    # The same choices, but for figures of what was measured.
+    # The same choices, but for metrics of what was measured.
     assert load_config(tmp_path / "some.yaml") == load_config(tmp_path / "all.yaml")
     if name in ("coco", "yolo", "csv"):
         assert some.replace(f"{line}\n", "") == whole

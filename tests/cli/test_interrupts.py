@@ -143,14 +143,14 @@ def assert_ends_quietly(text: str, folder: Path, code: int = 130) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "check", "init", "swap", "doctor", "backbones"])
-def test_real_commands_at_random_moments(command: str, drawn: Path, tmp_path: Path) -> None:
+def test_real_commands_at_random_moments(command: str, synthetic: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rehead.build_model(TINY, "fcos", ["circle", "square", "triangle", "star", "heart", "ring"]).save(
         tmp_path / "model.safetensors"
     )
     data = [
         "data.format=coco",
-        f"data.root={drawn}/scenes",
+        f"data.root={synthetic}/scenes",
         "data.train={images: train, annotations: annotations/train.json}",
         "data.val={images: val, annotations: annotations/val.json}",
         "data.workers=2",
@@ -161,10 +161,10 @@ def test_real_commands_at_random_moments(command: str, drawn: Path, tmp_path: Pa
             *("train", "coco_fcos_r50_fpn", *data, "model.backbone={name: resnet18, weights: none, width: 8}"),
             *("data.resize={shorter: 64}", "train.max_steps=10000", "train.global_batch_size=4", "out=run"),
         ],
-        "evaluate": ["evaluate", "model.safetensors", *data, "--json", "figures.json"],
-        "predict": ["predict", "model.safetensors", drawn / "scenes/val", "--out", "predicted"],
-        "check": ["data", "check", drawn / "scenes", "--html", "check.html"],
-        "init": ["init", drawn / "scenes", "--out", "scenes.yaml"],
+        "evaluate": ["evaluate", "model.safetensors", *data, "--json", "metrics.json"],
+        "predict": ["predict", "model.safetensors", synthetic / "scenes/val", "--out", "predicted"],
+        "check": ["data", "check", synthetic / "scenes", "--html", "check.html"],
+        "init": ["init", synthetic / "scenes", "--out", "scenes.yaml"],
         "swap": ["swap", "model.safetensors", "--head", "linear", "--classes", "a", "--out", "new.safetensors"],
         "doctor": ["doctor"],
         "backbones": ["backbones", "resnet18"],
@@ -182,11 +182,11 @@ def test_real_commands_at_random_moments(command: str, drawn: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="locales of Linux")
-def test_names_of_files_need_no_locale(drawn: Path, tmp_path: Path) -> None:
+def test_names_of_files_need_no_locale(synthetic: Path, tmp_path: Path) -> None:
     """LC_ALL=C, with all that Python does about it switched off."""
     folder = tmp_path / "Überall/Fähre"
     folder.mkdir(parents=True)
-    (folder / "ö.png").write_bytes(next((drawn / "shapes/train").rglob("*.png")).read_bytes())
+    (folder / "ö.png").write_bytes(next((synthetic / "shapes/train").rglob("*.png")).read_bytes())
     (tmp_path / "config.yaml").write_text(
         "data: {format: folders, root: Überall, train: {images: .}}\n", encoding="utf-8"
     )

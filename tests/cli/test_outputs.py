@@ -68,11 +68,11 @@ def paths_of(commands: typer.Typer, before: str = "") -> Iterator[tuple[str, str
 
 
 @pytest.fixture
-def places(drawn: Path, tmp_path: Path) -> dict[str, Path]:
+def places(synthetic: Path, tmp_path: Path) -> dict[str, Path]:
     """Data, a checkpoint and a configuration, all of one's own."""
     data = tmp_path / "data"
-    for image in (drawn / "shapes").rglob("*.png"):
-        copy = data / image.relative_to(drawn / "shapes")
+    for image in (synthetic / "shapes").rglob("*.png"):
+        copy = data / image.relative_to(synthetic / "shapes")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(image.read_bytes())
     torch.manual_seed(0)
@@ -177,13 +177,17 @@ def test_predicting_a_folder_into_itself_is_refused(
 
 
 def test_figures_are_not_written_over_the_data_that_they_are_of(
-    places: dict[str, Path], tmp_path: Path, drawn: Path, rehead_command: Any
+    places: dict[str, Path], tmp_path: Path, synthetic: Path, rehead_command: Any
 ) -> None:
     annotations = tmp_path / "val.json"
-    annotations.write_bytes((drawn / "scenes/annotations/val.json").read_bytes())
+    annotations.write_bytes((synthetic / "scenes/annotations/val.json").read_bytes())
     torch.manual_seed(0)
     rehead.build_model(TINY, {"name": "fcos", "channels": 32}, SHAPES).save(tmp_path / "fcos.safetensors")
-    data = ["data.format=coco", f"data.root={drawn}/scenes", f"data.val={{images: val, annotations: {annotations}}}"]
+    data = [
+        "data.format=coco",
+        f"data.root={synthetic}/scenes",
+        f"data.val={{images: val, annotations: {annotations}}}",
+    ]
     outcome = rehead_command("evaluate", tmp_path / "fcos.safetensors", *data, "--json", annotations, "--overwrite")
     assert outcome.code == 2
     assert f"{annotations} is {annotations}, which is read" in outcome.err

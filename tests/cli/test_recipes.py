@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import rehead
 from rehead.configs.load import load_config, recipes
-from rehead.data.drawn import MASK_CLASSES
+from rehead.demo.synthetic import MASK_CLASSES
 
 TWELVE = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
@@ -43,7 +43,7 @@ SMALL_HEADS = {
     "upernet": ["channels=16"],
 }
 BOXES = [
-    "data.root={drawn}/scenes",
+    "data.root={synthetic}/scenes",
     "data.format=coco",
     "data.train={{images: train, annotations: annotations/train.json}}",
     "data.val={{images: val, annotations: annotations/val.json}}",
@@ -51,7 +51,7 @@ BOXES = [
     "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
 ]
 DRAWN = {
-    "classification": ["data.root={drawn}/shapes", "data.resize={{height: 64, width: 64}}"],
+    "classification": ["data.root={synthetic}/shapes", "data.resize={{height: 64, width: 64}}"],
     "detection": BOXES,
     "keypoint_detection": [
         *BOXES,
@@ -62,14 +62,14 @@ DRAWN = {
     "instance_segmentation": BOXES,
     # Every value of these masks is a class; here it is taken for an object.
     "instance_masks": [
-        "data.root={drawn}/scenes",
+        "data.root={synthetic}/scenes",
         "data.train={{images: train, masks: train_masks}}",
         "data.val={{images: val, masks: val_masks}}",
         "data.resize={{height: 64, width: 64}}",
         "train.schedule={{name: multistep, milestones: [1], warmup_steps: 2}}",
     ],
     "segmentation": [
-        "data.root={drawn}/scenes",
+        "data.root={synthetic}/scenes",
         "data.train={{images: train, masks: train_masks}}",
         "data.val={{images: val, masks: val_masks}}",
         "data.ignore_index=[]",
@@ -78,7 +78,7 @@ DRAWN = {
         "data.resize={{height: 64, width: 64}}",
     ],
 }
-FIGURES = {
+METRICS = {
     "classification": "main.top1",
     "detection": "main.bbox.AP",
     "instance_segmentation": "main.segm.AP",
@@ -88,11 +88,11 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def pointed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the drawn data, and `points_train.json` and `points_val.json` with keypoints, one object without."""
-    drawn = Path(shutil.copytree(drawn, tmp_path_factory.mktemp("pointed") / "drawn"))
+def pointed(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the synthetic data, and `points_train.json` and `points_val.json` with keypoints, one object without."""
+    synthetic = Path(shutil.copytree(synthetic, tmp_path_factory.mktemp("pointed") / "synthetic"))
     for split in ("train", "val"):
-        data = json.loads((drawn / f"scenes/annotations/{split}.json").read_text())
+        data = json.loads((synthetic / f"scenes/annotations/{split}.json").read_text())
         for category in data["categories"]:
             category["keypoints"] = ["left", "right", "top"]
         for number, annotation in enumerate(data["annotations"]):
@@ -100,19 +100,19 @@ def pointed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             points = [x, y + h / 2, 2, x + w, y + h / 2, 2, x + w / 2, y, 2]
             annotation["keypoints"] = points if number else [0] * 9
             annotation["num_keypoints"] = 3 if number else 0
-        (drawn / f"scenes/annotations/points_{split}.json").write_text(json.dumps(data))
-    return drawn
+        (synthetic / f"scenes/annotations/points_{split}.json").write_text(json.dumps(data))
+    return synthetic
 
 
-def on_drawn_data(recipe: str, drawn: Path, out: Path) -> list[str]:
-    """What makes a recipe small and quick, and lets it read drawn data; the rest of it stays."""
+def on_drawn_data(recipe: str, synthetic: Path, out: Path) -> list[str]:
+    """What makes a recipe small and quick, and lets it read synthetic data; the rest of it stays."""
     config = load_config(recipe)
     if recipe.startswith("paper/"):
         # Their networks are what they are about.
-        small = [*QUICK, f"data.root={drawn}/shapes", "model.backbone.width=4", "train.schedule.milestones=[1]"]
+        small = [*QUICK, f"data.root={synthetic}/shapes", "model.backbone.width=4", "train.schedule.milestones=[1]"]
         return [*small, f"out={out}"]
     kind = "instance_masks" if config.data.format == "instance_masks" else config.task
-    small = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN[kind])]
+    small = [*SMALL, *(item.format(synthetic=synthetic) for item in DRAWN[kind])]
     head = config.model.heads["main"].name
     small += [f"model.head.{item}" for item in SMALL_HEADS.get(head, [])]
     for place, step in enumerate([] if isinstance(config.data.augment, str) else config.data.augment):
@@ -127,8 +127,8 @@ def on_drawn_data(recipe: str, drawn: Path, out: Path) -> list[str]:
 def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     recipe: str, pointed: Path, tmp_path: Path, rehead_command
 ) -> None:
-    task, drawn = load_config(recipe).task, pointed
-    outcome = rehead_command("train", recipe, *on_drawn_data(recipe, drawn, tmp_path / "run"))
+    task, synthetic = load_config(recipe).task, pointed
+    outcome = rehead_command("train", recipe, *on_drawn_data(recipe, synthetic, tmp_path / "run"))
     assert outcome.code == 0, outcome
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
@@ -146,22 +146,22 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert any(row["loss"] for row in rows)
-    assert any(row[FIGURES[task]] for row in rows)
+    assert any(row[METRICS[task]] for row in rows)
 
-    outcome = rehead_command("evaluate", run / "last.safetensors", "--json", tmp_path / "figures.json")
+    outcome = rehead_command("evaluate", run / "last.safetensors", "--json", tmp_path / "metrics.json")
     assert outcome.code == 0, outcome
-    figures = json.loads((tmp_path / "figures.json").read_text())["main"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["main"]
     with_boxes = task in ("detection", "instance_segmentation", "keypoint_detection")
     if with_boxes:
-        assert all(set(own) == (TEN if name == "keypoints" else TWELVE) for name, own in figures.items())
-        assert f"{figures['bbox']['AP']:.6f}" == f"{float(rows[-1]['main.bbox.AP']):.6f}"
+        assert all(set(own) == (TEN if name == "keypoints" else TWELVE) for name, own in metrics.items())
+        assert f"{metrics['bbox']['AP']:.6f}" == f"{float(rows[-1]['main.bbox.AP']):.6f}"
     elif task == "segmentation":
-        assert set(figures["IoU"]) == set(MASK_CLASSES)
-        assert figures["mIoU"] == pytest.approx(float(rows[-1]["main.mIoU"]))
+        assert set(metrics["IoU"]) == set(MASK_CLASSES)
+        assert metrics["mIoU"] == pytest.approx(float(rows[-1]["main.mIoU"]))
     else:
-        assert set(figures) == {"top1", "top5"}
+        assert set(metrics) == {"top1", "top5"}
 
-    image = next((drawn / ("shapes/val/circle" if task == "classification" else "scenes/val")).glob("*.png"))
+    image = next((synthetic / ("shapes/val/circle" if task == "classification" else "scenes/val")).glob("*.png"))
     (tmp_path / "broken.png").write_bytes(b"nothing")
     outcome = rehead_command(
         "predict", run / "best.safetensors", image, tmp_path / "broken.png", "--out", tmp_path / "predicted"
@@ -187,14 +187,14 @@ def test_a_recipe_trains_evaluates_and_predicts_on_drawn_images(
 
 
 def test_images_without_objects_are_left_out_of_the_training_and_counted(
-    drawn: Path, tmp_path: Path, rehead_command
+    synthetic: Path, tmp_path: Path, rehead_command
 ) -> None:
     """As the COCO recipes have it. The evaluation has them all."""
-    data = json.loads((drawn / "scenes/annotations/train.json").read_text())
+    data = json.loads((synthetic / "scenes/annotations/train.json").read_text())
     empty = [image["id"] for image in data["images"][:3]]
     data["annotations"] = [one for one in data["annotations"] if one["image_id"] not in empty]
     (tmp_path / "some.json").write_text(json.dumps(data))
-    overrides = on_drawn_data("coco_retinanet_r50_fpn", drawn, tmp_path / "run")
+    overrides = on_drawn_data("coco_retinanet_r50_fpn", synthetic, tmp_path / "run")
     overrides += [f"data.train.annotations={tmp_path}/some.json", f"data.val.annotations={tmp_path}/some.json"]
     overrides += ["data.val.images=train", "train.epochs=1", "train.global_batch_size=3"]
     outcome = rehead_command("train", "coco_retinanet_r50_fpn", *overrides)
@@ -205,8 +205,8 @@ def test_images_without_objects_are_left_out_of_the_training_and_counted(
         assert [row["step"] for row in csv.DictReader(file)][-1] == "3"
 
 
-def test_a_folder_with_a_run_is_not_written_over_unless_asked(drawn: Path, tmp_path: Path, rehead_command) -> None:
-    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+def test_a_folder_with_a_run_is_not_written_over_unless_asked(synthetic: Path, tmp_path: Path, rehead_command) -> None:
+    overrides = [*SMALL, *(item.format(synthetic=synthetic) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
     train = ["train", "imagenette_resnet18", *overrides, "train.max_steps=1"]
     assert rehead_command(*train).code == 0
     before = (tmp_path / "run/last.safetensors").read_bytes()
@@ -218,9 +218,13 @@ def test_a_folder_with_a_run_is_not_written_over_unless_asked(drawn: Path, tmp_p
     assert (tmp_path / "run/last.safetensors").read_bytes() != before
 
 
-def test_a_run_goes_on_from_its_folder_alone(drawn: Path, tmp_path: Path, rehead_command) -> None:
+def test_a_run_goes_on_from_its_folder_alone(synthetic: Path, tmp_path: Path, rehead_command) -> None:
     """Two epochs, or one and then another with --resume: the same weights and rows."""
-    common = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["segmentation"]), "train.schedule.name=constant"]
+    common = [
+        *SMALL,
+        *(item.format(synthetic=synthetic) for item in DRAWN["segmentation"]),
+        "train.schedule.name=constant",
+    ]
     recipe = "camvid_unet_r18"
     assert rehead_command("train", recipe, *common, f"out={tmp_path}/whole", "train.epochs=2").code == 0
     assert rehead_command("train", recipe, *common, f"out={tmp_path}/parts", "train.epochs=1").code == 0
@@ -229,8 +233,8 @@ def test_a_run_goes_on_from_its_folder_alone(drawn: Path, tmp_path: Path, rehead
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_resumed_run_refuses_what_would_make_it_another(drawn: Path, tmp_path: Path, rehead_command) -> None:
-    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+def test_a_resumed_run_refuses_what_would_make_it_another(synthetic: Path, tmp_path: Path, rehead_command) -> None:
+    overrides = [*SMALL, *(item.format(synthetic=synthetic) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
     assert rehead_command("train", "imagenette_resnet18", *overrides, "train.epochs=1").code == 0
     before = (tmp_path / "run/config.yaml").read_text()
     outcome = rehead_command(
@@ -247,10 +251,10 @@ def test_a_resumed_run_refuses_what_would_make_it_another(drawn: Path, tmp_path:
 
 
 def test_a_resumed_run_notices_that_the_list_of_its_images_has_changed(
-    drawn: Path, tmp_path: Path, rehead_command
+    synthetic: Path, tmp_path: Path, rehead_command
 ) -> None:
-    overrides = [*SMALL, *(item.format(drawn=drawn) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
-    folder = drawn / "shapes/train"
+    overrides = [*SMALL, *(item.format(synthetic=synthetic) for item in DRAWN["classification"]), f"out={tmp_path}/run"]
+    folder = synthetic / "shapes/train"
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*"))]
     (tmp_path / "val.txt").write_text("\n".join(names[:2]))
     overrides += [f"data.val={{from_train: {tmp_path}/val.txt}}", "train.epochs=1"]
@@ -326,9 +330,9 @@ class TestRealImages:
         arguments += ["train.schedule.warmup_steps=500"]
         outcome = rehead_command("train", "configs/coco_faster_rcnn_r50_fpn.yaml", *arguments)
         assert outcome.code == 0, outcome
-        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "metrics.json")
         assert outcome.code == 0, outcome
-        assert set(json.loads((tmp_path / "figures.json").read_text())["main"]["bbox"]) == TWELVE
+        assert set(json.loads((tmp_path / "metrics.json").read_text())["main"]["bbox"]) == TWELVE
         with (run / "metrics.csv").open() as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
         assert len(losses) == 4
@@ -340,12 +344,12 @@ class TestRealImages:
         # Trained at half the size; judged at the original one.
         arguments += ["data.resize={height: 180, width: 240}", "train.schedule.warmup_steps=2"]
         assert rehead_command("train", "configs/camvid_unet_r18.yaml", *arguments).code == 0
-        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "metrics.json")
         assert outcome.code == 0, outcome
-        figures = json.loads((tmp_path / "figures.json").read_text())["main"]
-        assert len(figures["IoU"]) == 11
-        assert "void" not in figures["IoU"]
-        assert figures["mIoU"] > 0.1
+        metrics = json.loads((tmp_path / "metrics.json").read_text())["main"]
+        assert len(metrics["IoU"]) == 11
+        assert "void" not in metrics["IoU"]
+        assert metrics["mIoU"] > 0.1
         there, back = tmp_path / "detector.safetensors", tmp_path / "back.safetensors"
         swap = ["swap", run / "best.safetensors", "--head", "faster_rcnn", "--classes", "car,tree", "--out", there]
         assert rehead_command(*swap).code == 0
@@ -359,6 +363,6 @@ class TestRealImages:
         arguments = [f"data.root={shared}/data/imagenette128", *self.common(shared), f"out={run}", "train.max_steps=20"]
         arguments += ["data.resize={shorter: 96, crop: 96}", "train.schedule.warmup_steps=5"]
         assert rehead_command("train", "configs/imagenette_resnet18.yaml", *arguments).code == 0
-        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "figures.json")
+        outcome = rehead_command("evaluate", run / "best.safetensors", "--json", tmp_path / "metrics.json")
         assert outcome.code == 0, outcome
-        assert json.loads((tmp_path / "figures.json").read_text())["main"]["top1"] > 0.5
+        assert json.loads((tmp_path / "metrics.json").read_text())["main"]["top1"] > 0.5

@@ -25,9 +25,9 @@ from rehead.configs.heads import HEADS
 from rehead.configs.load import dump, load_config, override, parse_overrides, to_yaml
 from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.configs.schema import Config
-from rehead.data.check.findings import Findings
-from rehead.data.check.sources import open_all
-from rehead.data.readers.every_split import source_of
+from rehead.datasets.audit.findings import Findings
+from rehead.datasets.audit.sources import open_all
+from rehead.datasets.every_split import source_of
 from rehead.errors import ReheadError
 
 FEW, MANY = 500, 20_000

@@ -11,8 +11,8 @@ from PIL import Image
 
 from rehead import plain_yaml
 from rehead.configs.load import load_config, parse_overrides, read_yaml
-from rehead.data.check.run import check_data
-from rehead.data.readers.yolo import class_names
+from rehead.datasets.audit.run import check_data
+from rehead.datasets.formats.yolo import class_names
 from rehead.errors import ConfigError, DataError, quoted
 from rehead.plain_yaml import LONGEST, MOST_CHARACTERS, MOST_DEEP, YamlError, YamlLimitError, load_yaml
 

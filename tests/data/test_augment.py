@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from rehead.configs.augment import TransformOptions
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
-from rehead.data.resize import Resize
 from rehead.data.sample import Sample
-from rehead.data.steps import Setting
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext
 from rehead.errors import ConfigError, ReheadError
 from rehead.types import IGNORE
 
@@ -29,7 +29,7 @@ TASKS = list(RESIZE)
 
 
 def augment_for(task: str, steps: Any = "light", seed: int = 0, **more: Any) -> Augment:
-    return Augment(steps, Setting(task, RESIZE[task], **more), seed)
+    return Augment(steps, AugmentContext(task, RESIZE[task], **more), seed)
 
 
 AUGMENTS = {task: augment_for(task, seed=3) for task in TASKS}
@@ -99,7 +99,7 @@ def test_transforms_draw_independently() -> None:
         TransformOptions(name="VerticalFlip"),
         TransformOptions(name="RandomBrightnessContrast"),
     ]
-    augment = Augment(steps, Setting("detection", Resize(ResizeOptions(height=4, width=6))))
+    augment = Augment(steps, AugmentContext("detection", Resize(ResizeOptions(height=4, width=6))))
     across, down, changed, brightness = [], [], [], []
     for index in range(600):
         pixels = augment(one, 0, index)[0].pixels[:, :, 0].astype(int)
@@ -236,7 +236,7 @@ def test_classification_crops_from_the_original_image() -> None:
     one = Sample(image_id=0, path=Path("a"), label=1, image=np.zeros((400, 400, 3), np.uint8))
     one.pixels[:, ::2] = 255
     resize = Resize(ResizeOptions(shorter=300, crop=290))
-    augment = Augment("light", Setting("classification", resize))
+    augment = Augment("light", AugmentContext("classification", resize))
     spread = max(float(augment(one, 0, index)[0].pixels.std()) for index in range(20))
     assert spread > 60
 
@@ -245,7 +245,7 @@ def test_where_an_image_may_have_several_classes_all_of_it_is_kept() -> None:
     one = Sample(image_id=0, path=Path("a"), label=np.ones(2, np.float32), image=np.zeros((60, 90, 3), np.uint8))
     one.pixels[:, :30], one.pixels[:, 60:] = (200, 0, 0), (0, 200, 0)
     resize = Resize(ResizeOptions(height=40, width=60))
-    augment = Augment("light", Setting("multi_label_classification", resize))
+    augment = Augment("light", AugmentContext("multi_label_classification", resize))
     changed = [augment(one, 0, index)[0].pixels for index in range(20)]
     for pixels in changed:
         assert [int((pixels[:, :, colour] > 100).sum()) for colour in (0, 1)] == [40 * 20, 40 * 20]
@@ -283,7 +283,7 @@ def test_unknown_presets_and_missing_sizes() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'lihgt'; did you mean 'light'"):
         augment_for("detection", "lihgt")
     with pytest.raises(ConfigError, match="classification needs one size for all"):
-        Augment("light", Setting("classification", RESIZE["detection"]))
+        Augment("light", AugmentContext("classification", RESIZE["detection"]))
 
 
 def test_the_agpl_successor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Instance masks from files to batches, and from predictions to figures."""
+"""Instance masks from files to batches, and from predictions to metrics."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from pycocotools.coco import COCO
 
 from rehead.configs.readers import CocoSplit, InstanceMasksSplit
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
-from rehead.data.batch import collate
-from rehead.data.check.before_training import refuse_broken
-from rehead.data.coco_format import ground_truth
+from rehead.data.collate import collate
 from rehead.data.instance_masks import code_of, decode, encode, wrong_codes, wrong_segmentation
-from rehead.data.readers.base import Reader
-from rehead.data.readers.coco import CocoReader
-from rehead.data.readers.instance_masks import InstanceMasksReader
-from rehead.data.resize import Resize
-from rehead.data.steps import Setting
-from rehead.data.writers import write
+from rehead.data.reader import Reader
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext
+from rehead.datasets.audit.before_training import refuse_broken
+from rehead.datasets.coco_format import ground_truth
+from rehead.datasets.formats.coco import CocoReader
+from rehead.datasets.formats.instance_masks import InstanceMasksReader
+from rehead.datasets.write import write
 from rehead.errors import DataError
-from rehead.evaluation.coco import coco_figures
+from rehead.evaluation.coco import coco_metrics
 from rehead.tasks import TASKS
 from rehead.types import Prediction
 
@@ -147,7 +147,7 @@ def test_masks_stay_with_their_boxes(kind: str, request: pytest.FixtureRequest) 
     """Resized, flipped and batched, a mask lies in its box and every other row of it belongs to another."""
     reader: Reader = request.getfixturevalue(kind)
     resize = Resize(ResizeOptions(height=32, width=48))
-    augment = Augment("light", Setting("instance_segmentation", resize))
+    augment = Augment("light", AugmentContext("instance_segmentation", resize))
     plain = resize(reader.read(0))[0].masks
     assert plain is not None
     flips = 0
@@ -181,9 +181,9 @@ def test_what_is_annotated_has_perfect_figures(numbered: InstanceMasksReader) ->
                 masks=torch.tensor(truth.masks) > 0,
             ),
         )
-    figures = evaluator.figures()
-    assert figures["bbox"]["AP"] == pytest.approx(1)
-    assert figures["segm"]["AP"] == pytest.approx(1)
+    metrics = evaluator.metrics()
+    assert metrics["bbox"]["AP"] == pytest.approx(1)
+    assert metrics["segm"]["AP"] == pytest.approx(1)
 
 
 @settings(max_examples=30, deadline=None)
@@ -289,14 +289,14 @@ class TestRunLengthCodes:
     def test_figures_of_broken_codes_are_refused(self, coco: CocoReader, side: str, counts: Any) -> None:
         truth = ground_truth(coco, masks=True)
         results = [{"image_id": 1, "category_id": 3, "score": 0.5, "segmentation": SEGMENTATIONS[3]}]
-        coco_figures(truth, results, "segm")
+        coco_metrics(truth, results, "segm")
         broken = {"size": [8, 12], "counts": counts}
         if side == "results":
             results[0]["segmentation"] = broken
         else:
             truth["annotations"][1]["segmentation"] = broken
         with pytest.raises(DataError, match="image 1: a mask cannot be judged: "):
-            coco_figures(truth, results, "segm")
+            coco_metrics(truth, results, "segm")
 
 
 def test_outlines_are_looked_at_once_before_training_and_not_at_every_reading(
@@ -367,8 +367,8 @@ def test_an_area_that_is_missing_is_the_masks(tmp_path: Path) -> None:
     assert truth["annotations"][0]["area"] == mask_api.area(code) < 32**2
     results = [{"image_id": 1, "category_id": 1, "segmentation": code, "score": 0.9}]
     for judged in (truth, whole):
-        figures = coco_figures(judged, results, "segm")
-        assert [figures[name] for name in ("APs", "APm", "APl")] == [pytest.approx(1), -1, -1]
+        metrics = coco_metrics(judged, results, "segm")
+        assert [metrics[name] for name in ("APs", "APm", "APl")] == [pytest.approx(1), -1, -1]
     # Where boxes alone are judged, by the box.
     assert ground_truth(reader)["annotations"][0]["area"] == 200 * 200
     # A copy says no more than the original did.

@@ -24,7 +24,6 @@ from PIL import Image
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
 from rehead.data.loader import (
     MOST_WORKERS,
     BatchSampler,
@@ -35,12 +34,13 @@ from rehead.data.loader import (
     says_why_workers_end,
     workers_for,
 )
-from rehead.data.readers.base import Reader
-from rehead.data.readers.coco import CocoReader
-from rehead.data.readers.folders import FoldersReader
-from rehead.data.readers.masks import MasksReader
-from rehead.data.resize import Resize
-from rehead.data.steps import Setting
+from rehead.data.reader import Reader
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext
+from rehead.datasets.formats.coco import CocoReader
+from rehead.datasets.formats.folders import FoldersReader
+from rehead.datasets.formats.masks import MasksReader
 from rehead.errors import DataError
 from rehead.types import IGNORE, ImageBatch, Target
 
@@ -144,7 +144,7 @@ MIXED = [
 @pytest.mark.parametrize("steps", ["light", MIXED])
 def test_workers_and_resuming_change_nothing(boxes: CocoReader, steps: Any) -> None:
     chosen = steps if isinstance(steps, str) else [step_options(step) for step in steps]
-    augment = Augment(chosen, Setting("detection", DETECTION), seed=1)
+    augment = Augment(chosen, AugmentContext("detection", DETECTION), seed=1)
     batches = BatchSampler(len(boxes), 2, 1, shuffle=True, repeats=np.full(7, 1.0)).batches(4)
     common = {"resize": DETECTION, "augment": augment, "divisor": 16}
     whole = list(make_loader(boxes, batches=batches, workers=0, **common))  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_workers_and_resuming_change_nothing(boxes: CocoReader, steps: Any) -> N
 
 
 def started(boxes: CocoReader, epoch: int, workers: int) -> Loader[Target]:
-    augment = Augment([step_options(step) for step in MIXED], Setting("detection", DETECTION), seed=1)
+    augment = Augment([step_options(step) for step in MIXED], AugmentContext("detection", DETECTION), seed=1)
     batches = BatchSampler(len(boxes), 2, 1, shuffle=True).batches(epoch)
     return make_loader(boxes, resize=DETECTION, augment=augment, batches=batches, workers=workers)
 
@@ -214,7 +214,7 @@ def test_python_ends_while_workers_wait(boxes: CocoReader, done: str) -> None:
     code = (
         "import sys; from pathlib import Path; from rehead.configs.readers import CocoSplit; "
         "from rehead.configs.schema import ResizeOptions; from rehead.data.loader import Key, make_loader; "
-        "from rehead.data.readers.coco import CocoReader; from rehead.data.resize import Resize\n"
+        "from rehead.datasets.formats.coco import CocoReader; from rehead.data.transforms.resize import Resize\n"
         "reader = CocoReader(CocoSplit(images='images', annotations='a.json'), Path(sys.argv[1]))\n"
         "batches = [[Key(0, index)] for index in range(7)]; resize = Resize(ResizeOptions(shorter=24))\n"
         f"loader = make_loader(reader, resize=resize, augment=None, batches=batches, workers=1); {done}; print('end')"
@@ -243,7 +243,7 @@ def test_workers_follow_the_cores(
 
 
 def test_two_ranks_make_the_images_that_one_process_would(boxes: CocoReader) -> None:
-    augment = Augment([step_options(step) for step in MIXED], Setting("detection", DETECTION), seed=1)
+    augment = Augment([step_options(step) for step in MIXED], AugmentContext("detection", DETECTION), seed=1)
 
     def images(size: int, world: int, workers: int) -> dict[Any, Any]:
         made = {}
@@ -335,7 +335,9 @@ def test_without_room_in_dev_shm_images_are_read_in_this_process(
         return evaluation_loader(boxes, resize=DETECTION, batch_size=2, workers=workers)
 
     expected = [batch.pixels for batch, _ in begun(0)]
-    target = "multiprocessing.synchronize.SemLock.__init__" if what == "semaphores" else "rehead.data.transport._shared"
+    target = (
+        "multiprocessing.synchronize.SemLock.__init__" if what == "semaphores" else "rehead.data.shared_memory._shared"
+    )
     loader = begun(2)
     with monkeypatch.context() as patch:
         patch.setattr(target, full)
@@ -385,7 +387,7 @@ def test_classification_trains_and_evaluates_at_one_size(tmp_path: Path) -> None
         cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
     reader: Reader = FoldersReader(FoldersSplit(images="."), tmp_path)
     resize = Resize(ResizeOptions(shorter=28, crop=24))
-    augment = Augment("light", Setting("classification", resize))
+    augment = Augment("light", AugmentContext("classification", resize))
     ((images, targets),) = make_loader(
         reader, resize=resize, augment=augment, batches=[[Key(0, 1), Key(0, 0)]], divisor=8
     )
@@ -417,7 +419,7 @@ def test_memory_of_one_image_serves_the_next(tmp_path: Path) -> None:
     Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8)).save(tmp_path / "photograph.jpg", quality=50)
     code = (
         "import resource, sys, cv2; from pathlib import Path; from rehead.data.allocation import keep_freed_memory; "
-        "from rehead.data.pixels import read_image; keep_freed_memory()\n"
+        "from rehead.data.image_io import read_image; keep_freed_memory()\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(3): read_image(Path(sys.argv[1]), 3)\n"
         "before = faults(); read_image(Path(sys.argv[1]), 3); print(faults() - before)"

@@ -13,10 +13,10 @@ from PIL import Image
 
 from rehead.configs.readers import HuggingFaceSplit, InstanceMasksSplit, MasksSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.near_duplicates import DISTANCE, fingerprint, fingerprint_of
-from rehead.data.pixels import image_size, read_image
-from rehead.data.readers import open_reader
-from rehead.data.readers.mask_values import read_colours, read_mask
+from rehead.data.image_io import image_size, read_image
+from rehead.datasets.mask_values import read_colours, read_mask
+from rehead.datasets.near_duplicates import DISTANCE, fingerprint, fingerprint_of
+from rehead.datasets.open import open_reader
 
 Array = NDArray[Any]
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from rehead.configs.augment import PRESETS, STEPS, TransformOptions, step_options
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
-from rehead.data.drawn import SHAPES, draw_scene
 from rehead.data.loader import Key, make_loader
-from rehead.data.mixing import on_canvas
-from rehead.data.readers.base import Reader
-from rehead.data.resize import Resize
+from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.data.steps import Setting, Step, cut, tightened
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.mix import on_canvas
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext, Step, cut, tightened
+from rehead.demo.synthetic import SHAPES, draw_scene
 from rehead.errors import ConfigError
 from rehead.types import IGNORE, Classes
 
@@ -67,12 +67,12 @@ READER = Scenes([scene(0), scene(1, 60, 80), scene(2, 80, 50), scene(3), scene(4
 
 def step(name: str, resize: str = "fixed", task: str = "instance_segmentation", **more: Any) -> Step:
     options = step_options({"name": name, **more})
-    built: Step = STEPS.get(name).load()(options, Setting(task, RESIZE[resize], classes=5))
+    built: Step = STEPS.get(name).load()(options, AugmentContext(task, RESIZE[resize], classes=5))
     return built
 
 
-def changed(built: Step, sample: Sample, seed: int, partners: list[Sample] | None = None) -> Sample:
-    others = partners or [READER.read(number) for number in range(1, 1 + built.partners)]
+def changed(built: Step, sample: Sample, seed: int, extra_samples: list[Sample] | None = None) -> Sample:
+    others = extra_samples or [READER.read(number) for number in range(1, 1 + built.extra_samples)]
     return built(sample, others, np.random.default_rng(seed))
 
 
@@ -203,7 +203,7 @@ class TestCanvas:
 
     def test_batches_are_padded_to_it_and_the_padding_is_no_part_of_the_images(self) -> None:
         steps = [step_options({"name": "large_scale_jitter", "scale": [0.1, 0.4], "canvas": [48, 72]})]
-        augment = Augment(steps, Setting("instance_segmentation", RESIZE["longer"]), seed=0)
+        augment = Augment(steps, AugmentContext("instance_segmentation", RESIZE["longer"]), seed=0)
         loader = make_loader(
             READER, resize=RESIZE["longer"], augment=augment, batches=[[Key(0, 0), Key(0, 1)]], divisor=32
         )
@@ -218,7 +218,7 @@ class TestCanvas:
             assert (target.semantic[frame.size[0] :] == IGNORE).all()
 
     def test_without_one_batches_are_as_large_as_their_largest_image(self) -> None:
-        assert Augment("strong", Setting("detection", RESIZE["longer"])).canvas is None
+        assert Augment("strong", AugmentContext("detection", RESIZE["longer"])).canvas is None
 
 
 class TestShorterSides:
@@ -342,7 +342,9 @@ class TestCopyPaste:
 class TestPartners:
     def augment(self, names: list[str], **more: Any) -> Augment:
         return Augment(
-            [step_options({"name": name, "p": 1}) for name in names], Setting("detection", RESIZE["fixed"]), **more
+            [step_options({"name": name, "p": 1}) for name in names],
+            AugmentContext("detection", RESIZE["fixed"]),
+            **more,
         )
 
     def test_they_depend_on_epoch_image_and_copy_alone_and_differ_between_them(self) -> None:
@@ -370,7 +372,7 @@ class TestPartners:
 
     def test_a_probability_of_zero_reads_no_other_image(self) -> None:
         never = [step_options({"name": "mosaic", "p": 0}), step_options({"name": "resized_crop", "p": 0})]
-        augment = Augment(never, Setting("detection", RESIZE["longer"]))
+        augment = Augment(never, AugmentContext("detection", RESIZE["longer"]))
         changed_one, frame = augment(READER.read(1), 0, 1)
         wanted, wanted_frame = RESIZE["longer"](READER.read(1))
         np.testing.assert_array_equal(changed_one.pixels, wanted.pixels)
@@ -386,7 +388,7 @@ class TestPartners:
                     step_options({"name": "mixup"}),
                     TransformOptions(name="Blur", p=3),
                 ],
-                Setting("classification", RESIZE["longer"]),
+                AugmentContext("classification", RESIZE["longer"]),
             )
         assert [problem.split(":")[0] for problem in caught.value.problems] == [
             "data.resize",
@@ -409,9 +411,9 @@ def test_maps_are_ignored_where_no_image_is() -> None:
 def test_every_preset_works_on_any_image_and_crosses_to_worker_processes(task: str, channels: int, dtype: Any) -> None:
     samples = [replace(one, image=np.repeat(one.pixels[:, :, :1], channels, 2).astype(dtype)) for one in READER.samples]
     reader = Scenes(samples)
-    setting = Setting(task, Resize(ResizeOptions(height=40, width=40)), classes=5)
+    context = AugmentContext(task, Resize(ResizeOptions(height=40, width=40)), classes=5)
     for name in PRESETS:
-        augment = pickle.loads(pickle.dumps(Augment(name, setting, channels=channels)))
+        augment = pickle.loads(pickle.dumps(Augment(name, context, channels=channels)))
         augment.check(reader, channels)
         for index in range(len(reader)):
             after, frame = augment(reader.read(index), 0, index, 0, reader)

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rehead.data.batch import collate
+from rehead.data.collate import collate
 from rehead.data.loader import _Read
 from rehead.data.packed_masks import PackedMasks, by_shifts
 from rehead.data.sample import Sample
-from rehead.data.transport import Transport
+from rehead.data.shared_memory import SharedMemory
 from rehead.types import Frame, Target
 
 SIDES = st.integers(1, 20)
@@ -57,7 +57,7 @@ def images(count: int, objects: int, height: int, width: int) -> list[tuple[Samp
 
 
 def test_sixteen_images_of_coco_have_45_megabytes_of_masks_on_their_way() -> None:
-    here = Transport(1)
+    here = SharedMemory(1)
     batch, targets = collate(images(16, 20, 800, 1333), divisor=32)
     pixels = batch.pixels.nbytes
     parcel = copy.copy(here).packed(_Read(batch, targets), 0)
@@ -70,7 +70,7 @@ def test_sixteen_images_of_coco_have_45_megabytes_of_masks_on_their_way() -> Non
 
 
 def test_what_an_evaluation_judges_against_crosses_as_bits_too() -> None:
-    here = Transport(1)
+    here = SharedMemory(1)
     items = images(2, 5, 200, 300)
     truths = [replace(sample, image=None) for sample, _ in items]
     batch = collate(items)[0]

@@ -15,11 +15,11 @@ from PIL import Image
 
 from rehead.configs.readers import FoldersSplit, YoloSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.check.run import check_data
-from rehead.data.pixels import image_size, read_image
-from rehead.data.readers import open_reader
-from rehead.data.readers.base import image_names
-from rehead.data.readers.tree import Tree
+from rehead.data.image_io import image_size, read_image
+from rehead.datasets.audit.run import check_data
+from rehead.datasets.file_names import image_names
+from rehead.datasets.open import open_reader
+from rehead.datasets.tree import Tree
 from rehead.errors import DataError
 from rehead.reading import contents, is_there, walk
 from rehead.tasks.predict import find_images
@@ -158,7 +158,7 @@ class TestFoldersThatCannotBeRead:
 def test_nobody_opens_but_by_the_one_function() -> None:
     """Which waits for no pipe, reads no device without end, and names the file."""
     opening = re.compile(r"\.read_bytes\(|\.read_text\(|\.open\((\"r|\)|mode=\"r)|(?<![.\w])open\(")
-    cache = {"data/readers/remembered.py", "data/readers/store.py"}
+    cache = {"datasets/remembered.py", "datasets/cache.py"}
     files = [*(REPOSITORY / "data").rglob("*.py"), REPOSITORY / "configs/load.py"]
     found = [path for path in files if opening.search(path.read_text())]
     assert {path.relative_to(REPOSITORY).as_posix() for path in found} == cache

@@ -18,14 +18,14 @@ from PIL import Image
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, MasksSplit
 from rehead.configs.schema import ResizeOptions
-from rehead.data.augment import Augment
+from rehead.data.image_io import EXIF_ORIENTATION, decode_image, read_image
 from rehead.data.loader import BatchSampler, Key, evaluation_loader, make_loader
-from rehead.data.pixels import EXIF_ORIENTATION, decode_image, read_image
-from rehead.data.readers.coco import CocoReader
-from rehead.data.readers.masks import MasksReader
-from rehead.data.resize import Resize
 from rehead.data.sample import Sample
-from rehead.data.steps import Setting
+from rehead.data.transforms.augment import Augment
+from rehead.data.transforms.resize import Resize
+from rehead.data.transforms.steps import AugmentContext
+from rehead.datasets.formats.coco import CocoReader
+from rehead.datasets.formats.masks import MasksReader
 from rehead.errors import DataError
 
 BOX = (128, 96, 300, 262)
@@ -199,7 +199,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
 
 def augment(steps: list[dict[str, Any]], reduced: bool = True, resize: Resize | None = None) -> Augment:
     resize = resize or Resize(ResizeOptions(shorter=90, longer=160))
-    return Augment([step_options(step) for step in steps], Setting("detection", resize), seed=3, reduced=reduced)
+    return Augment([step_options(step) for step in steps], AugmentContext("detection", resize), seed=3, reduced=reduced)
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
@@ -320,7 +320,7 @@ def test_class_maps_follow(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
     cv2.imwrite(str(tmp_path / "masks/a.png"), semantic)
     maps = MasksReader(MasksSplit(images="images", masks="masks"), tmp_path, ["ground", "thing"])
     resize = Resize(ResizeOptions(shorter=90, longer=160))
-    ours = Augment([step_options(step) for step in steps], Setting("segmentation", resize), seed=3, reduced=True)
+    ours = Augment([step_options(step) for step in steps], AugmentContext("segmentation", resize), seed=3, reduced=True)
     for epoch in range(4):
         read = maps.read(0, 3, ours.shrink(epoch, 0))
         after, _ = ours(read, epoch, 0, 0, maps)

@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as torchvision
 
 from rehead.configs.schema import ResizeOptions
-from rehead.data.resize import DEFAULTS, INTERPOLATIONS, Resize
 from rehead.data.sample import Sample
+from rehead.data.transforms.resize import DEFAULTS, INTERPOLATIONS, Resize
 from rehead.errors import ConfigError
 from rehead.types import IGNORE
 

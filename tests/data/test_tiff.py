@@ -16,11 +16,11 @@ from PIL import Image
 
 from rehead.configs.readers import MasksSplit
 from rehead.configs.schema import DataOptions, ResizeOptions
-from rehead.data.batch import collate
-from rehead.data.pixels import image_size, read_image
-from rehead.data.readers import open_reader
-from rehead.data.readers.mask_values import read_colours, read_mask
-from rehead.data.resize import Resize
+from rehead.data.collate import collate
+from rehead.data.image_io import image_size, read_image
+from rehead.data.transforms.resize import Resize
+from rehead.datasets.mask_values import read_colours, read_mask
+from rehead.datasets.open import open_reader
 from rehead.errors import DataError
 
 Array = NDArray[Any]
@@ -243,7 +243,7 @@ def test_who_has_no_tiffs_does_not_wait_for_their_library(tmp_path: Path) -> Non
     """It takes a quarter of a second to import."""
     Image.fromarray(BANDS[:, :, :3]).save(tmp_path / "a.png")
     asked = (
-        "import sys; from pathlib import Path; from rehead.data.pixels import read_image; read_image(Path('a.png')); "
+        "import sys; from pathlib import Path; from rehead.data.image_io import read_image; read_image(Path('a.png')); "
     )
     asked += "print({'tifffile', 'imagecodecs', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as code
 
-from rehead.evaluation.coco import Kind, coco_figures
+from rehead.evaluation.coco import Kind, coco_metrics
 
 SIZE = 200
 
@@ -90,13 +90,13 @@ def world(seed: int, kind: Kind) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @given(seed=st.integers(0, 2**32))
 def test_every_figure_is_pycocotools(kind: Kind, seed: int) -> None:
     truth, results = world(seed, kind)
-    assert list(coco_figures(truth, results, kind).values()) == pycocotools_figures(truth, results, kind)
+    assert list(coco_metrics(truth, results, kind).values()) == pycocotools_figures(truth, results, kind)
 
 
 def test_masks_with_boxes_are_sized_by_their_boxes_as_pycocotools_does() -> None:
     truth, results = world(5, "segm")
     results = [{**one, "bbox": [0.0, 0.0, 20.0, 20.0]} for one in results]
-    assert list(coco_figures(truth, results, "segm").values()) == pycocotools_figures(truth, results, "segm")
+    assert list(coco_metrics(truth, results, "segm").values()) == pycocotools_figures(truth, results, "segm")
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -104,4 +104,4 @@ def test_the_official_results(shared: Path, kind: Kind) -> None:
     folder = shared / "data/coco_eval"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    assert list(coco_figures(truth, results, kind).values()) == pycocotools_figures(truth, results, kind)
+    assert list(coco_metrics(truth, results, kind).values()) == pycocotools_figures(truth, results, kind)

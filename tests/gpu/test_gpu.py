@@ -17,8 +17,8 @@ from rehead.configs.base import HeadOptions
 from rehead.configs.classification_heads import LinearOptions
 from rehead.configs.detection_heads import FCOSOptions
 from rehead.configs.schema import AverageOptions, OptimizerOptions, ScheduleOptions, TrainOptions
-from rehead.data.drawn import write_scenes
-from rehead.tasks.model import Model, build_model
+from rehead.demo.synthetic import write_scenes
+from rehead.models.model import Model, build_model
 from rehead.tasks.train import train
 from rehead.training.checkpoints import read_tensors
 from rehead.training.engine import build_accelerator, compile_for_training, repeatable, seed_step

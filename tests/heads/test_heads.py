@@ -15,7 +15,7 @@ from rehead.heads import build_head
 from rehead.heads.base import one_per_stride
 from rehead.heads.necks import FPN
 from rehead.heads.segmentation_loss import pixel_cross_entropy
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ImageBatch
 
 pytestmark = pytest.mark.numeric

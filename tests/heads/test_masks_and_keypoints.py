@@ -1,6 +1,6 @@
 """Masks and keypoints: their shapes, their gradients, and what is said where they are missing.
 
-That the numbers are torchvision's is proved in tests/tasks/test_exchange_detection.py.
+That the numbers are torchvision's is proved in tests/interop/test_torchvision_detection.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from rehead.configs.base import HeadOptions
 from rehead.configs.detection_heads import KeypointRCNNOptions, MaskRCNNOptions
 from rehead.errors import BuildError
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import Frame
 
 pytestmark = pytest.mark.numeric

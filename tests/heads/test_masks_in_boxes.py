@@ -13,7 +13,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from rehead.configs.detection_heads import MaskRCNNOptions
 from rehead.heads.masks_in_boxes import MasksInBoxes
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import Prediction
 
 ODD_BOXES = [

@@ -26,7 +26,7 @@ from rehead.configs.heads import HEADS, task_of
 from rehead.configs.schema import BackboneOptions, Config, ModelOptions
 from rehead.errors import BuildError
 from rehead.heads import build_head
-from rehead.tasks.model import Model
+from rehead.models.model import Model
 from rehead.types import Classes
 
 NAMES = Classes(("a", "b", "c"))

@@ -14,7 +14,7 @@ from rehead.configs.detection_heads import FasterRCNNOptions, FCOSOptions, Retin
 from rehead.configs.schema import BackboneOptions
 from rehead.errors import BuildError
 from rehead.heads.necks import FPN, PAFPN, SimplePyramid, build_neck
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import FeatureSpec
 
 VIT = {"C4": FeatureSpec(16, 16), "C5": FeatureSpec(16, 16)}

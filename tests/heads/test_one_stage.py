@@ -16,7 +16,7 @@ from rehead.errors import BuildError
 from rehead.heads import build_head
 from rehead.heads.necks import FPN
 from rehead.heads.retinanet import octave_sizes
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import Classes, FeatureSpec
 
 NAMES = ["a", "b", "c"]
@@ -70,11 +70,11 @@ def test_a_gap_between_strides_names_both_sides(options: RetinaNetOptions | FCOS
 def test_anchors_follow_from_the_strides_or_are_ones_own() -> None:
     assert octave_sizes(8) == [32, 40, 50]
     single = build_head(RetinaNetOptions(channels=8, neck="fpn"), Classes(tuple(NAMES)), specs_of(16))
-    assert single.rules.anchor_generator.sizes == ((64, 80, 101), (128, 161, 203), (256, 322, 406))
+    assert single.torchvision_model.anchor_generator.sizes == ((64, 80, 101), (128, 161, 203), (256, 322, 406))
     own = build_model(
         TINY, RetinaNetOptions(channels=8, anchor_sizes=[[4], [8], [16], [32], [64]], aspect_ratios=[1]), NAMES
     )
-    assert own.head("main").rules.anchor_generator.num_anchors_per_location() == [1] * 5
+    assert own.head("main").torchvision_model.anchor_generator.num_anchors_per_location() == [1] * 5
     with pytest.raises(BuildError, match="anchor_sizes has 2 lists but the pyramid has 5 levels: P3, P4, P5, P6, P7"):
         build_model(TINY, RetinaNetOptions(anchor_sizes=[[4], [8]]), NAMES)
     with pytest.raises(BuildError, match="every level needs the same number of sizes"):
@@ -102,9 +102,14 @@ def test_rules_reach_torchvision() -> None:
     common = {"score_threshold": 0.3, "candidates": 11, "nms": 0.25, "detections": 7}
     one = RetinaNetOptions(channels=8, positive_iou=0.6, negative_iou=0.2, box_loss="giou", **common)
     other = FCOSOptions(channels=32, sampling_radius=2.5, **common)
-    retinanet, fcos = (build_model(TINY, options, NAMES).head("main").rules for options in (one, other))
-    for rules in (retinanet, fcos):
-        assert (rules.score_thresh, rules.topk_candidates, rules.nms_thresh, rules.detections_per_img) == (
+    retinanet, fcos = (build_model(TINY, options, NAMES).head("main").torchvision_model for options in (one, other))
+    for torchvision_model in (retinanet, fcos):
+        assert (
+            torchvision_model.score_thresh,
+            torchvision_model.topk_candidates,
+            torchvision_model.nms_thresh,
+            torchvision_model.detections_per_img,
+        ) == (
             0.3,
             11,
             0.25,
@@ -120,8 +125,8 @@ def test_every_tensor_has_one_name_and_a_copy_keeps_its_own_weights() -> None:
     names = [name for name in model.state_dict() if name.startswith("heads.main.")]
     assert {name.split(".")[2] for name in names} == {"neck", "head"}
     copied = deepcopy(model).head("main")
-    assert copied.rules.head is copied.get_submodule("head")
-    assert copied.rules.head is not model.head("main").get_submodule("head")
+    assert copied.torchvision_model.head is copied.get_submodule("head")
+    assert copied.torchvision_model.head is not model.head("main").get_submodule("head")
 
 
 @pytest.mark.parametrize(

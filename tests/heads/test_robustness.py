@@ -24,7 +24,7 @@ from helpers import (
 from torch import nn
 
 from rehead.configs.base import HeadOptions
-from rehead.tasks.model import Model, build_model
+from rehead.models.model import Model, build_model
 from rehead.types import ImageBatch, Target, ignore_of
 
 pytestmark = pytest.mark.numeric

@@ -32,7 +32,7 @@ from rehead.configs.segmentation_heads import (
 from rehead.errors import BuildError, ConfigError
 from rehead.heads import build_head
 from rehead.heads.segmentation_loss import SegmentationLoss, dice, focal, lovasz, pixel_cross_entropy
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.types import IGNORE, Classes, FeatureSpec, Frame, ignore_of, map_type
 
 pytestmark = pytest.mark.numeric

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rehead.configs.base import HeadOptions
 from rehead.configs.schema import TrainOptions
-from rehead.tasks.model import Model, build_model
+from rehead.models.model import Model, build_model
 from rehead.training.loop import Batch, fit
 from rehead.types import Classes
 

@@ -30,20 +30,20 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(drawn: Path, out: Path, task: str, device: str) -> dict[str, Any]:
+def settings(synthetic: Path, out: Path, task: str, device: str) -> dict[str, Any]:
     data: dict[str, Any] = {
         "format": "coco",
-        "root": str(drawn / "scenes"),
+        "root": str(synthetic / "scenes"),
         "train": {"images": "train", "annotations": "annotations/train.json"},
         "val": {"images": "val", "annotations": "annotations/val.json"},
     }
     if task == "classification":
-        data = {"format": "folders", "root": str(drawn / "shapes"), "train": {"images": "train"}}
+        data = {"format": "folders", "root": str(synthetic / "shapes"), "train": {"images": "train"}}
         data["val"] = {"images": "val"}
     if task == "segmentation":
-        from rehead.data.drawn import MASK_CLASSES
+        from rehead.demo.synthetic import MASK_CLASSES
 
-        data = {"format": "masks", "root": str(drawn / "scenes"), "classes": list(MASK_CLASSES)}
+        data = {"format": "masks", "root": str(synthetic / "scenes"), "classes": list(MASK_CLASSES)}
         data |= {split: {"images": split, "masks": f"{split}_masks"} for split in ("train", "val")}
     return {
         "task": task,
@@ -70,16 +70,16 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_train_evaluate_and_predict_as_on_a_cpu(
-    task: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rehead.train(settings(drawn, tmp_path / "cpu", task, "cpu"))
-    images = drawn / ("shapes/val" if task == "classification" else "scenes/val")
+    rehead.train(settings(synthetic, tmp_path / "cpu", task, "cpu"))
+    images = synthetic / ("shapes/val" if task == "classification" else "scenes/val")
     paths = sorted(images.rglob("*.png"))[:2]
     on_cpu = rehead.evaluate(tmp_path / "cpu/last.safetensors")
     predict(tmp_path / "cpu/last.safetensors", paths, tmp_path / "by_cpu", device="cpu")
     with pretend_gpu() as gpu:
         monkeypatch.setattr(train_module, "build_accelerator", lambda *_, **__: OneProcess())
-        rehead.train(settings(drawn, tmp_path / "gpu", task, "cuda"))
+        rehead.train(settings(synthetic, tmp_path / "gpu", task, "cuda"))
         assert gpu.waits.total() > 0
         on_gpu = rehead.evaluate(tmp_path / "cpu/last.safetensors", {"device": "cuda"})
         predict(tmp_path / "cpu/last.safetensors", paths, tmp_path / "by_gpu", device="cuda")
@@ -104,10 +104,12 @@ def close(found: Any, expected: Any) -> bool:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_as_if_it_had_not_been_stopped(task: str, drawn: Path, tmp_path: Path, one_process: None) -> None:
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(
+    task: str, synthetic: Path, tmp_path: Path, one_process: None
+) -> None:
     with pretend_gpu():
-        rehead.train(settings(drawn, tmp_path / "whole", task, "cuda"), {"train.max_steps": 5})
-        given = settings(drawn, tmp_path / "parts", task, "cuda")
+        rehead.train(settings(synthetic, tmp_path / "whole", task, "cuda"), {"train.max_steps": 5})
+        given = settings(synthetic, tmp_path / "parts", task, "cuda")
         rehead.train(given, {"train.max_steps": 3})
         rehead.train(given, {"train.max_steps": 5}, resume=True)
     expected = read_tensors(tmp_path / "whole/last.safetensors")
@@ -115,7 +117,9 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(task: str, drawn: Path, tmp
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-def test_auto_finds_what_fits(drawn: Path, tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_finds_what_fits(
+    synthetic: Path, tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five images fit; beyond, cuBLAS has its own words for that."""
     attempted = []
     forward = batch_size.Model.forward
@@ -127,17 +131,17 @@ def test_auto_finds_what_fits(drawn: Path, tmp_path: Path, one_process: None, mo
         return forward(model, batch, targets)
 
     monkeypatch.setattr(batch_size.Model, "forward", limited)
-    given = settings(drawn, tmp_path / "run", "detection", "cuda")
+    given = settings(synthetic, tmp_path / "run", "detection", "cuda")
     with pretend_gpu():
         rehead.train(given, {"train.batch_size": "auto"})
     assert max(attempted) == 8
     assert "batch_size: 4" in (tmp_path / "run/config.yaml").read_text()
 
 
-def test_a_model_predicts_where_it_is(drawn: Path) -> None:
+def test_a_model_predicts_where_it_is(synthetic: Path) -> None:
     model = rehead.build_model(TINY, "faster_rcnn", ["a", "b"])
     model.head("main").roi_heads.score_thresh = 0.0
-    image = next((drawn / "scenes/val").glob("*.png"))
+    image = next((synthetic / "scenes/val").glob("*.png"))
     expected = model.predict(image)
     with pretend_gpu() as gpu:
         found = model.to(CUDA).predict(image)
@@ -146,7 +150,7 @@ def test_a_model_predicts_where_it_is(drawn: Path) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
 
 
-def test_a_loss_that_is_not_finite_names_the_images(drawn: Path, tmp_path: Path, one_process: None) -> None:
-    given = settings(drawn, tmp_path / "run", "classification", "cuda")
+def test_a_loss_that_is_not_finite_names_the_images(synthetic: Path, tmp_path: Path, one_process: None) -> None:
+    given = settings(synthetic, tmp_path / "run", "classification", "cuda")
     with pretend_gpu(), pytest.raises(TrainingError, match="not finite at step"):
         rehead.train(given, {"train.optimizer.lr": 1e30, "train.max_steps": 4})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rehead.tasks.model import Model
+from rehead.models.model import Model
 
 TINY_RUN = [
     "train",
@@ -16,7 +16,7 @@ TINY_RUN = [
     "model.backbone.width=8",
     "data.train={{images: train, masks: train_masks}}",
     "data.val={{images: val, masks: val_masks}}",
-    "data.root={drawn}/scenes",
+    "data.root={synthetic}/scenes",
     "data.ignore_index=[]",
     "data.classes=[background, circle, square, triangle, star, heart, ring]",
     "data.resize={{height: 64, width: 64}}",
@@ -43,9 +43,9 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, bool]]:
 
 @pytest.mark.parametrize(("asked", "in_bf16"), [([], False), (["train.evaluate_precision=bf16"], True)])
 def test_training_in_bf16_is_evaluated_in_float32_unless_asked(
-    asked: list[str], in_bf16: bool, drawn: Path, tmp_path: Path, rehead_command, mixed: set[tuple[str, bool]]
+    asked: list[str], in_bf16: bool, synthetic: Path, tmp_path: Path, rehead_command, mixed: set[tuple[str, bool]]
 ) -> None:
-    run = [item.format(drawn=drawn, out=tmp_path / "run") for item in TINY_RUN]
+    run = [item.format(synthetic=synthetic, out=tmp_path / "run") for item in TINY_RUN]
     outcome = rehead_command(*run, "train.precision=bf16", *asked)
     assert outcome.code == 0, outcome
     assert mixed == {("trained", True), ("evaluated", in_bf16)}
@@ -55,9 +55,9 @@ def test_training_in_bf16_is_evaluated_in_float32_unless_asked(
 
 
 def test_bf16_can_be_asked_of_an_evaluation_alone(
-    drawn: Path, tmp_path: Path, rehead_command, mixed: set[tuple[str, bool]]
+    synthetic: Path, tmp_path: Path, rehead_command, mixed: set[tuple[str, bool]]
 ) -> None:
-    run = [item.format(drawn=drawn, out=tmp_path / "run") for item in TINY_RUN]
+    run = [item.format(synthetic=synthetic, out=tmp_path / "run") for item in TINY_RUN]
     assert rehead_command(*run).code == 0
     assert mixed == {("trained", False), ("evaluated", False)}
     mixed.clear()
@@ -66,9 +66,9 @@ def test_bf16_can_be_asked_of_an_evaluation_alone(
 
 
 def test_a_precision_that_the_device_lacks_is_refused_before_the_training(
-    drawn: Path, tmp_path: Path, rehead_command
+    synthetic: Path, tmp_path: Path, rehead_command
 ) -> None:
-    run = [item.format(drawn=drawn, out=tmp_path / "run") for item in TINY_RUN]
+    run = [item.format(synthetic=synthetic, out=tmp_path / "run") for item in TINY_RUN]
     outcome = rehead_command(*run, "train.evaluate_precision=fp16", "device=cpu")
     assert outcome.code == 2
     assert "train.evaluate_precision: fp16 needs a GPU" in outcome.err

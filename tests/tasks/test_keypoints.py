@@ -1,4 +1,4 @@
-"""Keypoints all the way: from COCO's JSON through training, figures by OKS, results and pictures."""
+"""Keypoints all the way: from COCO's JSON through training, metrics by OKS, results and pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from helpers import TINY
 
 from rehead.configs.load import load_config
-from rehead.data.readers import open_data
+from rehead.datasets.open import open_data
 from rehead.errors import BuildError
 from rehead.heads import build_head
+from rehead.models.model import build_model
 from rehead.tasks import TASKS
-from rehead.tasks.model import build_model
 from rehead.types import Classes, Prediction
 
 POINTS = ["top_left", "top_right", "centre"]
@@ -27,10 +27,10 @@ HEAD = {
 
 
 @pytest.fixture
-def config(drawn: Path, tmp_path: Path) -> dict[str, Any]:
-    """Drawn scenes whose objects have their boxes' upper corners and centre as keypoints."""
+def config(synthetic: Path, tmp_path: Path) -> dict[str, Any]:
+    """Synthetic scenes whose objects have their boxes' upper corners and centre as keypoints."""
     for split in ("train", "val"):
-        data = json.loads((drawn / "scenes" / "annotations" / f"{split}.json").read_text())
+        data = json.loads((synthetic / "scenes" / "annotations" / f"{split}.json").read_text())
         for category in data["categories"]:
             category["keypoints"] = POINTS
         for annotation in data["annotations"]:
@@ -42,7 +42,7 @@ def config(drawn: Path, tmp_path: Path) -> dict[str, Any]:
         "task": "keypoint_detection",
         "data": {
             "format": "coco",
-            "root": str(drawn / "scenes"),
+            "root": str(synthetic / "scenes"),
             "train": {"images": "train", "annotations": str(tmp_path / "train.json")},
             "val": {"images": "val", "annotations": str(tmp_path / "val.json")},
             "resize": {"height": 64, "width": 64},
@@ -56,7 +56,7 @@ def config(drawn: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_training_its_figures_and_its_predictions(
-    config: dict[str, Any], drawn: Path, tmp_path: Path, rehead_command: Any
+    config: dict[str, Any], synthetic: Path, tmp_path: Path, rehead_command: Any
 ) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     outcome = rehead_command("train", tmp_path / "config.yaml")
@@ -65,7 +65,7 @@ def test_a_training_its_figures_and_its_predictions(
     assert rows[0]["loss_keypoint"] > 0
     assert "main.keypoints.AP" in rows[-1]
     assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == 2
-    image = drawn / "scenes" / "val" / "00001.png"
+    image = synthetic / "scenes" / "val" / "00001.png"
     outcome = rehead_command("predict", tmp_path / "run" / "last.safetensors", image, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -85,14 +85,14 @@ def test_who_predicts_the_truth_has_every_figure_at_one(config: dict[str, Any]) 
             scores = torch.ones(len(points))
             boxes, labels = torch.from_numpy(truth.boxes), torch.from_numpy(truth.labels)
             evaluator.update(truth, Prediction(boxes, scores, labels, keypoints=points))
-        figures = evaluator.figures()
-        assert figures["bbox"]["AP"] == 1
-        assert set(figures["keypoints"]) == {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"}
-        assert (figures["keypoints"]["AR"] == 1) == exact
+        metrics = evaluator.metrics()
+        assert metrics["bbox"]["AP"] == 1
+        assert set(metrics["keypoints"]) == {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"}
+        assert (metrics["keypoints"]["AR"] == 1) == exact
 
 
 def test_a_mirror_swaps_left_and_right(config: dict[str, Any]) -> None:
-    from rehead.data.resize import Resize
+    from rehead.data.transforms.resize import Resize
     from rehead.tasks.images import augment_for
 
     config["data"]["augment"] = [{"name": "HorizontalFlip", "p": 1}]

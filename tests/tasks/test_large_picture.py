@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import rehead
-from rehead.data import draw
 from rehead.tasks import predict as predicting
+from rehead.visualize import draw
 
 
 def test_the_picture_is_bounded_and_that_is_said(

@@ -13,7 +13,7 @@ from PIL import Image
 import rehead
 from rehead.configs.readers import MasksSplit
 from rehead.configs.schema import DataOptions
-from rehead.data.readers import open_reader
+from rehead.datasets.open import open_reader
 from rehead.tasks import TASKS
 from rehead.tasks.predict import predict
 from rehead.types import Classes, Prediction

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from rehead.tasks.model import Model
+from rehead.models.model import Model
 
 FULL = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
@@ -28,7 +28,7 @@ def without_memory_for_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_memory_for_predictions")
 def test_evaluation_in_training_and_alone_and_prediction_say_what_helps(
-    drawn: Path, tmp_path: Path, rehead_command
+    synthetic: Path, tmp_path: Path, rehead_command
 ) -> None:
     run = tmp_path / "run"
     head = {"name": "fcos", "channels": 32, "convs": 1}
@@ -37,7 +37,7 @@ def test_evaluation_in_training_and_alone_and_prediction_say_what_helps(
         "task": "detection",
         "data": {
             "format": "coco",
-            "root": str(drawn / "scenes"),
+            "root": str(synthetic / "scenes"),
             "train": split,
             "val": split,
             "resize": {"shorter": 64},
@@ -60,7 +60,7 @@ def test_evaluation_in_training_and_alone_and_prediction_say_what_helps(
     assert "in an evaluation of 4 images" in evaluated.err
     assert "What was trained" not in evaluated.err
 
-    image = next((drawn / "scenes/train").iterdir())
+    image = next((synthetic / "scenes/train").iterdir())
     predicted = rehead_command("predict", run / "last.safetensors", image, "--out", tmp_path / "out")
     assert predicted.code == 2
     assert f"out of memory with {image} (64 x 64 pixels)" in predicted.err

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rehead
-from rehead.data.drawn import MASK_CLASSES, write_classification, write_scenes
+from rehead.demo.synthetic import MASK_CLASSES, write_classification, write_scenes
 
 SIZE = 96
 SMALL_RCNN = {
@@ -70,33 +70,33 @@ class TestOverfit:
         write_classification(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight"}
         data = {"format": "folders", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "classification", data, head, steps)
-        assert figures["top1"] == 1
+        metrics = fit_eight(tmp_path, "classification", data, head, steps)
+        assert metrics["top1"] == 1
 
     def test_several_classes_per_image(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "classification", data, {"name": "linear", "multi_label": True}, steps=40)
-        assert figures["mAP"] == 1
-        assert figures["micro_F1"] == 1
+        metrics = fit_eight(tmp_path, "classification", data, {"name": "linear", "multi_label": True}, steps=40)
+        assert metrics["mAP"] == 1
+        assert metrics["micro_F1"] == 1
 
     def test_faster_rcnn(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         head = {**SMALL_RCNN, "name": "faster_rcnn"}
         data = {"format": "coco", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "detection", data, head, steps=200)
-        assert figures["bbox"]["AP50"] > 0.9
+        metrics = fit_eight(tmp_path, "detection", data, head, steps=200)
+        assert metrics["bbox"]["AP50"] > 0.9
 
     def test_mask_rcnn(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
         head = {**SMALL_RCNN, "name": "mask_rcnn", "mask_convs": 1, "mask_channels": 32, "box_sampled": 32}
-        figures = fit_eight(tmp_path, "instance_segmentation", data, head, steps=130)
-        assert figures["bbox"]["AP50"] > 0.9
-        assert figures["segm"]["AP50"] > 0.8
+        metrics = fit_eight(tmp_path, "instance_segmentation", data, head, steps=130)
+        assert metrics["bbox"]["AP50"] > 0.9
+        assert metrics["segm"]["AP50"] > 0.8
 
     def test_keypoint_rcnn(self, tmp_path: Path) -> None:
         """The points are the corners and the middle of every box."""
@@ -113,9 +113,9 @@ class TestOverfit:
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
         head = {**SMALL_RCNN, "name": "keypoint_rcnn", "keypoint_convs": 1, "keypoint_channels": 32, "box_sampled": 32}
-        figures = fit_eight(tmp_path, "keypoint_detection", data, head, steps=180)
-        assert figures["bbox"]["AP50"] > 0.9
-        assert figures["keypoints"]["AP50"] > 0.8
+        metrics = fit_eight(tmp_path, "keypoint_detection", data, head, steps=180)
+        assert metrics["bbox"]["AP50"] > 0.9
+        assert metrics["keypoints"]["AP50"] > 0.8
 
     @pytest.mark.parametrize(
         ("head", "steps"),
@@ -131,16 +131,16 @@ class TestOverfit:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "annotations": "annotations/eight.json"}
         data = {"format": "coco", "train": split, "val": split}
-        figures = fit_eight(tmp_path, "detection", data, head, steps)
-        assert figures["bbox"]["AP50"] > 0.9
+        metrics = fit_eight(tmp_path, "detection", data, head, steps)
+        assert metrics["bbox"]["AP50"] > 0.9
 
     def test_unet(self, tmp_path: Path) -> None:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "masks": "eight_masks"}
         data = {"format": "masks", "train": split, "val": split, "classes": list(MASK_CLASSES)}
         head = {"name": "unet", "decoder_channels": [128, 64, 32, 16, 16]}
-        figures = fit_eight(tmp_path, "segmentation", data, head, steps=250)
-        assert figures["mIoU"] > 0.9
+        metrics = fit_eight(tmp_path, "segmentation", data, head, steps=250)
+        assert metrics["mIoU"] > 0.9
 
     @pytest.mark.parametrize(
         ("head", "output_stride", "reached"),
@@ -156,5 +156,5 @@ class TestOverfit:
         write_scenes(tmp_path / "data", "eight", 8, SIZE, seed=0)
         split = {"images": "eight", "masks": "eight_masks"}
         data = {"format": "masks", "train": split, "val": split, "classes": list(MASK_CLASSES)}
-        figures = fit_eight(tmp_path, "segmentation", data, head, steps=150, output_stride=output_stride)
-        assert figures["mIoU"] > reached
+        metrics = fit_eight(tmp_path, "segmentation", data, head, steps=150, output_stride=output_stride)
+        assert metrics["mIoU"] > reached

@@ -1,4 +1,4 @@
-"""One backbone, several heads at once: one pass, a weighted sum of losses, figures and predictions by head."""
+"""One backbone, several heads at once: one pass, a weighted sum of losses, metrics and predictions by head."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import nn
 
 import rehead
 from rehead.configs.load import load_config
-from rehead.data.drawn import MASK_CLASSES, SHAPES
-from rehead.data.readers import JoinedReader, open_data
+from rehead.datasets.open import JoinedReader, open_data
+from rehead.demo.synthetic import MASK_CLASSES, SHAPES
 from rehead.errors import BuildError, ConfigError, DataError
+from rehead.models.model import Model, from_config
 from rehead.tasks.evaluate import evaluate
-from rehead.tasks.model import Model, from_config
 from rehead.tasks.train import train
 from rehead.terminal import console
 from rehead.types import Classes
@@ -38,19 +38,19 @@ def model_of(heads: dict[str, dict[str, Any]]) -> Model:
     return from_config(config, {key: Classes(("a", "b", "c")) for key in heads})
 
 
-def settings(drawn: Path, out: Path) -> dict[str, Any]:
+def settings(synthetic: Path, out: Path) -> dict[str, Any]:
     """Boxes and masks of objects from COCO files, class maps from their own folder."""
     return {
         "task": "multitask",
         "data": {
             "format": "coco",
-            "root": str(drawn / "scenes"),
+            "root": str(synthetic / "scenes"),
             "train": {"images": "train", "annotations": "annotations/train.json"},
             "val": {"images": "val", "annotations": "annotations/val.json"},
             "sources": {
                 "scene": {
                     "format": "masks",
-                    "root": str(drawn / "scenes"),
+                    "root": str(synthetic / "scenes"),
                     "train": {"images": "train", "masks": "train_masks"},
                     "val": {"images": "val", "masks": "val_masks"},
                 }
@@ -142,10 +142,10 @@ class TestRun:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def run(cls, drawn: Path, tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> Path:
+    def run(cls, synthetic: Path, tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(console.rich, "_file", said)  # `file` would be put back as what standard error is now
-            return train(settings(drawn, tmp_path_factory.mktemp("runs") / "several"))
+            return train(settings(synthetic, tmp_path_factory.mktemp("runs") / "several"))
 
     def test_the_score_of_every_head_is_said_after_an_evaluation(self, run: Path, said: io.StringIO) -> None:
         line = next(line for line in said.getvalue().splitlines() if "evaluated in" in line)
@@ -161,15 +161,15 @@ class TestRun:
         assert first["loss"] == pytest.approx(sum(parts.values()), abs=1e-4)
 
     def test_every_head_is_judged_by_its_own_data(self, run: Path) -> None:
-        figures = evaluate(run / "last.safetensors")
-        assert set(figures["boxes"]) == {"bbox"}
-        assert set(figures["instances"]) == {"bbox", "segm"}
-        assert set(figures["scene"]["IoU"]) == set(MASK_CLASSES)
+        metrics = evaluate(run / "last.safetensors")
+        assert set(metrics["boxes"]) == {"bbox"}
+        assert set(metrics["instances"]) == {"bbox", "segm"}
+        assert set(metrics["scene"]["IoU"]) == set(MASK_CLASSES)
 
-    def test_figures_equal_those_of_one_head_alone(self, run: Path, drawn: Path, tmp_path: Path) -> None:
+    def test_figures_equal_those_of_one_head_alone(self, run: Path, synthetic: Path, tmp_path: Path) -> None:
         """Judging three heads at once changes nothing for any of them."""
         model = rehead.load(run / "last.safetensors")
-        raw = settings(drawn, tmp_path)
+        raw = settings(synthetic, tmp_path)
         raw["task"], raw["model"]["heads"] = "detection", {"boxes": raw["model"]["heads"]["boxes"]}
         del raw["data"]["sources"]
         alone = from_config(load_config(raw), {"boxes": model.classes["boxes"]})
@@ -178,8 +178,10 @@ class TestRun:
         alone.save(tmp_path / "alone.safetensors")
         assert evaluate(tmp_path / "alone.safetensors")["boxes"] == evaluate(run / "last.safetensors")["boxes"]
 
-    def test_a_resumed_run_equals_one_that_was_not_interrupted(self, run: Path, drawn: Path, tmp_path: Path) -> None:
-        config = settings(drawn, tmp_path / "resumed")
+    def test_a_resumed_run_equals_one_that_was_not_interrupted(
+        self, run: Path, synthetic: Path, tmp_path: Path
+    ) -> None:
+        config = settings(synthetic, tmp_path / "resumed")
         config["train"]["max_steps"] = 2
         train(config)
         config["train"]["max_steps"] = 3
@@ -189,9 +191,9 @@ class TestRun:
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
     def test_predictions_lie_under_each_heads_key(
-        self, run: Path, drawn: Path, tmp_path: Path, rehead_command: Any
+        self, run: Path, synthetic: Path, tmp_path: Path, rehead_command: Any
     ) -> None:
-        image = drawn / "scenes" / "val" / "00001.png"
+        image = synthetic / "scenes" / "val" / "00001.png"
         outcome = rehead_command("predict", run / "last.safetensors", image, "--out", tmp_path / "out")
         assert outcome.code == 0, outcome.err
         found = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -207,8 +209,8 @@ class TestRun:
 
 
 class TestData:
-    def test_images_are_joined_by_path(self, drawn: Path, tmp_path: Path) -> None:
-        reader = open_data(load_config(settings(drawn, tmp_path)), "val")
+    def test_images_are_joined_by_path(self, synthetic: Path, tmp_path: Path) -> None:
+        reader = open_data(load_config(settings(synthetic, tmp_path)), "val")
         assert isinstance(reader, JoinedReader)
         assert len(reader) == 6
         sample = reader.read(2)
@@ -216,17 +218,17 @@ class TestData:
         assert sample.masks is not None
         assert sample.masks.shape == (len(sample.boxes), 64, 64)
         assert sample.semantic is not None
-        # The two sources were drawn from the same scene: the objects' masks are where the class map is not 0.
+        # The two sources were sampled from the same scene: the objects' masks are where the class map is not 0.
         assert ((sample.masks.max(axis=0) > 0) == (sample.semantic > 0)).mean() > 0.9
         assert reader.of("boxes").classes.names == SHAPES
         assert reader.of("scene").classes.names == MASK_CLASSES
 
-    def test_images_that_one_source_lacks_train_the_other_heads(self, drawn: Path, tmp_path: Path) -> None:
-        config = settings(drawn, tmp_path / "run")
+    def test_images_that_one_source_lacks_train_the_other_heads(self, synthetic: Path, tmp_path: Path) -> None:
+        config = settings(synthetic, tmp_path / "run")
         masks = tmp_path / "some_masks"
         masks.mkdir()
         for name in ("00001.png", "00003.png"):
-            (masks / name).write_bytes((drawn / "scenes" / "train_masks" / name).read_bytes())
+            (masks / name).write_bytes((synthetic / "scenes" / "train_masks" / name).read_bytes())
         split = {"images": "train", "masks": str(masks)}
         config["data"]["sources"]["scene"]["train"] = split
         with pytest.raises(DataError, match=r"no mask in .*, as for 10 of 12 images"):
@@ -240,8 +242,8 @@ class TestData:
         with_scene = [row for row in rows if "scene.loss_cross_entropy" in row]
         assert 0 < len(with_scene) < len([row for row in rows if "boxes.loss_classifier" in row])
 
-    def test_two_sources_of_the_same_kind_are_refused(self, drawn: Path, tmp_path: Path) -> None:
-        config = settings(drawn, tmp_path)
+    def test_two_sources_of_the_same_kind_are_refused(self, synthetic: Path, tmp_path: Path) -> None:
+        config = settings(synthetic, tmp_path)
         config["model"]["heads"]["instances"]["classes"] = [SHAPES[0]]
         with pytest.raises(DataError, match="heads 'boxes' and 'instances' both learn from boxes"):
             open_data(load_config(config), "train")
@@ -262,6 +264,8 @@ class TestData:
             ({"model.heads.scene.weight": 0}, "model.heads.scene.weight: .*greater than 0"),
         ],
     )
-    def test_what_does_not_fit_is_named(self, drawn: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    def test_what_does_not_fit_is_named(
+        self, synthetic: Path, tmp_path: Path, change: dict[str, Any], said: str
+    ) -> None:
         with pytest.raises(ConfigError, match=said):
-            load_config(settings(drawn, tmp_path), change)
+            load_config(settings(synthetic, tmp_path), change)

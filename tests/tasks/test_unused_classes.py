@@ -9,17 +9,17 @@ import torch
 from torchvision.models import detection
 
 from rehead.configs.load import load_config
-from rehead.data.readers import open_data
+from rehead.datasets.open import open_data
+from rehead.interop.exchange import import_model
 from rehead.tasks import TASKS
-from rehead.tasks.exchange import import_model
 from rehead.types import Prediction
 
 
-def test_unused_classes_between_the_others_change_no_figure(drawn: Path) -> None:
+def test_unused_classes_between_the_others_change_no_figure(synthetic: Path) -> None:
     annotations = {split: f"annotations/{split}.json" for split in ("train", "val")}
     data = {
         "format": "coco",
-        "root": str(drawn / "scenes"),
+        "root": str(synthetic / "scenes"),
         **{split: {"images": split, "annotations": path} for split, path in annotations.items()},
     }
     config = {"task": "detection", "data": data, "model": {"backbone": {"name": "resnet18"}, "head": {"name": "fcos"}}}
@@ -31,7 +31,7 @@ def test_unused_classes_between_the_others_change_no_figure(drawn: Path) -> None
     assert len(names) == 90
 
     place = torch.tensor([names.index(name) for name in known])
-    figures = []
+    metrics = []
     for reader in (plain, wide):
         evaluator = TASKS["detection"].evaluator(reader, reader.classes)
         generator = torch.Generator().manual_seed(0)
@@ -45,9 +45,9 @@ def test_unused_classes_between_the_others_change_no_figure(drawn: Path) -> None
             scores = torch.rand(len(labels), generator=generator)
             guessed = guessed if reader is plain else place[guessed]
             evaluator.update(truth, Prediction(boxes, scores, guessed))
-        figures.append(evaluator.figures()["bbox"])
-    assert 0 < figures[0]["AP"] < 1
-    assert figures[0] == figures[1]
+        metrics.append(evaluator.metrics()["bbox"])
+    assert 0 < metrics[0]["AP"] < 1
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])

@@ -16,9 +16,9 @@ from rehead.configs.detection_heads import FCOSOptions
 from rehead.configs.load import load_config
 from rehead.configs.schema import TrainOptions
 from rehead.errors import ConfigError
+from rehead.models.model import Model, build_model
 from rehead.tasks import train as training
 from rehead.tasks.evaluate import run_evaluation
-from rehead.tasks.model import Model, build_model
 from rehead.tasks.train import train
 from rehead.training import engine
 from rehead.training.engine import compile_for_training, uncompiled
@@ -106,20 +106,26 @@ def test_a_copy_of_a_compiled_network_is_an_ordinary_one_with_weights_of_its_own
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_a_compiled_training_with_an_average_goes_on_where_it_stopped(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files are those of an eager training, and its evaluations, in another mode, compile nothing."""
     judged: list[int] = []
 
     def evaluated(*arguments: Any, **options: Any) -> Any:
         before = graphs()
-        figures = run_evaluation(*arguments, **options)
+        metrics = run_evaluation(*arguments, **options)
         judged.append(graphs() - before)
-        return figures
+        return metrics
 
     monkeypatch.setattr(training, "run_evaluation", evaluated)
     split = {"images": "train", "annotations": "annotations/train.json"}
-    data = {"format": "coco", "root": str(drawn / "scenes"), "train": split, "val": split, "resize": {"shorter": 64}}
+    data = {
+        "format": "coco",
+        "root": str(synthetic / "scenes"),
+        "train": split,
+        "val": split,
+        "resize": {"shorter": 64},
+    }
     config: dict[str, Any] = {
         "task": "detection",
         "data": {**data, "workers": 0},

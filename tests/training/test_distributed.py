@@ -22,7 +22,7 @@ from helpers import TINY, randomise_norms
 from safetensors.torch import save_file
 
 from rehead.backbones import build_backbone
-from rehead.data.drawn import write_scenes
+from rehead.demo.synthetic import write_scenes
 from rehead.errors import TrainingError
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.train import train
@@ -81,7 +81,7 @@ DETECTION: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn scenes, 12 to train on and 7 to judge by, which two processes share unevenly; and a backbone's weights."""
+    """Synthetic scenes, 12 to train on and 7 to judge by, which two processes share unevenly; and a backbone's weights."""
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, "train", 12, size=32, seed=0)
     write_scenes(root, "val", 7, size=32, seed=0)
@@ -262,9 +262,9 @@ def test_the_images_of_an_evaluation_are_shared(together: Any) -> None:
     assert code == other == 0
     assert "mIoU" in said
     assert nothing == ""
-    assert not (root / "figures-1.json").exists()
+    assert not (root / "metrics-1.json").exists()
     alone = evaluate(root / "segmentation/best.safetensors")
-    assert json.loads((root / "figures-0.json").read_text()) == alone
+    assert json.loads((root / "metrics-0.json").read_text()) == alone
 
 
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(together: Any) -> None:

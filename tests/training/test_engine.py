@@ -14,12 +14,12 @@ from helpers import TINY
 from rehead.configs.heads import HEADS
 from rehead.configs.load import load_config
 from rehead.configs.schema import Config, TrainOptions
-from rehead.data.readers import open_data
+from rehead.datasets.open import open_data
 from rehead.heads import build_head
+from rehead.models.model import Model, build_model, from_config, head_options
 from rehead.tasks import prepare as preparing
 from rehead.tasks import train as training
 from rehead.tasks.images import has_fixed_batches
-from rehead.tasks.model import Model, build_model, from_config, head_options
 from rehead.training.engine import build_accelerator, repeatable, resolve_precision, tuned_convolutions
 from rehead.types import Classes
 
@@ -157,13 +157,13 @@ def test_no_head_waits_for_the_statistics_of_one_that_sits_out(monkeypatch: pyte
 
 @pytest.mark.parametrize(("device", "pinned"), [(CPU, False), (CUDA, True)])
 def test_batches_are_pinned_for_the_device_that_they_go_to(
-    device: torch.device, pinned: bool, drawn: Path, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, pinned: bool, synthetic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU is there, whoever uses it
     config: Config = load_config(
         {
             "task": "classification",
-            "data": {"format": "folders", "root": str(drawn / "shapes"), "train": {"images": "train"}},
+            "data": {"format": "folders", "root": str(synthetic / "shapes"), "train": {"images": "train"}},
             "model": {"backbone": TINY.model_dump(exclude_unset=True), "head": "linear"},
             "train": {"batch_size": 4},
         }

@@ -14,8 +14,8 @@ from rehead.data.loader import Loader
 from rehead.tasks.train import TrainingJob, train
 
 
-def config(drawn: Path, out: Path, *, epochs: int, workers: int) -> dict[str, Any]:
-    scenes = drawn / "scenes"
+def config(synthetic: Path, out: Path, *, epochs: int, workers: int) -> dict[str, Any]:
+    scenes = synthetic / "scenes"
     split = {
         name: {"images": str(scenes / name), "annotations": f"annotations/{name}.json"} for name in ("train", "val")
     }
@@ -39,7 +39,7 @@ def config(drawn: Path, out: Path, *, epochs: int, workers: int) -> dict[str, An
 
 
 def test_workers_start_once_for_training_and_once_for_evaluation_and_end_with_the_run(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = multiprocessing.active_children()
     loaders: list[Any] = []
@@ -50,26 +50,26 @@ def test_workers_start_once_for_training_and_once_for_evaluation_and_end_with_th
         return start(loader)
 
     monkeypatch.setattr(Loader, "_started", started)
-    train(config(drawn, tmp_path / "run", epochs=3, workers=1))
+    train(config(synthetic, tmp_path / "run", epochs=3, workers=1))
     assert len(loaders) == len(set(loaders)) == 2
     loaders.clear()
     assert multiprocessing.active_children() == before
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_over_epochs(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_over_epochs(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured after every evaluation; the first third fills caches and the allocator's pools."""
     torch.set_num_threads(1)  # on tensors as small as these, threads cost more than they save
     sizes: list[int] = []
     evaluate = TrainingJob.evaluate
 
     def measured(job: TrainingJob) -> tuple[float, dict[str, float | None]]:
-        figures = evaluate(job)
+        metrics = evaluate(job)
         sizes.append(psutil.Process().memory_info().rss)
-        return figures
+        return metrics
 
     monkeypatch.setattr(TrainingJob, "evaluate", measured)
-    train(config(drawn, tmp_path / "run", epochs=45, workers=0))
+    train(config(synthetic, tmp_path / "run", epochs=45, workers=0))
     settled = sizes[len(sizes) // 3 :]
     # A batch's pixels alone are 74 kB and its graph megabytes: keeping any of it for 30 epochs would be more.
     assert settled[-1] - settled[0] < 4 * 2**20, [size >> 20 for size in sizes]

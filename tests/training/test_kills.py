@@ -25,11 +25,11 @@ pytestmark = pytest.mark.slow
 EPOCHS, STEPS = 4, 3
 
 
-def settings(drawn: Path, out: Path) -> list[str]:
+def settings(synthetic: Path, out: Path) -> list[str]:
     """Everything random at once: sampled proposals, augmentation, drop-outs of the order; and an average, a best."""
     return [
         "coco_faster_rcnn_r50_fpn",
-        f"data.root={drawn}/scenes",
+        f"data.root={synthetic}/scenes",
         "data.train={images: train, annotations: annotations/train.json}",
         "data.val={images: val, annotations: annotations/val.json}",
         "data.resize={shorter: 64, longer: 96}",
@@ -50,10 +50,10 @@ def settings(drawn: Path, out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    assert run(folder / "log", "train", *settings(drawn, folder / "run")) == 0, (folder / "log").read_text()
+    assert run(folder / "log", "train", *settings(synthetic, folder / "run")) == 0, (folder / "log").read_text()
     return folder / "run"
 
 
@@ -100,12 +100,12 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
         yield name, value
 
 
-def test_killed_at_random_moments_with_other_numbers_of_workers(drawn: Path, tmp_path: Path, whole: Path) -> None:
+def test_killed_at_random_moments_with_other_numbers_of_workers(synthetic: Path, tmp_path: Path, whole: Path) -> None:
     """SIGKILL four times in one run, once before its first checkpoint."""
     folder, log = tmp_path / "run", tmp_path / "log"
     rng = random.Random()
     moments = []
-    process = start(log, "train", *settings(drawn, folder))
+    process = start(log, "train", *settings(synthetic, folder))
     until(lambda: (folder / "config.yaml").exists(), process, log)
     process.kill()
     process.join()
@@ -134,10 +134,10 @@ def test_killed_at_random_moments_with_other_numbers_of_workers(drawn: Path, tmp
     assert_same(whole, folder)
 
 
-def test_killed_before_and_after_files_take_their_places(drawn: Path, tmp_path: Path, whole: Path) -> None:
+def test_killed_before_and_after_files_take_their_places(synthetic: Path, tmp_path: Path, whole: Path) -> None:
     """At the first rename, after it, at the second, and so on, until a process gets to the end."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    arguments: tuple[object, ...] = tuple(settings(drawn, folder))
+    arguments: tuple[object, ...] = tuple(settings(synthetic, folder))
     for moment in range(200):
         code = run(log, "train", *arguments, die_at_rename=moment)
         assert code in (0, -signal.SIGKILL), log.read_text()
@@ -151,12 +151,12 @@ def test_killed_before_and_after_files_take_their_places(drawn: Path, tmp_path: 
 
 
 def test_the_signal_of_a_cluster_reaches_every_process_and_the_run_ends_in_good_order(
-    drawn: Path, tmp_path: Path, whole: Path
+    synthetic: Path, tmp_path: Path, whole: Path
 ) -> None:
     """The command as it is typed, with workers, in a process group that gets SIGTERM."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "rehead", "train", *settings(drawn, folder), "data.workers=2"],
+        [sys.executable, "-m", "rehead", "train", *settings(synthetic, folder), "data.workers=2"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -176,10 +176,10 @@ def test_the_signal_of_a_cluster_reaches_every_process_and_the_run_ends_in_good_
     assert_same(whole, folder)
 
 
-def test_a_disk_that_is_full_leaves_the_last_checkpoint(drawn: Path, tmp_path: Path, whole: Path) -> None:
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(synthetic: Path, tmp_path: Path, whole: Path) -> None:
     """The system refuses to write on, in the middle of a file."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    process = start(log, "train", *settings(drawn, folder))
+    process = start(log, "train", *settings(synthetic, folder))
     until(lambda: (folder / "resume.pt").exists(), process, log)
     assert process.pid is not None
     room = (folder / "resume.pt").stat().st_size // 2

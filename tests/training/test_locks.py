@@ -48,9 +48,9 @@ class Holder:
         self.kill()
 
 
-def settings(drawn: Path, out: Path, **given: Any) -> list[str]:
+def settings(synthetic: Path, out: Path, **given: Any) -> list[str]:
     options = {
-        "data.root": f"{drawn}/scenes",
+        "data.root": f"{synthetic}/scenes",
         "data.train": "{images: train, masks: train_masks}",
         "data.val": "{images: val, masks: val_masks}",
         "data.classes": "[background, circle, square, triangle, star, heart, ring]",
@@ -68,18 +68,18 @@ def settings(drawn: Path, out: Path, **given: Any) -> list[str]:
 
 
 def test_a_run_beside_another_is_refused_with_who_has_the_folder(
-    drawn: Path, tmp_path: Path, rehead_command: Any
+    synthetic: Path, tmp_path: Path, rehead_command: Any
 ) -> None:
     """Whether it trains, goes on or begins anew; and nothing of the living run is touched."""
     folder = tmp_path / "run"
-    assert rehead_command("train", *settings(drawn, folder)).code == 0
+    assert rehead_command("train", *settings(synthetic, folder)).code == 0
     assert not (folder / locks.NAME).exists()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with Holder(folder) as holder:
         for arguments in (
-            settings(drawn, folder),
+            settings(synthetic, folder),
             ["--resume", folder],
-            [*settings(drawn, folder), "--overwrite"],
+            [*settings(synthetic, folder), "--overwrite"],
         ):
             outcome = rehead_command("train", *arguments)
             assert outcome.code == 2
@@ -88,12 +88,14 @@ def test_a_run_beside_another_is_refused_with_who_has_the_folder(
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_and_said(drawn: Path, tmp_path: Path, rehead_command: Any) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over_and_said(
+    synthetic: Path, tmp_path: Path, rehead_command: Any
+) -> None:
     folder = tmp_path / "run"
     holder = Holder(folder)
     holder.kill()
     assert (folder / locks.NAME).exists()
-    outcome = rehead_command("train", *settings(drawn, folder))
+    outcome = rehead_command("train", *settings(synthetic, folder))
     assert outcome.code == 0, outcome.err
     assert f"process {holder.process.pid} on {socket.gethostname()}" in outcome.err
     assert "is gone; its lock is taken over" in outcome.err
@@ -101,7 +103,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_said(drawn: Path, tmp_pa
 
 
 def test_a_training_has_its_folder_to_its_end(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rehead_command: Any
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rehead_command: Any
 ) -> None:
     """From before its data are read, so that the second of two that begin together is refused too."""
     folder = tmp_path / "run"
@@ -114,7 +116,7 @@ def test_a_training_has_its_folder_to_its_end(
         raise OutputError("that is all")
 
     monkeypatch.setattr("rehead.tasks.train._open", opened)
-    assert rehead_command("train", *settings(drawn, folder)).code == 2
+    assert rehead_command("train", *settings(synthetic, folder)).code == 2
     assert [(one["host"], one["pid"]) for one in found] == [(socket.gethostname(), os.getpid())]
     # What was refused before it began leaves nothing.
     assert not folder.exists()
@@ -186,9 +188,15 @@ def test_a_worker_does_not_keep_the_lock_of_a_process_that_was_killed(tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_trainings_at_the_same_time(drawn: Path, tmp_path: Path) -> None:
+def test_two_trainings_at_the_same_time(synthetic: Path, tmp_path: Path) -> None:
     """Real processes: one of them trains, the other names it."""
-    command = [sys.executable, "-m", "rehead", "train", *settings(drawn, tmp_path / "run", **{"train.max_steps": 40})]
+    command = [
+        sys.executable,
+        "-m",
+        "rehead",
+        "train",
+        *settings(synthetic, tmp_path / "run", **{"train.max_steps": 40}),
+    ]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=200)[1] for process in processes]
     codes = [process.returncode for process in processes]

@@ -11,13 +11,13 @@ from helpers import TINY, assert_equal_numbers, batch_of_noise, targets_for, tot
 from rehead.backbones import build_backbone
 from rehead.configs.schema import BackboneOptions
 from rehead.errors import ConfigError, TrainingError
-from rehead.tasks.model import build_model
+from rehead.models.model import build_model
 from rehead.training.memory import (
     checkpoint_activations,
+    explain_oom,
+    explain_oom_in_evaluation,
     is_out_of_memory,
     largest_batch,
-    says_what_to_lower,
-    says_what_to_lower_in_evaluation,
 )
 
 RESNETS = [
@@ -107,7 +107,7 @@ def test_nothing_fits_is_an_error_and_other_errors_are_not_taken_for_it() -> Non
 
 
 def test_out_of_memory_says_what_to_lower() -> None:
-    with pytest.raises(TrainingError) as caught, says_what_to_lower(8, 5, lambda: "The last good checkpoint is here."):
+    with pytest.raises(TrainingError) as caught, explain_oom(8, 5, lambda: "The last good checkpoint is here."):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
     said = str(caught.value)
     for words in (
@@ -122,7 +122,7 @@ def test_out_of_memory_says_what_to_lower() -> None:
         assert words in said
     assert "More lines" not in said
     # The passes of a stated number of images follow from the size of one.
-    with pytest.raises(TrainingError, match=r"train\.batch_size=4 \(twice"), says_what_to_lower(8, 5, str, stated=True):
+    with pytest.raises(TrainingError, match=r"train\.batch_size=4 \(twice"), explain_oom(8, 5, str, stated=True):
         raise MemoryError
     assert is_out_of_memory(MemoryError())
 
@@ -182,7 +182,7 @@ def test_other_errors_of_a_gpu_are_not_taken_for_a_full_memory(said: str, monkey
 
 def test_out_of_memory_in_an_evaluation_says_what_helps_there() -> None:
     keys = ["model.heads.main.detections"]
-    with pytest.raises(TrainingError) as caught, says_what_to_lower_in_evaluation(8, keys, "What was trained is here."):
+    with pytest.raises(TrainingError) as caught, explain_oom_in_evaluation(8, keys, "What was trained is here."):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     said = str(caught.value)
     for words in (

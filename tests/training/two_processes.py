@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rehead.cli import main
 from rehead.heads import build_head
-from rehead.tasks.model import Model, build_model, head_options
+from rehead.models.model import Model, build_model, head_options
 from rehead.tasks.train import train
 from rehead.terminal import console
 from rehead.training import sharding
@@ -130,8 +130,8 @@ def run(root: Path) -> dict[str, Any]:
         found[f"{name} committed"] = read_resume(root / f"{name}-ended/resume.pt")["state"]["step"]
         train(root / f"{name}-ended/config.yaml", resume=True)
 
-    figures = str(root / f"figures-{dist.get_rank()}.json")
-    found["evaluated"] = command("evaluate", str(root / "segmentation/best.safetensors"), "--json", figures)
+    metrics = str(root / f"metrics-{dist.get_rank()}.json")
+    found["evaluated"] = command("evaluate", str(root / "segmentation/best.safetensors"), "--json", metrics)
     found["again"] = command("train", str(root / "segmentation.yaml"))
     found["sync"] = command(
         "train", str(root / "segmentation.yaml"), "model.backbone.norm=sync", f"out={root / 'sync'}"

@@ -1,0 +1,85 @@
+"""Writers of data sets: one file per format, all given the same `Content`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rehead.data.reader import Reader
+from rehead.datasets.content import Content, Notes
+from rehead.datasets.formats.coco import write_coco
+from rehead.datasets.formats.folders import write_folders
+from rehead.datasets.formats.masks import write_masks
+from rehead.datasets.formats.voc import write_voc
+from rehead.datasets.formats.yolo import write_yolo
+from rehead.datasets.whereabouts import whereabouts
+from rehead.errors import DataError
+from rehead.files import atomic_folder, write_text
+from rehead.reading import is_file
+
+WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "masks": write_masks,
+    "folders": write_folders,
+}
+"""By format: writes a folder and gives the options that read it, but for `format` and `root`."""
+
+
+@dataclass
+class Written:
+    """What came of a conversion.
+
+    Attributes:
+        options: the `data` of a configuration that reads it.
+        notes: what the format could not hold, in words, with the number of cases.
+    """
+
+    options: dict[str, Any]
+    notes: Notes
+
+
+def write(
+    splits: Mapping[str, Reader],
+    form: str,
+    folder: Path,
+    *,
+    link: bool = False,
+    more: Mapping[str, str] | None = None,
+) -> Written:
+    """Writes a data set in a format, whole or not at all.
+
+    Args:
+        splits: by name (`train`, `val`, `test`), their readers.
+        form: one of `WRITERS`.
+        folder: a new or an empty one.
+        link: images become hard links of the source's, which take no room; else they are copied.
+        more: other files of text to write into the folder, by name.
+
+    Raises:
+        DataError: for data that the format has no place for at all, and images that are not there.
+        OutputError: for a folder that is not empty or cannot be written.
+    """
+    content = Content(splits, link=link)
+    if form != "masks" and content.maps:
+        raise DataError(f"{content.source}: holds class maps, which {form} has no place for; use --to masks")
+    if content.labels != (form == "folders"):
+        held = "classes of images" if content.labels else "no classes of images"
+        way = "use --to folders" if content.labels else "which folders are for; use --to coco, yolo, voc or masks"
+        raise DataError(f"{content.source}: holds {held}; {way}")
+    for reader, rows in content.splits.values():
+        lacking = next((path for row in rows if not is_file(path := reader[row].path)), None)
+        if lacking is not None:
+            raise DataError(f"{lacking}: no such file; {whereabouts(reader)}")
+    notes: Notes = Notes()
+    with atomic_folder(folder) as temporary:
+        options = WRITERS[form](content, temporary, notes)
+        for reader, rows in content.splits.values():
+            unlabelled = 0 if reader.unlabelled is None else int(reader.unlabelled[list(rows)].sum())
+            notes["{} images without a label file are written as images without objects"] += unlabelled
+        for name, text in (more or {}).items():
+            write_text(temporary / name, text)
+    return Written({"format": form, "root": str(folder), **options}, notes)

@@ -1,0 +1,1 @@
+"""A backbone with its heads: built, started from weights, saved, loaded, given another head."""

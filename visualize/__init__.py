@@ -1,0 +1,1 @@
+"""Drawing boxes, masks, keypoints and sheets of pictures."""
