@@ -2,6 +2,6 @@
 
 from rehead.backbones.base import Backbone
 from rehead.backbones.build import build_backbone
-from rehead.backbones.weights import LoadReport
+from rehead.backbones.load_report import LoadReport
 
 __all__ = ["Backbone", "LoadReport", "build_backbone"]

@@ -16,8 +16,8 @@ from rehead.errors import BuildError
 from rehead.types import FeatureSpec
 
 if TYPE_CHECKING:
+    from rehead.backbones.load_report import LoadReport
     from rehead.backbones.pretraining import Pretraining
-    from rehead.backbones.weights import LoadReport
 
 NormPolicy = Literal["train", "frozen", "sync", "group"]
 

@@ -28,7 +28,6 @@ from rehead.data.loader import BatchSampler, make_loader
 from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
 from rehead.models.model import Model, from_config
-from rehead.tasks.images import resize_for
 from rehead.types import ImageBatch, Target
 
 DEPTHS = (20, 56, 110)
@@ -78,7 +77,7 @@ def measure(name: str, imagenette: str, seeds: int) -> tuple[Tensor, Tensor, flo
         torch.manual_seed(seed)
         model = from_config(config, {"main": reader.classes}).train()
         keys = BatchSampler(len(reader), BATCH, seed, shuffle=True).batches(0)[:2]
-        batches = list(make_loader(reader, resize=resize_for(model), augment=None, batches=keys))
+        batches = list(make_loader(reader, resize=model.inputs.resize, augment=None, batches=keys))
         (size, first), (_, second) = (gradients(model, *batch) for batch in batches)
         with torch.no_grad():
             features = model.backbone(model.normalise(batches[0][0]))

@@ -30,7 +30,6 @@ from rehead.data.loader import Key, make_loader
 from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
 from rehead.models.model import Model
-from rehead.tasks.images import resize_for
 from rehead.types import ImageBatch
 
 NETWORKS = {
@@ -99,7 +98,7 @@ def images(model: Model, run: Path, per_class: int) -> list[Batch]:
     # Shuffled, so that one batch stands for all.
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     keys = [[Key(0, int(index)) for index in part] for part in chosen.split(250)]
-    loader = make_loader(reader, resize=resize_for(model), augment=None, batches=keys)
+    loader = make_loader(reader, resize=model.inputs.resize, augment=None, batches=keys)
     return [(batch, labels[part]) for (batch, _), part in zip(loader, chosen.split(250), strict=True)]
 
 

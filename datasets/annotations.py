@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ class Columns:
         image_labels: (I,) int64 class of the whole image.
         listed: whether the format lists its classes, rather than naming one wherever it occurs.
         unnamed: how many of the classes, the last ones, only have an id: none but where a check went on.
-        kept: where the store keeps these columns, and the stamp of that file: what crosses to other processes.
+        reopen: how another process opens the same columns from the cache, a function and its arguments; it does not
+            cross, and a changed copy (`dataclasses.replace`) has none.
     """
 
     classes: Classes | None
@@ -111,7 +113,9 @@ class Columns:
     image_labels: NDArray[np.int64] | None = None
     listed: bool = True
     unnamed: int = 0
-    kept: tuple[Path, str] | None = field(default=None, compare=False, repr=False)
+    reopen: tuple[Callable[..., Columns], tuple[Any, ...]] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -140,16 +144,11 @@ class Columns:
         return cls(**columns)
 
     def __reduce__(self) -> Any:
-        """A worker maps the file of the store itself: the arrays are not copied to it."""
-        if self.kept is not None:
-            from rehead.datasets.cache import reopen
-
-            return reopen, self.kept
-        return _rebuilt, (self.arrays(), self.classes, self.listed)
-
-
-def _rebuilt(arrays: dict[str, NDArray[Any]], classes: Classes | None, listed: bool) -> Columns:
-    return Columns.from_arrays(arrays, classes=classes, listed=listed)
+        """A worker maps the file of the cache itself: the arrays are not copied to it."""
+        if self.reopen is not None:
+            return self.reopen
+        others: dict[str, Any] = {"classes": self.classes, "listed": self.listed, "unnamed": self.unnamed}
+        return partial(Columns.from_arrays, **others), (self.arrays(),)
 
 
 class Builder:

@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,4 +151,6 @@ def _opened(path: Path, stamp: str) -> Columns | None:
         for name, (dtype, shape, start) in about["arrays"].items()
     }
     classes = None if about["classes"] is None else Classes.from_json(about["classes"])
-    return replace(Columns.from_arrays(arrays, classes=classes, listed=about["listed"]), kept=(path, stamp))
+    columns = Columns.from_arrays(arrays, classes=classes, listed=about["listed"])
+    object.__setattr__(columns, "reopen", (reopen, (path, stamp)))
+    return columns

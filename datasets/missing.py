@@ -110,7 +110,7 @@ def match_names(reader: AnnotationReader, how: How) -> None:
     found = similar_files(reader.folder, names, how)
     if found:
         say_matched(reader.annotations, found, len(names), how)
-        reader.columns = replace(reader.columns, names=Texts.of(found.get(name, name) for name in names), kept=None)
+        reader.columns = replace(reader.columns, names=Texts.of(found.get(name, name) for name in names))
 
 
 def say_matched(source: Path, found: Mapping[str, str], count: int, how: How) -> None:

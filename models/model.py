@@ -17,16 +17,17 @@ from rehead.backbones.onednn import protect
 from rehead.backbones.pretraining import is_file
 from rehead.backbones.tensor_files import differing, refuse_unfit
 from rehead.configs.base import HeadOptions
-from rehead.configs.heads import HEADS
+from rehead.configs.heads import HEADS, image_task
 from rehead.configs.load import dump, load_config
 from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
+from rehead.data.transforms.resize import DEFAULTS, Resize
 from rehead.errors import BuildError, WeightsError, listed
 from rehead.heads import Head, build_head
 from rehead.heads.base import Features
 from rehead.models.checkpoints import Described, built_for, describe, find_description
+from rehead.models.inputs import InputSpec
 from rehead.models.lineage import Entry, backbone_hash, continued
 from rehead.models.warm_start import start_from
-from rehead.tasks.images import batch_of
 from rehead.training.checkpoints import read_tensors, save_model, tensors_of
 from rehead.types import Classes, Frame, ImageBatch, Prediction, Target
 
@@ -69,6 +70,17 @@ class Model(nn.Module):
     def classes(self) -> dict[str, Classes]:
         """What each head tells apart."""
         return {key: self.head(key).classes for key in self.heads}
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What the model wants to see, the same in training, evaluation and prediction."""
+        data = self.config.data
+        return InputSpec(
+            self.backbone.options.in_channels,
+            Resize(data.resize or DEFAULTS[image_task(self.config)], self.backbone.interpolation),
+            max(self.head(key).divisor for key in self.heads),
+            data.scale,
+        )
 
     def normalise(self, batch: ImageBatch) -> Tensor:
         """Pixels 0..255 -> (B, C, H, W) float32 with the weights' mean and std, zero outside each frame.
@@ -168,7 +180,7 @@ class Model(nn.Module):
         try:
             device = next(self.parameters()).device
             with torch.inference_mode():
-                predictions: dict[str, list[Prediction]] = self(batch_of(self, image).to(device))
+                predictions: dict[str, list[Prediction]] = self(self.inputs.batch(image).to(device))
         finally:
             self.train(was_training)
         return {key: found[0].to(torch.device("cpu")) for key, found in predictions.items()}
@@ -282,7 +294,7 @@ def from_config(config: Config, classes: Mapping[str, Classes], *, load_weights:
     resolved = config.model_copy(update={"model": options.model_copy(update={"backbone": backbone.options})})
     model = Model(backbone, heads, resolved, lineage)
     if load_weights and options.init is not None:
-        start_from(model, Path(options.init))
+        model.lineage = start_from(Path(options.init), backbone, {key: model.head(key) for key in heads})
     return model
 
 

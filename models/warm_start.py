@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from rehead.backbones import Backbone
 from rehead.backbones.tensor_files import differing, refuse_unfit
 from rehead.errors import WeightsError, listed
 from rehead.heads import Head
 from rehead.models.checkpoints import Described, describe
+from rehead.models.lineage import Entry
 from rehead.terminal import say
 from rehead.training.checkpoints import read_tensors
-
-if TYPE_CHECKING:
-    from rehead.models.model import Model
 
 SHAPING = ("name", "width", "in_channels", "norm", "residual", "shortcut")
 """Options of a backbone that decide which tensors it has, and of which shapes."""
 
 
-def start_from(model: Model, path: Path) -> None:
-    """Copies the checkpoint's backbone, and each head whose kind, classes and tensors are the same.
+def start_from(path: Path, backbone: Backbone, heads: Mapping[str, Head]) -> list[Entry]:
+    """Copies a checkpoint's backbone, and each head whose kind, classes and tensors are the same.
 
     Says of each part whether it was taken.
+
+    Args:
+        path: the checkpoint.
+        backbone: takes its tensors.
+        heads: by key, of the same model.
+
+    Returns:
+        The lineage of the checkpoint's backbone.
 
     Raises:
         WeightsError: if the backbone's tensors differ in name or shape, or its blocks add back something else:
@@ -33,8 +40,8 @@ def start_from(model: Model, path: Path) -> None:
     described = describe(path)
     tensors = read_tensors(path)
     body = _inside(tensors, "backbone.")
-    different = differing(model.backbone.state_dict(), body)
-    saved, options = described.backbone(), model.backbone.options
+    different = differing(backbone.state_dict(), body)
+    saved, options = described.backbone(), backbone.options
     if different:
         own, theirs = options.model_dump(), saved.model_dump()
         others = [
@@ -54,12 +61,10 @@ def start_from(model: Model, path: Path) -> None:
             f"{saved.shortcut}) than this model's (residual: {options.residual}, shortcut: {options.shortcut}); "
             "use the same model.backbone options"
         )
-    refuse_unfit(body, model.backbone.state_dict(), f"model.init={path}: its backbone")
-    model.backbone.load_state_dict(body)
-    model.lineage = list(described.lineage)
+    refuse_unfit(body, backbone.state_dict(), f"model.init={path}: its backbone")
+    backbone.load_state_dict(body)
     parts = [f"backbone taken ({len(body)} tensors)"]
-    for key in model.heads:
-        head = model.head(key)
+    for key, head in heads.items():
         weights = _inside(tensors, f"heads.{key}.")
         reason = _why_not(head, weights, key, described)
         if reason is None:
@@ -69,6 +74,7 @@ def start_from(model: Model, path: Path) -> None:
         else:
             parts.append(f"head '{key}' ({head.options.name}) starts afresh: {reason}")
     say(f"model.init={path}: " + "; ".join(parts))
+    return list(described.lineage)
 
 
 def _inside(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

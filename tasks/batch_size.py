@@ -15,7 +15,7 @@ from rehead.data.reader import Reader
 from rehead.data.transforms.augment import Augment
 from rehead.errors import ConfigError
 from rehead.models.model import Model
-from rehead.tasks.images import augment_for, divisor_for, resize_for
+from rehead.tasks.images import augment_for
 from rehead.terminal import say
 from rehead.training.checkpoints import tensors_of
 from rehead.training.distributed import started
@@ -51,9 +51,9 @@ def batch_that_fits(model: Model, reader: Reader, accelerator: Accelerator) -> i
         )
     model.to(accelerator.device)
     config = model.config
-    resize = resize_for(model)
-    augment = augment_for(config, resize, reader)
-    largest = worst_case(reader, augment, model.backbone.options.in_channels, divisor_for(model))
+    inputs = model.inputs
+    augment = augment_for(config, inputs.resize, reader)
+    largest = worst_case(reader, augment, inputs.channels, inputs.divisor)
     before = tensors_of(model)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model.to(memory_format=memory_format).train()

@@ -27,7 +27,6 @@ from rehead.models.model import Model, opened
 from rehead.progress import Progress
 from rehead.tasks import TASKS
 from rehead.tasks.base import Evaluator, Metrics, Picture
-from rehead.tasks.images import batch_of, divisor_for, resize_for
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
     broadcast,
@@ -117,13 +116,13 @@ def _other_classes(error: ClassesDifferError, where: str, path: Path) -> DataErr
 
 def loader_for(model: Model, reader: Reader, batch_size: int) -> Loader[Sample]:
     """What an evaluation reads: this process's share of the images of a split."""
-    config, device = model.config, next(model.parameters()).device
+    config, inputs, device = model.config, model.inputs, next(model.parameters()).device
     return evaluation_loader(
         reader,
-        resize=resize_for(model),
+        resize=inputs.resize,
         batch_size=batch_size,
-        channels=model.backbone.options.in_channels,
-        divisor=divisor_for(model),
+        channels=inputs.channels,
+        divisor=inputs.divisor,
         workers=workers_for(config.data.workers, device),
         pin_memory=device.type == "cuda",
         rank=rank(),
@@ -207,7 +206,7 @@ def run_evaluation(
                 bar.advance(steps=len(truths) * world())
             # Where parameters are sharded, every pass needs all processes.
             for _ in range(passes(len(reader), batch_size) - len(reading) if is_sharded(model) else 0):
-                model(batch_of(model, reader[0].path).to(device, memory_format))
+                model(model.inputs.batch(reader[0].path).to(device, memory_format))
         if overflown:
             logger.warning(
                 "what is predicted is not finite for %d of the images: numbers grow too large inside this model, so "
@@ -245,7 +244,7 @@ def _judged(evaluators: Mapping[str, Evaluator]) -> dict[str, Metrics]:
 
 def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Picture:
     """What was predicted beside what is true: a row for every head."""
-    image = read_image(truth.path, model.backbone.options.in_channels, truth.size, model.config.data.scale)
+    image = read_image(truth.path, model.inputs.channels, truth.size, model.inputs.scale)
     tiles, captions = [], []
     for key, prediction in found.items():
         head = model.head(key)

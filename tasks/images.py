@@ -1,35 +1,17 @@
-"""From images to batches: the same way for prediction as for training and evaluation, and in which order."""
+"""Which images training sees, in which order, and how they are augmented."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
 from rehead.configs.heads import MULTI_LABEL, image_task, task_of
-from rehead.data.collate import collate
-from rehead.data.image_io import read_image
+from rehead.configs.schema import Config
 from rehead.data.loader import BatchSampler
 from rehead.data.reader import Reader
-from rehead.data.sample import Sample
 from rehead.data.sampler import orientations, repeats
 from rehead.data.transforms.augment import Augment
-from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext
-from rehead.errors import DataError
+from rehead.models.model import Model
 from rehead.training.distributed import rank, world
-from rehead.types import ImageBatch
-
-if TYPE_CHECKING:
-    from rehead.configs.schema import Config
-    from rehead.models.model import Model
-
-
-def resize_for(model: Model) -> Resize:
-    """The one resize function of a model: its config's size, its weights' interpolation."""
-    options = model.config.data.resize or DEFAULTS[image_task(model.config)]
-    return Resize(options, model.backbone.interpolation)
 
 
 def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
@@ -87,34 +69,10 @@ def has_fixed_batches(model: Model) -> bool:
     So it is where all images are brought to one size and the one head works on whole maps: the masks and keypoints of
     objects are as many as there are objects, and of several heads each takes the images that it learns from.
     """
-    if resize_for(model).fixed is None or len(model.heads) > 1:
+    if model.inputs.resize.fixed is None or len(model.heads) > 1:
         return False
     if image_task(model.config) in ("instance_segmentation", "keypoint_detection"):
         return False
     steps = model.config.data.augment
     names = [] if isinstance(steps, str) else [step.name for step in steps]
     return not any(word in name for name in names for word in CHANGES_SIZE)
-
-
-def divisor_for(model: Model) -> int:
-    """What a batch's height and width must be multiples of, for every head."""
-    return max(model.head(key).divisor for key in model.heads)
-
-
-def batch_of(model: Model, image: str | Path | np.ndarray[Any, Any]) -> ImageBatch:
-    """One image as a batch.
-
-    Args:
-        model: says how large images are and how many channels they have.
-        image: a file, or (H, W, C) uint8 RGB.
-
-    Raises:
-        DataError: if the file cannot be read.
-    """
-    path = Path() if isinstance(image, np.ndarray) else Path(image)
-    channels = model.backbone.options.in_channels
-    pixels = image if isinstance(image, np.ndarray) else read_image(path, channels, scale=model.config.data.scale)
-    if pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
-        raise DataError(f"an image should be (height, width, {channels}), found {pixels.shape}")
-    sample = Sample(image_id=str(path), path=path, image=pixels)
-    return collate([resize_for(model)(sample)], divisor_for(model))[0]

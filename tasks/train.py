@@ -31,7 +31,7 @@ from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
 from rehead.tasks.evaluate import loader_for, run_evaluation
-from rehead.tasks.images import augment_for, divisor_for, has_fixed_batches, resize_for, sampler_for
+from rehead.tasks.images import augment_for, has_fixed_batches, sampler_for
 from rehead.tasks.prepare import prepare
 from rehead.terminal import say
 from rehead.training.distributed import fail_together, main_process_first, process_group, rank, started, world
@@ -305,8 +305,7 @@ class TrainingJob:
         self.options = config.train.divided(world())
         # Where the batches go: the model is there already, or comes with the loop.
         self.device = device
-        self.resize = resize_for(model)
-        self.augment = augment_for(config, self.resize, readers["train"])
+        self.augment = augment_for(config, model.inputs.resize, readers["train"])
         self.sampler = sampler_for(config, readers["train"])
         self.steps_per_epoch = len(self.sampler.batches(0))
         self.conditions: Mapping[str, int] = {
@@ -319,13 +318,14 @@ class TrainingJob:
     @cached_property
     def loader(self) -> Loader[Target]:
         """Its workers stay from one epoch to the next."""
+        inputs = self.model.inputs
         return make_loader(
             self.readers["train"],
-            resize=self.resize,
+            resize=inputs.resize,
             augment=self.augment,
             batches=[],
-            channels=self.model.backbone.options.in_channels,
-            divisor=divisor_for(self.model),
+            channels=inputs.channels,
+            divisor=inputs.divisor,
             workers=workers_for(self.config.data.workers, self.device),
             pin_memory=self.device.type == "cuda",
         )

@@ -181,7 +181,6 @@ def _repaired(checked: Checked, number: int, work: _Work) -> Reader:
     changed: dict[str, Any] = {
         "names": Texts.of(names),
         "ids": ids_of([id_at(columns.ids, row) for row in rows]),
-        "kept": None,
         "unnamed": 0,
     }
     if columns.masks is not None:

@@ -102,7 +102,7 @@ def _with_files(columns: Columns, folder: Path) -> Columns:
     if not np.isin(columns.names.buffer, np.frombuffer(b"\\%", np.uint8)).any():
         return columns
     names = Texts.of(file_named(folder, columns.names[row]) for row in range(len(columns)))
-    return replace(columns, names=names, kept=None)
+    return replace(columns, names=names)
 
 
 def parse(path: Path, report: Report = refuse) -> Columns:

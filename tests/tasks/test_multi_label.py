@@ -22,7 +22,6 @@ from rehead.demo.synthetic import SHAPES
 from rehead.errors import DataError
 from rehead.tasks import TASKS
 from rehead.tasks.evaluate import evaluate
-from rehead.tasks.images import resize_for
 from rehead.tasks.train import train
 from rehead.types import Classes, Prediction
 from rehead.visualize.draw import draw_classes
@@ -143,8 +142,8 @@ class TestData:
 
     def test_the_whole_image_is_looked_at_unless_someone_crops(self) -> None:
         several, one = (rehead.build_model(TINY, head, ["a"]) for head in (TAGS, "linear"))
-        assert resize_for(several).options.crop is None
-        assert resize_for(one).options.crop == 224
+        assert several.inputs.resize.options.crop is None
+        assert one.inputs.resize.options.crop == 224
 
 
 class TestBesideOtherHeads:
