@@ -49,7 +49,8 @@ from rehead.training.engine import (
     seed_step,
     tuned_convolutions,
 )
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch
+from rehead.training.run import fit
 from rehead.types import Frame, ImageBatch, Target
 
 # So small a rate leaves the weights as they are: all sides go on computing the same.

@@ -23,7 +23,8 @@ from torch import Tensor
 from rehead.configs.schema import TrainOptions
 from rehead.models.model import Model, build_model
 from rehead.training.engine import build_accelerator, choose_device, repeatable
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch
+from rehead.training.run import fit
 from rehead.training.schedule import build_optimizer
 from rehead.types import Frame, ImageBatch, Target
 

@@ -29,7 +29,8 @@ from rehead.configs.schema import OptimizerOptions, ScheduleOptions, TrainOption
 from rehead.interop.exchange import import_model
 from rehead.models.model import Model
 from rehead.training.engine import build_accelerator, choose_device, repeatable, seed_step
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch
+from rehead.training.run import fit
 from rehead.types import Frame, ImageBatch, Target
 
 # So small a rate leaves the weights as they are: both sides go on computing the same.

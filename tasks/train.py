@@ -44,8 +44,10 @@ from rehead.training.engine import (
     tuned_convolutions,
     uncompiled,
 )
-from rehead.training.loop import Batch, fit, refuse_other_conditions
+from rehead.training.loggers import Callback
+from rehead.training.loop import Batch
 from rehead.training.resume import read_resume
+from rehead.training.run import fit, refuse_other_conditions
 from rehead.types import Classes, Target
 
 
@@ -56,6 +58,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     plugins: Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Fine-tunes a model.
 
@@ -67,6 +70,8 @@ def train(
         overwrite: start anew even where the folder holds a run.
         plugins: None for a configuration of your own, which may have any module imported. For one that came with
             somebody else's run folder, the only ones that may be.
+        callbacks: each is called with every row of `metrics.jsonl`, a dict with `step` and `epoch`, on the first
+            process; rows of training have `lr` and losses, those of an evaluation its metrics.
 
     Returns:
         The run folder, with `config.yaml`, `metrics.csv`, `metrics.jsonl`, `best.safetensors`,
@@ -112,7 +117,7 @@ def train(
         go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
         tuned = tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device)
         with says_why_workers_end(go_on), closing(job), tuned:
-            fit(job, job.options, folder, accelerator, resumed)
+            fit(job, job.options, folder, accelerator, resumed, callbacks)
         say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
     return folder
 

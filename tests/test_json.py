@@ -15,7 +15,7 @@ from test_package import REPOSITORY, ROOMS
 from rehead.configs.load import load_config
 from rehead.errors import ConfigError, OutputError
 from rehead.files import DEEPEST, json_text, measured, parsed_json
-from rehead.training.metrics import MetricsLog
+from rehead.training.loggers import FileLogger
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -88,7 +88,7 @@ def test_strange_json_is_refused(text: str) -> None:
 )
 def test_rows_that_no_run_wrote_end_what_is_kept(line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(f'{{"step": 1}}\n{line}\n'.encode() + b"\xff\xfe\n")
-    assert MetricsLog(tmp_path, up_to_step=9).rows == [{"step": 1}]
+    assert FileLogger(tmp_path, up_to_step=9).rows == [{"step": 1}]
 
 
 def test_a_configuration_holds_no_such_numbers() -> None:

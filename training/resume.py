@@ -66,7 +66,7 @@ class _Unlogged(_Part):
         return self
 
 
-class _Progressed(_Part):
+class _State(_Part):
     step: Count
     best: float | None
     best_step: int
@@ -81,7 +81,7 @@ class _Resume(_Part):
     average: _Average | None
     optimizer: _Optimizer
     scaler: dict[str, float | int] | None
-    state: _Progressed
+    state: _State
     unlogged: list[_Unlogged]
     conditions: dict[str, int]
     metadata: str

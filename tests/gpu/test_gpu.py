@@ -22,8 +22,9 @@ from rehead.models.model import Model, build_model
 from rehead.tasks.train import train
 from rehead.training.checkpoints import read_tensors
 from rehead.training.engine import build_accelerator, compile_for_training, repeatable, seed_step
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch
 from rehead.training.resume import read_resume
+from rehead.training.run import fit
 from rehead.training.schedule import build_optimizer
 
 pytestmark = pytest.mark.gpu

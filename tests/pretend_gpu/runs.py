@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rehead.configs.base import HeadOptions
 from rehead.configs.schema import TrainOptions
 from rehead.models.model import Model, build_model
-from rehead.training.loop import Batch, fit
+from rehead.training.loop import Batch
+from rehead.training.run import fit
 from rehead.types import Classes
 
 CLASSES = Classes(("a", "b", "c"))

@@ -109,7 +109,7 @@ def test_the_weights_are_those_of_a_cpu(head: HeadOptions, tmp_path: Path) -> No
 def train_on_cpu(job: Steps, folder: Path) -> None:
     from rehead.configs.schema import TrainOptions
     from rehead.training.engine import build_accelerator
-    from rehead.training.loop import fit
+    from rehead.training.run import fit
 
     folder.mkdir()
     options = {"epochs": 1, "log_every": 100, "optimizer": {"lr": 0.001}, "schedule": {"name": "constant"}}

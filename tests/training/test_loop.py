@@ -22,10 +22,11 @@ from rehead.errors import ConfigError, DataError, RunStoppedError, TrainingError
 from rehead.training import checkpoints, stopping
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import read_metadata, read_tensors
-from rehead.training.engine import build_accelerator, choose_device
-from rehead.training.loop import Batch, fit
-from rehead.training.metrics import MetricsLog
+from rehead.training.engine import build_accelerator, choose_device, repeatable
+from rehead.training.loggers import FileLogger
+from rehead.training.loop import Batch, Loop
 from rehead.training.resume import read_resume, save_resume
+from rehead.training.run import fit
 from rehead.training.schedule import build_optimizer, rate
 from rehead.training.stopping import StopSignals
 from rehead.types import Frame, ImageBatch, Target
@@ -429,12 +430,12 @@ def test_the_metric_files_hold_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_rows_after_the_checkpoint_and_half_a_line_are_dropped(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
+    log = FileLogger(tmp_path, 0)
     for step in (1, 2, 3):
         log.write({"step": step, "loss": step / 2})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    MetricsLog(tmp_path, 2)
+    FileLogger(tmp_path, 2)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
     assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n2,1.0\n"
 
@@ -495,3 +496,33 @@ def test_a_device_that_is_not_there_is_a_clear_error(name: str) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(ConfigError, match="device: "):
         choose_device(name)
+
+
+def test_a_callback_is_given_every_row_and_changes_none(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = []
+
+    def note(row: Any) -> None:
+        given.append(dict(row))
+        row.clear()
+
+    folder = tmp_path / "called"
+    folder.mkdir()
+    options = TrainOptions(epochs=3, log_every=3, optimizer=OptimizerOptions(lr=0.1))
+    fit(ToyJob(), options, folder, build_accelerator(torch.device("cpu"), "fp32"), callbacks=[note])
+    run(ToyJob(), tmp_path / "alone")
+    assert given == rows(folder)
+    assert same(folder, tmp_path / "alone")
+
+
+def test_the_bare_loop_trains_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job, options = ToyJob(), TrainOptions(epochs=3, optimizer=OptimizerOptions(lr=0.1))
+    accelerator = build_accelerator(torch.device("cpu"), "fp32")
+    with repeatable(options, accelerator.device):
+        loop = Loop(job, options, accelerator, total=12)
+        loop.train(job.model)
+    assert (loop.state.step, job.evaluations) == (12, 3)
+    assert not list(tmp_path.iterdir())
+    run(ToyJob(), tmp_path / "run")
+    tensors = read_tensors(tmp_path / "run/last.safetensors")
+    assert all(torch.equal(value, tensors[name]) for name, value in job.model.state_dict().items())

@@ -1,6 +1,6 @@
-"""The metric files of a run: the same rows as JSON lines and as CSV.
+"""Where the metrics of a run go: its files, and whatever else wants them.
 
-They hold nothing that depends on the clock, so that a resumed run's files equal an uninterrupted one's.
+The files hold nothing that depends on the clock, so that a resumed run's files equal an uninterrupted one's.
 """
 
 from __future__ import annotations
@@ -8,15 +8,43 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from rehead.files import json_text, parsed_json, write_text, writing
 
 Value = float | int | str | None
+Row = Mapping[str, Value]
+Callback = Callable[[Row], None]
+"""Called with every row of metrics: those of training have `lr` and losses, those of an evaluation its metrics."""
 
 
-class MetricsLog:
+class Logger(Protocol):
+    """What takes the rows of a run's metrics, on its first process."""
+
+    def write(self, row: Row) -> None:
+        """Takes a row; `step` and `epoch` are among its columns."""
+
+    def sync(self) -> None:
+        """Called before every checkpoint: rows before it must not be lost when it is there."""
+
+
+class CallbackLogger:
+    """Hands rows to a function, each as a copy: nothing that it does to one changes the run."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+
+    def write(self, row: Row) -> None:
+        """Calls the function."""
+        self.callback(dict(row))
+
+    def sync(self) -> None:
+        """Nothing waits."""
+
+
+class FileLogger:
     """Writes `metrics.jsonl` and `metrics.csv` in a run's folder.
 
     Args:
@@ -40,7 +68,7 @@ class MetricsLog:
                 self._add(row)
         self._rewrite()
 
-    def write(self, row: Mapping[str, Value]) -> None:
+    def write(self, row: Row) -> None:
         """Adds a row; `step` is one of its columns."""
         known = len(self.columns)
         self._add(dict(row))
