@@ -1,13 +1,12 @@
-"""Whole models of torchvision and segmentation-models-pytorch: their weights in, and back out, nothing lost.
+"""Whole models of other libraries: their weights in, and back out, nothing lost.
 
-A model there and ours with the same tensors give the same numbers (tests/tasks/test_exchange*.py).
+A model there and ours with the same tensors give the same numbers (tests/interop).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,148 +14,27 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rehead.backbones.resnet import VARIANTS, ResNet
+from rehead.backbones.resnet import ResNet
 from rehead.backbones.tensor_files import check_file, refuse_unfit
 from rehead.backbones.weights import COUNTER, read
 from rehead.configs.detection_heads import RCNNOptions
 from rehead.configs.load import load_config
 from rehead.errors import BuildError, ConfigError, WeightsError, did_you_mean, listed, shortened
 from rehead.files import atomic_path
+from rehead.interop.library import NETWORKS, Known
+from rehead.interop.smp import SMP, smp_models
+from rehead.interop.torchvision import DETECTOR, ONE_STAGE, RCNN, TORCHVISION, torchvision_models
 from rehead.models.checkpoints import built_for
 from rehead.models.lineage import backbone_hash, continued
 from rehead.models.model import Model, from_config
 from rehead.training.checkpoints import write_pickled
 from rehead.types import UNUSED, Classes
 
-HEAD = "heads.main."
-Pairs = tuple[tuple[str, str], ...]
-
-# What names start with, ours and theirs; the first that fits counts.
-DETECTOR: Pairs = ((f"{HEAD}neck.fpn.", "backbone.fpn."), ("backbone.", "backbone.body."), (HEAD, ""))
-SEGMENTER: Pairs = (("backbone.", "backbone."), (HEAD, ""))
-CLASSIFIER: Pairs = ((f"{HEAD}fc.", "fc."), ("backbone.", ""))
-SMP: Pairs = (("backbone.", "encoder."), (HEAD, ""))
+FORMS = {**TORCHVISION, **SMP}
+"""By the name of our head."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a kind of head is stored elsewhere.
-
-    Attributes:
-        library: `torchvision` or `smp`.
-        pairs: of prefixes.
-        counted: the tensor there, with one value per class, or per anchor and class.
-        background: values of `counted` that are no class of ours.
-    """
-
-    library: str
-    pairs: Pairs
-    counted: str
-    background: int = 0
-
-
-RCNN = Form("torchvision", DETECTOR, "roi_heads.box_predictor.cls_score.bias", background=1)
-ONE_STAGE = Form("torchvision", DETECTOR, "head.classification_head.cls_logits.bias")
-DENSE = Form("torchvision", SEGMENTER, "classifier.4.bias")
-DECODER = Form("smp", SMP, "segmentation_head.0.bias")
-
-FORMS: dict[str, Form] = {
-    "faster_rcnn": RCNN,
-    "mask_rcnn": RCNN,
-    "keypoint_rcnn": RCNN,
-    "retinanet": ONE_STAGE,
-    "fcos": ONE_STAGE,
-    "torchvision_fcn": DENSE,
-    "torchvision_deeplabv3": DENSE,
-    "linear": Form("torchvision", CLASSIFIER, "fc.bias"),
-    **dict.fromkeys(
-        ("unet", "unetplusplus", "manet", "linknet", "fpn_segmentation", "pspnet", "pan", "deeplabv3"), DECODER
-    ),
-    **dict.fromkeys(("deeplabv3plus", "upernet", "segformer"), DECODER),
-}
-"""By the name of our head. SMP's DPT reads class tokens, which our features do not have."""
-
-NETWORKS = [name for name, variant in VARIANTS.items() if variant.stem_stride == 4]
-"""The residual networks that both libraries have, under the same names."""
-
-SECOND = {"rpn_convs": 2, "box_convs": 4, "norm": "batch"}
-
-
-@dataclass(frozen=True)
-class Known:
-    """A model of another library: our task, our options for it, and where its published classes are listed."""
-
-    task: str
-    head: Mapping[str, Any]
-    backbone: Mapping[str, Any]
-    resize: Mapping[str, int] | None = None
-    categories: Callable[[], Sequence[str]] | None = None
-    frozen_eps: float | None = None
-    """Of batch norms that the file's own form shows to be frozen; torchvision's `overwrite_eps`."""
-
-    @property
-    def form(self) -> Form:
-        """How its head is stored."""
-        return FORMS[self.head["name"]]
-
-
-def _torchvision() -> Iterator[tuple[str, Known]]:
-    body = {"name": "resnet50"}
-    detectors: list[tuple[str, str, dict[str, Any], float | None]] = [
-        ("fasterrcnn_resnet50_fpn", "detection", {"name": "faster_rcnn"}, 0.0),
-        ("fasterrcnn_resnet50_fpn_v2", "detection", {"name": "faster_rcnn", **SECOND}, None),
-        ("maskrcnn_resnet50_fpn", "instance_segmentation", {"name": "mask_rcnn"}, 0.0),
-        ("maskrcnn_resnet50_fpn_v2", "instance_segmentation", {"name": "mask_rcnn", **SECOND}, None),
-        ("keypointrcnn_resnet50_fpn", "keypoint_detection", {"name": "keypoint_rcnn"}, 0.0),
-        ("retinanet_resnet50_fpn", "detection", {"name": "retinanet"}, 0.0),
-        (
-            "retinanet_resnet50_fpn_v2",
-            "detection",
-            {"name": "retinanet", "norm": "group", "box_loss": "giou", "p6_input": "C5"},
-            None,
-        ),
-        ("fcos_resnet50_fpn", "detection", {"name": "fcos"}, None),
-    ]
-    for name, task, head, eps in detectors:
-        yield name, Known(task, head, body, {"shorter": 800, "longer": 1333}, _categories(name), eps)
-    for kind in ("fcn", "deeplabv3"):
-        for network in ("resnet50", "resnet101"):
-            name = f"{kind}_{network}"
-            dilated = {"name": network, "output_stride": 8}
-            head = {"name": f"torchvision_{kind}"}
-            yield name, Known("segmentation", head, dilated, {"shorter": 520}, _categories(name))
-    for network in NETWORKS:
-        head = {"name": "linear"}
-        size = {"shorter": 256, "crop": 224}
-        yield network, Known("classification", head, {"name": network}, size, _categories(network))
-
-
-def _categories(name: str) -> Callable[[], Sequence[str]]:
-    def read_categories() -> Sequence[str]:
-        from torchvision.models._api import get_model_weights
-
-        # Every set of published weights of one model has the same classes.
-        categories: Sequence[str] = next(iter(get_model_weights(name))).meta["categories"]
-        return categories
-
-    return read_categories
-
-
-def _smp() -> Iterator[tuple[str, Known]]:
-    dilated = {"deeplabv3": 8, "deeplabv3plus": 16, "pan": 16}
-    for head, form in FORMS.items():
-        if form is not DECODER:
-            continue
-        arch = "fpn" if head == "fpn_segmentation" else head
-        options: dict[str, Any] = {"name": head, **({"stride": 8} if head == "pspnet" else {})}
-        for network in NETWORKS:
-            body: dict[str, Any] = {"name": network}
-            if head in dilated:
-                body |= {"output_stride": dilated[head], "dilate_first": True}
-            yield f"{arch}_{network}", Known("segmentation", options, body)
-
-
-LIBRARIES: dict[str, dict[str, Known]] = {"torchvision": dict(_torchvision()), "smp": dict(_smp())}
+LIBRARIES: dict[str, dict[str, Known]] = {"torchvision": dict(torchvision_models()), "smp": dict(smp_models())}
 """By library, then by the model's name: `fasterrcnn_resnet50_fpn`, or `unet_resnet18` (architecture and encoder)."""
 
 
