@@ -14,14 +14,14 @@ from PIL import Image
 
 from rehead.configs.augment import StepOptions, step_options
 from rehead.configs.readers import CocoSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.mix import on_canvas
 from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext
 from rehead.datasets.formats.coco import CocoReader
 from rehead.demo.synthetic import SHAPES, write_scenes
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.visualize.draw import sheet
 
 SIZE = 256
@@ -44,7 +44,7 @@ TILES: list[tuple[str, str | list[StepOptions], int]] = [
 
 def main(out: Path) -> None:
     """Writes the picture."""
-    task = TASKS["instance_segmentation"]
+    task = task_named("instance_segmentation")
     context = AugmentContext(task.name, Resize(ResizeOptions(height=SIZE, width=SIZE)))
     tiles, captions = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -128,7 +128,7 @@ def rehead_loader(root: Path, name: str, kind: str, batches: int, workers: int) 
     """The loader of a training."""
     from rehead.configs.augment import step_options
     from rehead.configs.readers import CocoSplit
-    from rehead.configs.schema import ResizeOptions
+    from rehead.configs.resize import ResizeOptions
     from rehead.data.loader import Key, make_loader
     from rehead.data.transforms.augment import Augment
     from rehead.data.transforms.resize import Resize

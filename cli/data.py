@@ -11,7 +11,6 @@ from rehead.cli.data_check import check
 from rehead.errors import ConfigError
 from rehead.files import check_output
 
-Format = Literal["coco", "yolo", "voc", "masks", "folders"]
 Images = Literal["copy", "link"]
 
 data = typer.Typer(
@@ -101,7 +100,7 @@ def stats(
 def convert(
     source: Annotated[str, typer.Argument(help="A folder of data, a YAML file, or the name of a recipe.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write: a new one.")],
-    to: Annotated[Format, typer.Option(help="The format to write.")],
+    to: Annotated[str, typer.Option(help="The format to write: coco, yolo, voc, masks, folders, or a plugin's.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values by dotted key: data.format=masks ...", metavar="key=value")
     ] = None,

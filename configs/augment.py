@@ -1,16 +1,18 @@
-"""Augmentation: the presets, as the lists that they are, and the options of the steps. Imports no torch."""
+"""Augmentation: the options of the steps, and the steps that presets are made of. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from rehead.configs.base import Options
 from rehead.configs.transforms import COMPOSITIONS, REFUSED, transforms, wrong_arguments
-from rehead.errors import ConfigError, did_you_mean
+from rehead.errors import did_you_mean
 from rehead.registry import Registry
+
+Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 def _rises(values: tuple[float, float]) -> tuple[float, float]:
@@ -112,6 +114,22 @@ class CopyPasteOptions(OwnOptions):
 
 _WITH_BOXES = "detection, instance_segmentation, keypoint_detection"
 STEPS: Registry[StepOptions] = Registry("augmentation step")
+
+
+def register_step(name: str, options: type[OwnOptions], *, task: str) -> Callable[[Target], Target]:
+    """Registers a step of the augmentation of one's own: a decorator on a subclass of `rehead.Step`.
+
+    It is built as `Mine(options, context)`, draws from the generator that it is given and from nothing else, and leaves
+    the given samples as they are.
+
+    Args:
+        name: what a configuration writes under `name` in `data.augment`.
+        options: its pydantic options; `name` must allow this name.
+        task: the tasks that it is for, with commas between.
+    """
+    return STEPS.register(name, options, task=task)
+
+
 STEPS.add(
     "resized_crop",
     ResizedCropOptions,
@@ -146,11 +164,11 @@ SIZING = ("resized_crop", "large_scale_jitter", "multi_scale")
 
 Steps = list[dict[str, Any]]
 
-_FLIP = {"name": "HorizontalFlip", "p": 0.5}
+FLIP = {"name": "HorizontalFlip", "p": 0.5}
 # On any number of channels and one look-up table: 0.4 ms for an image of 800x1066, where jitter with saturation and
 # hue takes 8.
-_LIGHT = {"name": "RandomBrightnessContrast", "brightness_limit": 0.2, "contrast_limit": 0.2, "p": 0.5}
-_COLOUR = {
+LIGHT = {"name": "RandomBrightnessContrast", "brightness_limit": 0.2, "contrast_limit": 0.2, "p": 0.5}
+COLOUR = {
     "name": "ColorJitter",
     "brightness": [0.75, 1.3],
     "contrast": [0.75, 1.3],
@@ -158,7 +176,7 @@ _COLOUR = {
     "hue": [-0.03, 0.03],
     "p": 0.8,
 }
-_BLUR = {
+BLUR = {
     "name": "OneOf",
     "transforms": [
         {"name": "GaussianBlur", "blur_limit": 0, "sigma_limit": [0.5, 1.5]},
@@ -166,82 +184,21 @@ _BLUR = {
     ],
     "p": 0.2,
 }
-_ERASE = {
+ERASE = {
     "name": "CoarseDropout",
     "num_holes_range": [1, 1],
     "hole_height_range": [0.15, 0.35],
     "hole_width_range": [0.15, 0.35],
     "p": 0.25,
 }
-_ZOOM = {
+ZOOM = {
     "name": "Affine",
     "scale": [0.75, 1.5],
     "translate_percent": {"x": [-0.1, 0.1], "y": [-0.1, 0.1]},
     "keep_ratio": True,
     "p": 1,
 }
-_TURN = {"name": "Affine", "rotate": [-10, 10], "p": 0.5}
-
-PRESETS: dict[str, dict[str, Steps]] = {
-    "none": {
-        "classification": [],
-        "multi_label_classification": [],
-        "detection": [],
-        "instance_segmentation": [],
-        "keypoint_detection": [],
-        "segmentation": [],
-        "multitask": [],
-    },
-    "light": {
-        "classification": [{"name": "resized_crop", "scale": [0.25, 1.0]}, _FLIP, _LIGHT],
-        "multi_label_classification": [_FLIP, _LIGHT],
-        "detection": [_FLIP, _LIGHT],
-        "instance_segmentation": [_FLIP, _LIGHT],
-        "keypoint_detection": [_FLIP, _LIGHT],
-        "segmentation": [_ZOOM, _FLIP, _LIGHT],
-        "multitask": [_FLIP, _LIGHT],
-    },
-    "strong": {
-        "classification": [{"name": "resized_crop", "scale": [0.1, 1.0]}, _FLIP, _COLOUR, _BLUR, _ERASE],
-        # Nothing is cut, since some of the classes could be cut off.
-        "multi_label_classification": [{"name": "multi_scale"}, _FLIP, _COLOUR, _BLUR],
-        "detection": [
-            {"name": "mosaic", "p": 0.3},
-            {"name": "large_scale_jitter", "scale": [0.5, 1.75]},
-            _FLIP,
-            _COLOUR,
-            _BLUR,
-        ],
-        "instance_segmentation": [
-            {"name": "large_scale_jitter", "scale": [0.5, 1.75]},
-            {"name": "copy_paste", "p": 0.5},
-            _FLIP,
-            _COLOUR,
-            _BLUR,
-        ],
-        "keypoint_detection": [{"name": "large_scale_jitter", "scale": [0.6, 1.5]}, _FLIP, _COLOUR, _BLUR],
-        "segmentation": [{"name": "large_scale_jitter", "scale": [0.5, 2.0]}, _TURN, _FLIP, _COLOUR, _BLUR],
-        "multitask": [{"name": "large_scale_jitter", "scale": [0.6, 1.5]}, _FLIP, _COLOUR, _BLUR],
-    },
-}
-"""By name and task: the steps, as a configuration would list them."""
-
-
-def preset(name: str, task: str, channels: int = 3) -> list[StepOptions]:
-    """The steps of a preset; where images are not RGB, their colours change as in `light`.
-
-    Raises:
-        ConfigError: for a preset that is not known.
-    """
-    if name not in PRESETS:
-        raise ConfigError([f"data.augment: {unknown_preset(name)}"])
-    return [step_options(_LIGHT if step is _COLOUR and channels != 3 else step) for step in PRESETS[name][task]]
-
-
-def unknown_preset(name: str) -> str:
-    """The sentence that says a preset is not known."""
-    hint = did_you_mean(name, PRESETS) or f"; known: {', '.join(PRESETS)}, or a list of steps"
-    return f"unknown preset '{name}'{hint}"
+TURN = {"name": "Affine", "rotate": [-10, 10], "p": 0.5}
 
 
 def step_options(raw: dict[str, Any]) -> StepOptions:

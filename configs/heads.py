@@ -30,15 +30,14 @@ from rehead.configs.segmentation_heads import (
     UNetPlusPlusOptions,
     UPerNetOptions,
 )
+from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL, TASKS, unknown_task
+from rehead.errors import ConfigError
 from rehead.registry import Registry
 
 if TYPE_CHECKING:
     from rehead.configs.schema import Config
 
 Target = TypeVar("Target", bound=Callable[..., Any])
-
-MULTI_LABEL = "multi_label_classification"
-"""The task of a classification head with `multi_label`; configurations write `classification` for it too."""
 
 
 HEADS: Registry[HeadOptions] = Registry("head")
@@ -217,7 +216,7 @@ def task_of(options: HeadOptions) -> str:
 
     Several classes per image need other data and other metrics than one, with the same heads.
     """
-    return MULTI_LABEL if _multi_label(options) else HEADS.get(options.name).about["task"]
+    return MULTI_LABEL.name if _multi_label(options) else HEADS.get(options.name).about["task"]
 
 
 def image_task(config: Config) -> str:
@@ -225,8 +224,8 @@ def image_task(config: Config) -> str:
 
     It is the configuration's own, but the crops that suit one class per image would cut some of several off.
     """
-    several = config.task == "classification" and any(map(_multi_label, config.model.heads.values()))
-    return MULTI_LABEL if several else config.task
+    several = config.task == CLASSIFICATION.name and any(map(_multi_label, config.model.heads.values()))
+    return MULTI_LABEL.name if several else config.task
 
 
 def _multi_label(options: HeadOptions) -> bool:
@@ -244,5 +243,10 @@ def register_head(
         task: `classification`, `detection`, `instance_segmentation`, `keypoint_detection` or `segmentation`.
         wants: the features it needs, for `rehead heads`.
         paper: its source, for `rehead heads`.
+
+    Raises:
+        ConfigError: for a task that is not known.
     """
+    if task not in TASKS:
+        raise ConfigError([unknown_task(task)], f"head '{name}'")
     return HEADS.register(name, options, task=task, wants=wants, paper=paper)

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
-from rehead.configs.heads import HEADS, MULTI_LABEL, image_task, task_of
+from rehead.configs.heads import HEADS, image_task, task_of
 from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
+from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL, MULTITASK
 from rehead.errors import ConfigError, DataError, did_you_mean, listed, one_line, quoted, shortened
 from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
 from rehead.reading import contents, folder_named, is_file, is_folder, is_there
@@ -500,9 +501,9 @@ def _misfits(config: Config) -> list[str]:
         if head.name not in HEADS:
             continue
         task = HEADS.get(head.name).about["task"]
-        if config.task not in (task, "multitask"):
+        if config.task not in (task, MULTITASK.name):
             fitting = [entry.name for entry in HEADS if entry.about["task"] == config.task]
-            several = "multitask" if len(config.model.heads) > 1 else task
+            several = MULTITASK.name if len(config.model.heads) > 1 else task
             problems.append(
                 f"model.heads.{key}.name: '{head.name}' is a {task} head but task is {config.task}; "
                 f"set task={several}, or use {' or '.join(fitting)}"
@@ -515,9 +516,9 @@ def _misfits(config: Config) -> list[str]:
     resize = config.data.resize
     if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
         problems.append("data.group_by_aspect: data.resize makes all images the same size already; set it to false")
-    if resize is not None and config.task != "classification" and resize.crop is not None:
+    if resize is not None and config.task != CLASSIFICATION.name and resize.crop is not None:
         problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
-    if resize is not None and image_task(config) == "classification" and not (resize.crop or resize.height):
+    if resize is not None and image_task(config) == CLASSIFICATION.name and not (resize.crop or resize.height):
         problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
     return problems
 
@@ -535,9 +536,9 @@ def _misfits_of_source(config: Config, key: str) -> list[str]:
             fitting = [entry.name for entry in READERS if task in entry.about["task"].split(", ")]
             needs = f"task is {task}" if config.task == task else f"head '{key}' is a {task} head"
             ways = [f"use {' or '.join(fitting)}"]
-            if config.task == "multitask" and not own:
+            if config.task == MULTITASK.name and not own:
                 ways.append(f"or give head '{key}' a source of its own in data.sources.{key}")
-            if task == "classification" and MULTI_LABEL in tasks:
+            if task == CLASSIFICATION.name and MULTI_LABEL.name in tasks:
                 ways.append(f"or set model.heads.{key}.multi_label=true to learn all the classes of each image")
             problems.append(
                 f"{where}.format: '{source.format}' gives {' and '.join(tasks)} but {needs}; {', '.join(ways)}"

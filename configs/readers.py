@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
 from rehead.configs.base import Options
 from rehead.registry import Registry
+
+Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 class SplitOptions(Options):
@@ -119,6 +122,24 @@ class HuggingFaceSplit(SplitOptions):
 
 
 READERS: Registry[SplitOptions] = Registry("data format")
+
+
+def register_reader(name: str, options: type[SplitOptions], *, task: str) -> Callable[[Target], Target]:
+    """Registers a data format of one's own: a decorator on its reader's class.
+
+    It is called as `reader(split, root, classes, **others)`: the checked options, the data's root folder, and the names
+    that were asked for (or None); `others` are what the data's options and the training say, such as `task`,
+    `ignore_index` and `report`. See `rehead.Reader`, and `rehead.datasets.annotation_reader.AnnotationReader` for
+    formats that are parsed once.
+
+    Args:
+        name: what a configuration writes under `data.format`.
+        options: of a split, its paths.
+        task: the tasks that the format serves, with commas between.
+    """
+    return READERS.register(name, options, task=task)
+
+
 READERS.add(
     "folders",
     FoldersSplit,

@@ -12,47 +12,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from rehead.configs.augment import PRESETS, StepOptions, unknown_preset
+from rehead.configs.augment import StepOptions
 from rehead.configs.base import HeadOptions, Options
 from rehead.configs.readers import FromTrainSplit, SplitOptions
+from rehead.configs.resize import ResizeOptions
+from rehead.configs.tasks import MULTITASK, PRESETS, TASKS, unknown_preset, unknown_task
 from rehead.errors import ConfigError, listed
 
-TaskName = Literal[
-    "classification", "detection", "instance_segmentation", "keypoint_detection", "segmentation", "multitask"
-]
 Split = Literal["train", "val", "test"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-class ResizeOptions(Options):
-    """How an image reaches its network size, the same way in training, evaluation and prediction.
-
-    Either `shorter` (with `longer` as a limit, or with `crop`), which keeps the aspect ratio, or
-    `height` and `width`, which need not.
-    """
-
-    shorter: int | None = Field(None, ge=1, description="length of the shorter side, in pixels")
-    longer: int | None = Field(None, ge=1, description="limit for the longer side")
-    crop: int | None = Field(None, ge=1, description="central square cut out afterwards (classification)")
-    height: int | None = Field(None, ge=1)
-    width: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _one_way(self) -> ResizeOptions:
-        exact = self.height is not None or self.width is not None
-        if exact and (self.height is None or self.width is None):
-            raise ValueError("height and width go together")
-        if exact == (self.shorter is not None):
-            raise ValueError("give either shorter (with longer or crop), or height and width")
-        if exact and (self.longer is not None or self.crop is not None):
-            raise ValueError("longer and crop go with shorter, not with height and width")
-        if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
-            raise ValueError(f"longer ({self.longer}) is less than shorter ({self.shorter})")
-        if self.shorter is not None and self.crop is not None and self.crop > self.shorter:
-            raise ValueError(f"crop ({self.crop}) is more than shorter ({self.shorter})")
-        if self.crop is not None and self.longer is not None:
-            raise ValueError("crop and longer do not go together: longer could make an image smaller than the crop")
-        return self
 
 
 class SourceOptions(Options):
@@ -405,10 +373,17 @@ class TrainOptions(Options):
 class Config(Options):
     """Everything one run needs."""
 
-    task: TaskName
+    task: str
     plugins: list[str] = Field([], description="modules imported first: heads and readers of one's own")
     data: DataOptions = DataOptions()
     model: ModelOptions
     train: TrainOptions = TrainOptions()
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     out: str = "runs/run"
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if task != MULTITASK.name and not (task in TASKS and TASKS[task].written):
+            raise ValueError(unknown_task(task))
+        return task

@@ -42,6 +42,10 @@ class Reader(ABC):
         """The reader whose annotations a head learns from and is judged by: this one, unless several are joined."""
         return self
 
+    def image_id(self, index: int) -> int | str:
+        """The id of an image in the user's files."""
+        return self[index].image_id
+
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """The annotation alone: no file is opened."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rehead.configs.heads import MULTI_LABEL, task_of
+from rehead.configs.heads import task_of
 from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.configs.schema import DataOptions, SourceOptions
+from rehead.configs.tasks import TASKS
 from rehead.data.reader import Reader
 from rehead.datasets.annotation_reader import AnnotationReader
 from rehead.datasets.joined import JoinedReader
@@ -54,7 +55,7 @@ def open_data(
         wanted = classes[key] if classes is not None else head.classes or source.classes
         task = tasks[key] = task_of(head)
         # Some formats hold both boxes and class maps: a head gets the one that it learns from.
-        kind = "maps" if task == "segmentation" else ""
+        kind = "maps" if TASKS[task].annotation == "map" else ""
         which = (key if own else "", kind, None if wanted is None else tuple(wanted))
         if which not in opened:
             where = f"data.sources.{key}" if own else "data"
@@ -63,10 +64,10 @@ def open_data(
         by_head[key] = opened[which]
     # Asked of every reader, since only one of a joined pair may have masks or the label at all.
     for reader in opened.values():
-        served = {tasks[key] for key, own in by_head.items() if own is reader}
-        reader.masks = "instance_segmentation" in served
-        reader.boxes = served != {MULTI_LABEL}
-        reader.presence = MULTI_LABEL in served
+        served = {TASKS[tasks[key]].annotation for key, own in by_head.items() if own is reader}
+        reader.masks = "masks" in served
+        reader.boxes = served != {"labels"}
+        reader.presence = "labels" in served
     found = next(iter(opened.values())) if len(opened) == 1 else JoinedReader(by_head)
     found.scale = config.data.scale
     return found

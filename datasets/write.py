@@ -15,11 +15,13 @@ from rehead.datasets.formats.masks import write_masks
 from rehead.datasets.formats.voc import write_voc
 from rehead.datasets.formats.yolo import write_yolo
 from rehead.datasets.whereabouts import whereabouts
-from rehead.errors import DataError
+from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.files import atomic_folder, write_text
 from rehead.reading import is_file
 
-WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
+Writer = Callable[[Content, Path, Notes], dict[str, Any]]
+
+WRITERS: dict[str, Writer] = {
     "coco": write_coco,
     "yolo": write_yolo,
     "voc": write_voc,
@@ -27,6 +29,25 @@ WRITERS: Mapping[str, Callable[[Content, Path, Notes], dict[str, Any]]] = {
     "folders": write_folders,
 }
 """By format: writes a folder and gives the options that read it, but for `format` and `root`."""
+
+
+def register_writer(name: str) -> Callable[[Writer], Writer]:
+    """Registers a writer of one's own: a decorator on a function as those in `WRITERS`.
+
+    Args:
+        name: of the format, as `rehead data convert --to` takes it.
+
+    Raises:
+        ConfigError: for a name that is there.
+    """
+    if name in WRITERS:
+        raise ConfigError([f"writer '{name}' is registered twice"], "registry")
+
+    def add(writer: Writer) -> Writer:
+        WRITERS[name] = writer
+        return writer
+
+    return add
 
 
 @dataclass
@@ -60,9 +81,13 @@ def write(
         more: other files of text to write into the folder, by name.
 
     Raises:
+        ConfigError: for a format that nothing writes.
         DataError: for data that the format has no place for at all, and images that are not there.
         OutputError: for a folder that is not empty or cannot be written.
     """
+    if form not in WRITERS:
+        hint = did_you_mean(form, WRITERS) or f"; known: {', '.join(WRITERS)}"
+        raise ConfigError([f"--to: no writer for '{form}'{hint}"], "convert")
     content = Content(splits, link=link)
     if form != "masks" and content.maps:
         raise DataError(f"{content.source}: holds class maps, which {form} has no place for; use --to masks")

@@ -13,7 +13,7 @@ from rehead.datasets.open import open_data
 from rehead.demo.synthetic import MASK_CLASSES, write_classification, write_scenes
 from rehead.files import json_text, write_text
 from rehead.models.model import load
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.base import Metrics, Picture
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.train import train
@@ -215,7 +215,7 @@ def _sheet(base: Path, runs: dict[str, dict[str, Path]], columns: int = 6) -> Pi
 def _drawn(checkpoint: Path, count: int, annotated: bool) -> list[Picture]:
     model = load(checkpoint)
     reader = open_data(model.config, "val")
-    task = TASKS[model.config.task]
+    task = task_named(model.config.task)
     classes = model.head("main").classes
     # Spread over the split: single shapes are written class by class.
     pictures = []

@@ -20,7 +20,8 @@ from rehead.configs.base import HeadOptions
 from rehead.configs.heads import HEADS, image_task
 from rehead.configs.load import dump, load_config
 from rehead.configs.schema import BackboneOptions, Config, DataOptions, ModelOptions
-from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.configs.tasks import treatment_of
+from rehead.data.transforms.resize import Resize
 from rehead.errors import BuildError, WeightsError, listed
 from rehead.heads import Head, build_head
 from rehead.heads.base import Features
@@ -77,7 +78,7 @@ class Model(nn.Module):
         data = self.config.data
         return InputSpec(
             self.backbone.options.in_channels,
-            Resize(data.resize or DEFAULTS[image_task(self.config)], self.backbone.interpolation),
+            Resize(data.resize or treatment_of(image_task(self.config)).resize, self.backbone.interpolation),
             max(self.head(key).divisor for key in self.heads),
             data.scale,
         )

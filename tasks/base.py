@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -37,11 +37,7 @@ class Evaluator(ABC):
 
 
 class Task(ABC):
-    """One task, without state."""
-
-    name: ClassVar[str]
-    score: ClassVar[str]
-    """The dotted name of the figure that decides which checkpoint is the best."""
+    """One task, without state; its row is in `rehead.configs.tasks`."""
 
     @abstractmethod
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:

@@ -22,9 +22,6 @@ TOP = 5
 class Classification(Task):
     """One class per image."""
 
-    name = "classification"
-    score = "top1"
-
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """Accuracy of the best guess and of the best five."""
         return LabelEvaluator(len(classes))

@@ -19,9 +19,6 @@ DRAWN_FROM = 0.3
 class Detection(Task):
     """One class and one box per object."""
 
-    name = "detection"
-    score = "bbox.AP"
-
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """COCO AP."""
         return BoxEvaluator(reader)

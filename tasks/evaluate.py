@@ -25,8 +25,9 @@ from rehead.files import check_output, measured, not_finite
 from rehead.models.checkpoints import describe
 from rehead.models.model import Model, opened
 from rehead.progress import Progress
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.base import Evaluator, Metrics, Picture
+from rehead.tasks.metrics import with_metrics
 from rehead.training.copying import copied_ahead
 from rehead.training.distributed import (
     broadcast,
@@ -162,8 +163,16 @@ def run_evaluation(
         pictures = 0
     device = next(model.parameters()).device
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    tasks = {key: TASKS[model.head(key).task] for key in model.heads}
-    evaluators = {key: task.evaluator(reader.of(key), model.head(key).classes) for key, task in tasks.items()}
+    tasks = {key: task_named(model.head(key).task) for key in model.heads}
+    evaluators = {
+        key: with_metrics(
+            model.head(key).task,
+            task.evaluator(reader.of(key), model.head(key).classes),
+            reader.of(key),
+            model.head(key).classes,
+        )
+        for key, task in tasks.items()
+    }
     reading = loader_for(model, reader, batch_size) if loader is None else loader
 
     def on_device(read: tuple[ImageBatch, list[Sample]]) -> tuple[ImageBatch, list[Sample]]:
@@ -248,7 +257,7 @@ def _picture(model: Model, truth: Sample, found: Mapping[str, Prediction]) -> Pi
     tiles, captions = [], []
     for key, prediction in found.items():
         head = model.head(key)
-        task = TASKS[head.task]
+        task = task_named(head.task)
         tiles += [task.draw(image, prediction, head.classes), task.draw_truth(image, truth, head.classes)]
         named = f"{key}: " if len(model.heads) > 1 else ""
         captions += [f"{named}predicted", f"{named}annotated"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rehead.configs.heads import MULTI_LABEL, image_task, task_of
+from rehead.configs.heads import image_task, task_of
 from rehead.configs.schema import Config
+from rehead.configs.tasks import TASKS
 from rehead.data.loader import BatchSampler
 from rehead.data.reader import Reader
 from rehead.data.sampler import orientations, repeats
@@ -22,7 +23,7 @@ def augment_for(config: Config, resize: Resize, reader: Reader) -> Augment:
     """
     data, channels = config.data, config.model.backbone.in_channels
     known = [reader.of(key).classes for key in config.model.heads]
-    labels = [key for key, head in config.model.heads.items() if task_of(head) in ("classification", MULTI_LABEL)]
+    labels = [key for key, head in config.model.heads.items() if TASKS[task_of(head)].annotation in ("label", "labels")]
     context = AugmentContext(
         image_task(config),
         resize,
@@ -53,7 +54,7 @@ def sampler_for(config: Config, reader: Reader) -> BatchSampler:
         repeats=repeats(
             config.data.sampling,
             reader,
-            keypoints=any(task_of(head) == "keypoint_detection" for head in config.model.heads.values()),
+            keypoints=any(TASKS[task_of(head)].annotation == "keypoints" for head in config.model.heads.values()),
         ),
         groups=orientations(reader) if config.data.group_by_aspect else None,
     )
@@ -71,7 +72,7 @@ def has_fixed_batches(model: Model) -> bool:
     """
     if model.inputs.resize.fixed is None or len(model.heads) > 1:
         return False
-    if image_task(model.config) in ("instance_segmentation", "keypoint_detection"):
+    if any(TASKS[model.head(key).task].annotation in ("masks", "keypoints") for key in model.heads):
         return False
     steps = model.config.data.augment
     names = [] if isinstance(steps, str) else [step.name for step in steps]

@@ -18,9 +18,6 @@ from rehead.visualize.draw import draw_instances
 class InstanceSegmentation(Detection):
     """One class, one box and one mask per object."""
 
-    name = "instance_segmentation"
-    score = "segm.AP"
-
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """COCO AP of boxes and of masks."""
         return MaskEvaluator(reader)

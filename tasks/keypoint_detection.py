@@ -17,9 +17,6 @@ from rehead.visualize.draw import draw_keypoints
 class KeypointDetection(Detection):
     """One class, one box and some named points per object."""
 
-    name = "keypoint_detection"
-    score = "keypoints.AP"
-
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """COCO AP of boxes and of keypoints."""
         return KeypointEvaluator(reader)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.configs.heads import MULTI_LABEL
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.errors import DataError
@@ -20,9 +19,6 @@ from rehead.visualize.draw import draw_classes
 
 class MultiLabelClassification(Task):
     """A yes or no for every class."""
-
-    name = MULTI_LABEL
-    score = "mAP"
 
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """Average precision of each class, and F1."""

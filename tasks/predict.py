@@ -15,7 +15,7 @@ from rehead.errors import DataError, WeightsError, listed
 from rehead.files import check_output, json_text, write_text, writing
 from rehead.models.model import load
 from rehead.progress import Progress
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.base import Metrics
 from rehead.tasks.detection import DRAWN_FROM, Detection
 from rehead.terminal import say
@@ -83,7 +83,7 @@ def predict(
                 count += 1
                 stem = f"{path.stem}_{count}"
             stems.add(stem)
-            tiles = [TASKS[head.task].draw(image, found[key], head.classes) for key, head in heads.items()]
+            tiles = [task_named(head.task).draw(image, found[key], head.classes) for key, head in heads.items()]
             smaller += max(image.shape[:2]) > LARGEST
             picture = sheet(tiles, columns=len(tiles), captions=list(heads)) if several else tiles[0]
             save(folder / "pictures" / f"{stem}.png", picture)
@@ -95,7 +95,7 @@ def predict(
                 place = folder / key if several else folder
                 scores = found[key].scores
                 shown[key] += 0 if scores is None else int((scores >= DRAWN_FROM).sum())
-                said = TASKS[head.task].records(found[key], head.classes, image_id, stem, place)
+                said = task_named(head.task).records(found[key], head.classes, image_id, stem, place)
                 records[key] += [{**record, "file_name": str(path)} for record in said]
     if len(unreadable) == len(images):
         reasons = (f"  - {reason}" for reason in unreadable.values())
@@ -137,7 +137,7 @@ def _clear(folder: Path) -> None:
 
 def _finds(task: str) -> bool:
     """Whether a task finds objects."""
-    return isinstance(TASKS[task], Detection)
+    return isinstance(task_named(task), Detection)
 
 
 def _objects_said(key: str, shown: int, written: int, several: bool) -> str:

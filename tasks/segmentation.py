@@ -21,9 +21,6 @@ from rehead.visualize.draw import draw_semantic
 class Segmentation(Task):
     """One class per pixel."""
 
-    name = "segmentation"
-    score = "mIoU"
-
     def evaluator(self, reader: Reader, classes: Classes) -> Evaluator:
         """IoU from one confusion matrix over all images."""
         return PixelEvaluator(classes)

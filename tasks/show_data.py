@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.heads import MULTI_LABEL, image_task, task_of
+from rehead.configs.heads import image_task, task_of
 from rehead.configs.load import load_config
 from rehead.configs.schema import Config
+from rehead.configs.tasks import TASKS as SPECS
+from rehead.configs.tasks import treatment_of
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.data.transforms.resize import Resize
 from rehead.datasets.open import open_data
 from rehead.progress import Progress
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.base import Picture
 from rehead.tasks.images import augment_for, sampler_for
 from rehead.terminal import say
@@ -51,7 +53,7 @@ def show_data(
     """
     config = load_config(source, overrides)
     reader = open_data(config, split)
-    resize = Resize(config.data.resize or DEFAULTS[image_task(config)])
+    resize = Resize(config.data.resize or treatment_of(image_task(config)).resize)
     channels = config.model.backbone.in_channels
     augment = augment_for(config, resize, reader) if split == "train" and draws else None
     indices = list(range(len(reader)))
@@ -88,11 +90,14 @@ def _fitting(sample: Sample, resize: Resize, longer: int) -> Sample:
 
 def _drawn(config: Config, reader: Reader, key: str, sample: Sample) -> Picture:
     """A sample with what one head learns from."""
-    task = TASKS[task_of(config.model.heads[key])]
+    task = task_named(task_of(config.model.heads[key]))
     classes = reader.of(key).classes
     if not task.has_ground_truth(sample):
         return np.asarray(draw_label(sample.pixels, "nothing annotated for this head"))
-    if isinstance(sample.label, np.ndarray) and task.name in ("classification", MULTI_LABEL):
+    if isinstance(sample.label, np.ndarray) and SPECS[task_of(config.model.heads[key])].annotation in (
+        "label",
+        "labels",
+    ):
         labels = np.flatnonzero(sample.label >= 0.005).tolist()
         return draw_classes(sample.pixels, labels, classes.names, sample.label[labels].tolist())
     return task.draw_truth(sample.pixels, sample, classes)

@@ -15,19 +15,20 @@ from torch import Tensor
 from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
+from rehead.configs.tasks import TASKS
 from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
 from rehead.datasets.audit.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
 from rehead.datasets.open import open_data
+from rehead.datasets.pairs import Pairs, PairsReader
 from rehead.datasets.subset import unused_classes
-from rehead.errors import ConfigError, TrainingError
+from rehead.errors import BuildError, ConfigError, TrainingError
 from rehead.files import check_output, remove_partial, write_text, writing
 from rehead.locks import locked
 from rehead.models.checkpoints import lineage_in
 from rehead.models.lineage import backbone_hash, training
 from rehead.models.model import Model, from_config, with_classes
-from rehead.tasks import TASKS
 from rehead.tasks.base import flat
 from rehead.tasks.batch_size import batch_that_fits, with_batch_size
 from rehead.tasks.evaluate import loader_for, run_evaluation
@@ -91,35 +92,104 @@ def train(
                 config.train.divided(started())  # before anything is read
             folder = Path(config.out)
             device = choose_device(config.device)
-            resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
-            if rank() == 0:
-                if not resume:
-                    check_output(folder, "out", folder=True, inputs=_read(config), overwrite=True)
-                held.enter_context(locked(folder))
-            resumed = _resumed(folder) if resume else None
-            if not resume and not overwrite:
-                _refuse_another_run(folder)
+            resumed = _taken(held, config, folder, device, resume=resume, overwrite=overwrite)
         model, readers = main_process_first(partial(_open, config, resumed))
-        accelerator = build_accelerator(
-            device,
-            config.train.precision,
-            sharded=config.train.sharding == "fsdp2",
-            deterministic=config.train.deterministic is True,
-        )
-        with fail_together():
-            prepare(model, accelerator.device)
-            if model.config.train.batch_size == "auto":
-                model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
-            job = TrainingJob(model, readers, folder, accelerator.device)
-        with fail_together():
-            if accelerator.is_main_process:
-                _begin(job, resumed, accelerator.device)
-        go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
-        tuned = tuned_convolutions(has_fixed_batches(model), config.train, accelerator.device)
-        with says_why_workers_end(go_on), closing(job), tuned:
-            fit(job, job.options, folder, accelerator, resumed, callbacks)
-        say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv, pictures/")
+        _run(model, readers, folder, device, resumed, callbacks)
     return folder
+
+
+def fine_tune(
+    model: Model,
+    train: Pairs,
+    val: Pairs,
+    *,
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
+    """Fine-tunes a model of one head on a `Dataset` of one's own: the same loop, without a configuration of data.
+
+    Args:
+        model: such as `rehead.build_model` gives; it is trained in place.
+        train: pairs of image and target; see `rehead.PairsReader`. A pair may depend on nothing but its index, or a
+            resumed run is not the same.
+        val: the same, to be judged by.
+        out: the run folder.
+        overrides: of the model's configuration by dotted key, such as `{"train.epochs": 3, "data.augment": "light"}`.
+        resume: as in `train`.
+        overwrite: as in `train`.
+        callbacks: as in `train`.
+
+    Returns:
+        The run folder, as `train` leaves it, without pictures.
+
+    Raises:
+        BuildError: for a model of several heads.
+        ReheadError: as `train`.
+    """
+    if len(model.heads) > 1:
+        raise BuildError("a dataset of pairs has targets for one head; for several use rehead.train and data.sources")
+    (classes,) = model.classes.values()
+    with ExitStack() as held, process_group():
+        with fail_together():
+            changes = {**(overrides or {}), "out": str(out), "train.pictures": 0}
+            model.config = load_config(dump(with_classes(model.config, model.classes)), changes)
+            folder, device = Path(out), choose_device(model.config.device)
+            resumed = _taken(held, model.config, folder, device, resume=resume, overwrite=overwrite)
+        readers: dict[str, Reader] = {
+            name: PairsReader(pairs, classes, name) for name, pairs in (("train", train), ("val", val))
+        }
+        _run(model, readers, folder, device, resumed, callbacks)
+    return folder
+
+
+def _taken(
+    held: ExitStack, config: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool
+) -> Mapping[str, Any] | None:
+    """Takes the run folder for this run, and gives what it goes on from."""
+    resolve_precision(config.train.evaluate_precision, device, EVALUATE_PRECISION)
+    if rank() == 0:
+        if not resume:
+            check_output(folder, "out", folder=True, inputs=_read(config), overwrite=True)
+        held.enter_context(locked(folder))
+    resumed = _resumed(folder) if resume else None
+    if not resume and not overwrite:
+        _refuse_another_run(folder)
+    return resumed
+
+
+def _run(
+    model: Model,
+    readers: Mapping[str, Reader],
+    folder: Path,
+    device: torch.device,
+    resumed: Mapping[str, Any] | None,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Trains a model on readers, as its configuration says."""
+    options = model.config.train
+    accelerator = build_accelerator(
+        device,
+        options.precision,
+        sharded=options.sharding == "fsdp2",
+        deterministic=options.deterministic is True,
+    )
+    with fail_together():
+        prepare(model, accelerator.device)
+        if options.batch_size == "auto":
+            model.config = with_batch_size(model.config, batch_that_fits(model, readers["train"], accelerator))
+        job = TrainingJob(model, readers, folder, accelerator.device)
+    with fail_together():
+        if accelerator.is_main_process:
+            _begin(job, resumed, accelerator.device)
+    go_on = f" The training goes on from its last checkpoint with: rehead train --resume {folder} data.workers=0"
+    tuned = tuned_convolutions(has_fixed_batches(model), options, accelerator.device)
+    with says_why_workers_end(go_on), closing(job), tuned:
+        fit(job, job.options, folder, accelerator, resumed, callbacks)
+    pictures = ", pictures/" if options.pictures else ""
+    say(f"done: {folder}/best.safetensors, last.safetensors, metrics.csv{pictures}")
 
 
 def _read(config: Config) -> list[Path]:
@@ -294,7 +364,7 @@ def _clear(folder: Path) -> None:
 
 def _sum_of_ids(reader: Reader) -> int:
     return zlib.crc32(
-        "\n".join(str(reader[index].image_id) for index in range(len(reader))).encode(errors="surrogateescape")
+        "\n".join(str(reader.image_id(index)) for index in range(len(reader))).encode(errors="surrogateescape")
     )
 
 

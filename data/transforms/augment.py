@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.augment import STEPS, StepOptions, TransformOptions, preset
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions
+from rehead.configs.tasks import preset
 from rehead.data.image_io import Shrink
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rehead.configs.augment import CopyPasteOptions, MixupOptions, MosaicOptions
+from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL
 from rehead.data.sample import Sample
 from rehead.data.transforms.steps import AugmentContext, Rng, Step, cut, moved, resized, tightened
 from rehead.errors import ConfigError
@@ -71,10 +72,10 @@ class Mixup(Step):
     extra_samples: ClassVar[int] = 1
 
     def __init__(self, options: MixupOptions, context: AugmentContext) -> None:
-        if context.task == "classification" and context.classes is None:
+        if context.task == CLASSIFICATION.name and context.classes is None:
             raise ConfigError(["data.augment: mixup of labels needs the number of classes"])
         self.p = options.p
-        self.alpha = options.alpha or (0.2 if context.task.endswith("classification") else 1.5)
+        self.alpha = options.alpha or (0.2 if context.task in (CLASSIFICATION.name, MULTI_LABEL.name) else 1.5)
         self.context = context
 
     def __call__(self, sample: Sample, extra_samples: Sequence[Sample], rng: Rng) -> Sample:

@@ -9,22 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.sample import Sample
 from rehead.errors import ConfigError, did_you_mean
 from rehead.types import Frame
-
-DEFAULTS: dict[str, ResizeOptions] = {
-    "classification": ResizeOptions(shorter=256, crop=224),
-    # The whole image, at the size of the multi-label papers (1904.03582, 2009.14119).
-    "multi_label_classification": ResizeOptions(height=448, width=448),
-    "detection": ResizeOptions(shorter=800, longer=1333),
-    "instance_segmentation": ResizeOptions(shorter=800, longer=1333),
-    "keypoint_detection": ResizeOptions(shorter=800, longer=1333),
-    "segmentation": ResizeOptions(shorter=512, longer=1024),
-    "multitask": ResizeOptions(shorter=800, longer=1333),
-}
-"""By task: what `data.resize` means when it is not given."""
 
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST_EXACT,

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from rehead.configs.augment import LargeScaleJitterOptions, MultiScaleOptions, ResizedCropOptions
+from rehead.configs.tasks import CLASSIFICATION
 from rehead.data.sample import Sample
 from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext, Rng, Step, cut, resized
@@ -64,7 +65,7 @@ class ResizedCrop(Sizing):
 
     def __init__(self, options: ResizedCropOptions, context: AugmentContext) -> None:
         super().__init__(context)
-        if context.task == "classification" and context.resize.fixed is None:
+        if context.task == CLASSIFICATION.name and context.resize.fixed is None:
             raise ConfigError(["data.resize: classification needs one size for all: add crop, or height and width"])
         self.p = options.p
         self.options = options

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rehead.configs.heads import MULTI_LABEL
+from rehead.configs.tasks import TASKS
 from rehead.data.instance_masks import NO_SEGMENTATION, no_outline, outline_of, smaller_than_a_pixel, wrong_segmentation
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
@@ -28,8 +28,6 @@ from rehead.errors import DataError, listed
 from rehead.reading import contents, is_there
 
 logger = logging.getLogger("rehead")
-
-WITH_BOXES = frozenset({"detection", "instance_segmentation", "keypoint_detection"})
 
 
 def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: bool, channels: int = 3) -> None:
@@ -76,9 +74,10 @@ def refuse_broken(reader: Reader, where: str, tasks: Collection[str], *, learn: 
     _refuse_outlines(reader, where, sizes)
     _refuse_first(reader, where, channels)
     _say_background(reader, where, bare)
-    if learn and WITH_BOXES & set(tasks) and not boxes:
+    specs = [TASKS[task] for task in tasks]
+    if learn and not boxes and any(spec.objects for spec in specs):
         raise DataError(f"{where}: none of the {len(reader)} images has a box to learn from")
-    if learn and MULTI_LABEL in tasks and not classes:
+    if learn and not classes and any(spec.annotation == "labels" for spec in specs):
         raise DataError(f"{where}: none of the {len(reader)} images has a class to learn from")
 
 

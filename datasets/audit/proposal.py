@@ -11,7 +11,7 @@ import numpy as np
 
 from rehead.configs.load import load_config
 from rehead.configs.readers import FoldersSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.instance_masks import outline_of
 from rehead.datasets.audit.numbers import channel_statistics
 from rehead.datasets.audit.run import Checked

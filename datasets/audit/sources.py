@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rehead.configs.heads import MULTI_LABEL, task_of
+from rehead.configs.heads import task_of
 from rehead.configs.load import load_config, settles
 from rehead.configs.readers import FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
+from rehead.configs.tasks import MULTI_LABEL, SEGMENTATION, TASKS
 from rehead.data.image_io import channels_in
 from rehead.datasets.annotation_reader import AnnotationReader
 from rehead.datasets.audit.findings import Finding, Findings
@@ -121,7 +122,7 @@ def open_all(source: str | Path, overrides: Mapping[str, Any], findings: Finding
         own = key in config.data.sources
         options: SourceOptions = config.data.sources[key] if own else config.data
         names = head.classes or options.classes
-        kind = "maps" if task_of(head) == "segmentation" else ""
+        kind = "maps" if TASKS[task_of(head)].annotation == "map" else ""
         wanted.setdefault((key if own else "", kind, tuple(names) if names else None), set()).add(task_of(head))
     for (key, _, chosen), served in wanted.items():
         where = f"data.sources.{key}" if key else "data"
@@ -157,7 +158,7 @@ def _open(
         if isinstance(own, FromTrainSplit):
             data_set.drawn.append(split)
             continue
-        task = "segmentation" if "segmentation" in tasks else next(iter(sorted(tasks)), "")
+        task = SEGMENTATION.name if SEGMENTATION.name in tasks else next(iter(sorted(tasks)), "")
         so_far = len(findings)
         try:
             free = None if split != "train" else ()
@@ -169,7 +170,7 @@ def _open(
             findings("broken_annotation", file, reason(error, file.absolute() if str(file) not in str(error) else file))
             continue
         if isinstance(reader, AnnotationReader):
-            reader.boxes = tasks != {MULTI_LABEL}
+            reader.boxes = tasks != {MULTI_LABEL.name}
             root = folder_named(options.root)
             opened.append(Source(split, own, root, reader, frozenset(tasks), named, findings[so_far:]))
     if not opened and not data_set.drawn and not findings:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from rehead.configs.base import HeadOptions
 from rehead.configs.detection_heads import FasterRCNNOptions, RCNNOptions, RetinaNetOptions
 from rehead.configs.heads import image_task
-from rehead.configs.schema import ResizeOptions
-from rehead.data.transforms.resize import DEFAULTS, Resize
+from rehead.configs.resize import ResizeOptions
+from rehead.configs.tasks import DETECTION, treatment_of
+from rehead.data.transforms.resize import Resize
 from rehead.datasets.audit.run import Checked
 
 SMALL, LARGE = 32, 96
@@ -109,7 +110,7 @@ def box_statistics(checked: Checked, options: ResizeOptions | None = None) -> Bo
     """
     config = checked.data.config
     if options is None:
-        options = DEFAULTS["detection"] if config is None else config.data.resize or DEFAULTS[image_task(config)]
+        options = DETECTION.resize if config is None else config.data.resize or treatment_of(image_task(config)).resize
     resize = Resize(options)
     sides: list[NDArray[np.float64]] = []
     originals: list[NDArray[np.float64]] = []

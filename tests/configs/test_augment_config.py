@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from rehead.configs.augment import PRESETS, STEPS, MosaicOptions, OwnOptions, TransformOptions, preset, wrong_transform
+from rehead.configs.augment import STEPS, MosaicOptions, OwnOptions, TransformOptions, wrong_transform
 from rehead.configs.heads import HEADS
 from rehead.configs.load import dump, load_config
 from rehead.configs.schema import Config
+from rehead.configs.tasks import MULTITASK, PRESETS, TASKS, preset, treatment_of
 from rehead.configs.transforms import REFUSED, arguments, transforms
 from rehead.errors import ConfigError
 
@@ -110,10 +111,10 @@ def test_sampling() -> None:
     assert found.startswith("data.group_by_aspect: data.resize makes all images the same size already")
 
 
-@pytest.mark.parametrize("task", PRESETS["none"])
+@pytest.mark.parametrize("task", [*TASKS, MULTITASK.name])
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_lists_that_a_configuration_could_hold(name: str, task: str) -> None:
-    steps = PRESETS[name][task]
+    steps = treatment_of(task).presets[name]
     for step in steps:
         assert step["name"] in STEPS or wrong_transform(step, "") == []
     if task in HEAD_OF:

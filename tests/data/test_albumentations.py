@@ -12,7 +12,7 @@ import pytest
 
 from rehead.configs.augment import TransformOptions
 from rehead.configs.readers import FoldersSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.configs.transforms import COMPOSITIONS, REFUSED, transforms
 from rehead.data.sample import Sample
 from rehead.data.transforms.albumentations import Transform

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rehead.configs.augment import TransformOptions
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.sample import Sample
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.resize import Resize

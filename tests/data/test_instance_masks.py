@@ -17,7 +17,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from rehead.configs.readers import CocoSplit, InstanceMasksSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.collate import collate
 from rehead.data.instance_masks import code_of, decode, encode, wrong_codes, wrong_segmentation
 from rehead.data.reader import Reader
@@ -31,7 +31,7 @@ from rehead.datasets.formats.instance_masks import InstanceMasksReader
 from rehead.datasets.write import write
 from rehead.errors import DataError
 from rehead.evaluation.coco import coco_metrics
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.types import Prediction
 
 SEGMENTATIONS: list[Any] = [
@@ -166,7 +166,7 @@ def test_masks_stay_with_their_boxes(kind: str, request: pytest.FixtureRequest) 
 
 
 def test_what_is_annotated_has_perfect_figures(numbered: InstanceMasksReader) -> None:
-    task = TASKS["instance_segmentation"]
+    task = task_named("instance_segmentation")
     evaluator = task.evaluator(numbered, numbered.classes)
     for index in range(len(numbered)):
         truth = numbered.read(index)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.loader import (
     MOST_WORKERS,
     BatchSampler,

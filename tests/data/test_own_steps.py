@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rehead.configs.augment import PRESETS, STEPS, TransformOptions, step_options
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.augment import STEPS, TransformOptions, step_options
+from rehead.configs.resize import ResizeOptions
+from rehead.configs.tasks import MULTITASK, PRESETS, TASKS
 from rehead.data.loader import Key, make_loader
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
@@ -406,7 +407,7 @@ def test_maps_are_ignored_where_no_image_is() -> None:
     assert np.iinfo(np.uint8).max == IGNORE
 
 
-@pytest.mark.parametrize("task", PRESETS["strong"])
+@pytest.mark.parametrize("task", [*TASKS, MULTITASK.name])
 @pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (1, np.uint8), (6, np.float32)])
 def test_every_preset_works_on_any_image_and_crosses_to_worker_processes(task: str, channels: int, dtype: Any) -> None:
     samples = [replace(one, image=np.repeat(one.pixels[:, :, :1], channels, 2).astype(dtype)) for one in READER.samples]

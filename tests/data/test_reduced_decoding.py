@@ -17,7 +17,7 @@ from PIL import Image
 
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, MasksSplit
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
 from rehead.data.image_io import EXIF_ORIENTATION, decode_image, read_image
 from rehead.data.loader import BatchSampler, Key, evaluation_loader, make_loader
 from rehead.data.sample import Sample

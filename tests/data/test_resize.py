@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as torchvision
 
-from rehead.configs.schema import ResizeOptions
+from rehead.configs.resize import ResizeOptions
+from rehead.configs.tasks import treatment_of
 from rehead.data.sample import Sample
-from rehead.data.transforms.resize import DEFAULTS, INTERPOLATIONS, Resize
+from rehead.data.transforms.resize import INTERPOLATIONS, Resize
 from rehead.errors import ConfigError
 from rehead.types import IGNORE
 
@@ -73,9 +74,14 @@ def _close(found: torch.Tensor, wanted: np.ndarray) -> bool:
 def test_images_one_pixel_high_survive(size: tuple[int, int], task: str) -> None:
     boxes = np.array([[0, 0, size[1], size[0]]], np.float32)
     semantic = np.full(size, 3, np.uint8)
-    resized, frame = Resize(DEFAULTS[task])(sample(*size, boxes=boxes, semantic=semantic))
+    resized, frame = Resize(treatment_of(task).resize)(sample(*size, boxes=boxes, semantic=semantic))
     assert resized.semantic is not None
-    assert resized.pixels.shape[:2] == resized.semantic.shape == frame.size == Resize(DEFAULTS[task]).size_for(size)
+    assert (
+        resized.pixels.shape[:2]
+        == resized.semantic.shape
+        == frame.size
+        == Resize(treatment_of(task).resize).size_for(size)
+    )
     assert (resized.semantic == 3).all()
     assert _close(frame.boxes_to_original(torch.from_numpy(resized.boxes)), boxes)
 
@@ -182,4 +188,4 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
 
 def test_unknown_interpolation_has_near_matches() -> None:
     with pytest.raises(ConfigError, match="unknown interpolation 'bicubik'; did you mean 'bicubic'"):
-        Resize(DEFAULTS["detection"], "bicubik")
+        Resize(treatment_of("detection").resize, "bicubik")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rehead.configs.readers import MasksSplit
-from rehead.configs.schema import DataOptions, ResizeOptions
+from rehead.configs.resize import ResizeOptions
+from rehead.configs.schema import DataOptions
 from rehead.data.collate import collate
 from rehead.data.image_io import image_size, read_image
 from rehead.data.transforms.resize import Resize

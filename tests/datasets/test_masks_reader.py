@@ -20,7 +20,7 @@ from rehead.datasets.mask_values import read_mask
 from rehead.datasets.open import open_reader
 from rehead.datasets.write import write as write_data
 from rehead.errors import DataError
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.types import IGNORE, Prediction
 
 NAMES = ["sky", "road", "car"]
@@ -147,7 +147,7 @@ def test_predictions_are_written_with_the_users_values(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 255, 7]], np.uint8))
     reader = MasksReader(SPLIT, tmp_path, None, values={"thing": 255, "other": 7, "ground": 0})
     prediction = Prediction(semantic=torch.tensor(reader.semantic(0)))
-    TASKS["segmentation"].records(prediction, reader.classes, "a", "a", tmp_path / "out")
+    task_named("segmentation").records(prediction, reader.classes, "a", "a", tmp_path / "out")
     assert np.asarray(Image.open(tmp_path / "out/masks/a.png")).tolist() == [[0, 255, 7]]
 
 

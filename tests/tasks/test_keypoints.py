@@ -16,7 +16,7 @@ from rehead.datasets.open import open_data
 from rehead.errors import BuildError
 from rehead.heads import build_head
 from rehead.models.model import build_model
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.types import Classes, Prediction
 
 POINTS = ["top_left", "top_right", "centre"]
@@ -78,7 +78,7 @@ def test_who_predicts_the_truth_has_every_figure_at_one(config: dict[str, Any]) 
     assert reader.classes.keypoints == tuple(POINTS)
     assert reader.classes.flip_pairs == ((0, 1),)
     for error, exact in ((0.0, True), (30.0, False)):
-        evaluator = TASKS["keypoint_detection"].evaluator(reader, reader.classes)
+        evaluator = task_named("keypoint_detection").evaluator(reader, reader.classes)
         for index in range(len(reader)):
             truth = reader[index]
             points = torch.from_numpy(truth.keypoints) + torch.tensor([error, error, 0])

@@ -14,7 +14,7 @@ import rehead
 from rehead.configs.readers import MasksSplit
 from rehead.configs.schema import DataOptions
 from rehead.datasets.open import open_reader
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.predict import predict
 from rehead.types import Classes, Prediction
 
@@ -55,7 +55,7 @@ def test_predicted_masks_are_the_users(values: dict[str, Any], mode: str, expect
     assert said <= expected
     # Untrained, one class may be everywhere: a map of both is written as the masks of the data are.
     semantic = torch.tensor(np.indices((40, 64)).sum(axis=0) % 2)
-    TASKS["segmentation"].records(Prediction(semantic=semantic), classes, 1, "both", tmp_path)
+    task_named("segmentation").records(Prediction(semantic=semantic), classes, 1, "both", tmp_path)
     assert values_of(tmp_path / "masks/both.png") == (expected, mode)
     (tmp_path / "masks/both.png").rename(tmp_path / "masks/a.png")
     again = open_reader(data, "train", task="segmentation").read(0).semantic

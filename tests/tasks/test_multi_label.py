@@ -20,7 +20,7 @@ from rehead.data.transforms.scale import ResizedCrop
 from rehead.datasets.open import open_data
 from rehead.demo.synthetic import SHAPES
 from rehead.errors import DataError
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.tasks.evaluate import evaluate
 from rehead.tasks.train import train
 from rehead.types import Classes, Prediction
@@ -196,7 +196,7 @@ class TestBesideOtherHeads:
 
 
 def test_pictures_list_the_classes_that_are_present() -> None:
-    task, classes = TASKS["multi_label_classification"], Classes(("cat", "dog", "eel"))
+    task, classes = task_named("multi_label_classification"), Classes(("cat", "dog", "eel"))
     image = np.full((200, 200, 3), 90, np.uint8)
     predicted = task.draw(image, Prediction(probabilities=torch.tensor([0.5, 0.2, 0.75])), classes)
     assert np.array_equal(predicted, draw_classes(image, [2, 0], classes.names, [0.75, 0.5]))
@@ -206,7 +206,7 @@ def test_pictures_list_the_classes_that_are_present() -> None:
 
 
 def test_soft_labels_of_one_class_are_judged_by_the_most_probable() -> None:
-    task, classes = TASKS["classification"], Classes(("cat", "dog"))
+    task, classes = task_named("classification"), Classes(("cat", "dog"))
     evaluator = task.evaluator(None, classes)
     probabilities = Prediction(probabilities=torch.tensor([0.4, 0.6]))
     for label in (np.array([0.3, 0.7], np.float32), np.array([0.9, 0.1], np.float32), np.int64(1)):

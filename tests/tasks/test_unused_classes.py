@@ -11,7 +11,7 @@ from torchvision.models import detection
 from rehead.configs.load import load_config
 from rehead.datasets.open import open_data
 from rehead.interop.exchange import import_model
-from rehead.tasks import TASKS
+from rehead.tasks import task_named
 from rehead.types import Prediction
 
 
@@ -33,7 +33,7 @@ def test_unused_classes_between_the_others_change_no_figure(synthetic: Path) -> 
     place = torch.tensor([names.index(name) for name in known])
     metrics = []
     for reader in (plain, wide):
-        evaluator = TASKS["detection"].evaluator(reader, reader.classes)
+        evaluator = task_named("detection").evaluator(reader, reader.classes)
         generator = torch.Generator().manual_seed(0)
         for index in range(len(reader)):
             truth, reference = reader[index], plain[index]
