@@ -65,7 +65,7 @@ def model_for(head: Any) -> rehead.Model:
 HEADS = {
     "classification": "linear",
     "segmentation": {"name": "unet", "decoder_channels": [16, 8, 8, 8, 8]},
-    "detection": {"name": "fcos", "channels": 32, "convs": 1},
+    "detection": {"name": "fcos", "channels": 64, "convs": 1},
     "instance_segmentation": {"name": "mask_rcnn", "channels": 16},
 }
 
