@@ -1,1 +1,1 @@
-"""From files to batches: readers, pixels, resizing, augmentation, loading, and pictures of what was found."""
+"""From samples to batches: reading images, resizing, augmentation, loading."""
