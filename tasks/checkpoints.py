@@ -138,7 +138,14 @@ class Described:
             ConfigError: with every problem, and for plugins that the user did not name.
         """
         source = f"{self.path} with the command line" if overrides else str(self.path)
-        config = check_changed(deepcopy(self.raw), overrides, source, plugins=plugins)
+        raw = deepcopy(self.raw)
+        data = raw["data"] if isinstance(raw.get("data"), dict) else {}
+        sources = data["sources"] if isinstance(data.get("sources"), dict) else {}
+        for own in (data, *sources.values()):
+            # Training writes out what was found; whoever writes `auto` has any folder of this machine searched.
+            if isinstance(own, dict) and own.get("format") == "auto":
+                own["format"] = None
+        config = check_changed(raw, overrides, source, plugins=plugins)
         if other := sorted({*config.model.heads} ^ {*self.classes}):
             raise ConfigError([f"model.heads: it has heads without classes, or the reverse: {listed(other)}"], source)
         return config
