@@ -128,8 +128,8 @@ class Resize:
                 resized = cv2.resize(image, (size[1], size[0]), interpolation=INTERPOLATIONS[self.interpolation])
             except cv2.error as error:  # no memory, or more pixels than it can count
                 raise DataError(
-                    f"data.resize makes {size[1]}x{size[0]} pixels of {image.shape[1]}x{image.shape[0]}, more than this "
-                    "machine can hold; give a smaller size"
+                    f"data.resize makes {size[1]}x{size[0]} pixels of {image.shape[1]}x{image.shape[0]}, more than "
+                    "this machine can hold; give a smaller size"
                 ) from error
         if resized.dtype == np.float32:
             # Bicubic overshoots at edges; uint8 saturates by itself.
