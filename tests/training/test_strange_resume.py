@@ -174,6 +174,9 @@ FILES = {
 }
 
 
+SAID = {"code": "would run code", "bomb": "would unpack to", "hashed for ages": "reading its keys would take ages"}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_no_run_saved(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,6 +184,7 @@ def test_a_file_that_no_run_saved(name: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(TrainingError, match=r"resume\.pt") as caught:
         read_resume(tmp_path / "resume.pt")
     assert "weights_only" not in str(caught.value)
+    assert SAID.get(name, "") in str(caught.value)
     assert not (tmp_path / "it ran").exists()
 
 
