@@ -151,7 +151,7 @@ def refuse_unfit(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor], so
     other = [
         f"{name} ({kind_of(tensor)}, wanted {kind_of(places[name])})"
         for name, tensor in tensors.items()
-        if not (is_plain(tensor) or tensor.device == places[name].device)
+        if not (is_plain(tensor) or (tensor.is_meta and places[name].is_meta))
         or (tensor.dtype != places[name].dtype and not (_is_real(tensor) and _is_real(places[name])))
     ]
     if other:

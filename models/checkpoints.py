@@ -139,6 +139,12 @@ class Described:
         """
         source = f"{self.path} with the command line" if overrides else str(self.path)
         raw = deepcopy(self.raw)
+        data = raw["data"] if isinstance(raw.get("data"), dict) else {}
+        sources = data["sources"] if isinstance(data.get("sources"), dict) else {}
+        for own in (data, *sources.values()):
+            # Training writes out what was found; whoever writes `auto` has any folder of this machine searched.
+            if isinstance(own, dict) and own.get("format") == "auto":
+                own["format"] = None
         # Splits of another format than the command line names give way.
         config = check_changed(raw, overrides, source, set_aside(raw, overrides), plugins=plugins)
         if other := sorted({*config.model.heads} ^ {*self.classes}):

@@ -48,7 +48,7 @@ def strictly(text: str) -> object:
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_whatever_is_written_can_be_read(value: object) -> None:
     text = json_text(measured(value))
     assert strictly(text) == parsed_json(text) == measured(value)
@@ -66,7 +66,7 @@ def test_numbers_that_are_none_are_named() -> None:
 
 
 @given(st.text() | st.binary())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
     try:
         parsed_json(text)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rehead.configs.resize import ResizeOptions
 from rehead.data.sample import Sample
-from rehead.errors import ConfigError, did_you_mean
+from rehead.errors import ConfigError, DataError, did_you_mean
 from rehead.types import Frame
 
 INTERPOLATIONS = {
@@ -112,7 +112,13 @@ class Resize:
         if size[0] < image.shape[0] or size[1] < image.shape[1]:
             resized = _shrunk(image, size, "bicubic" if self.interpolation in ("bicubic", "lanczos") else "bilinear")
         else:
-            resized = cv2.resize(image, (size[1], size[0]), interpolation=INTERPOLATIONS[self.interpolation])
+            try:
+                resized = cv2.resize(image, (size[1], size[0]), interpolation=INTERPOLATIONS[self.interpolation])
+            except cv2.error as error:  # no memory, or more pixels than it can count
+                raise DataError(
+                    f"data.resize makes {size[1]}x{size[0]} pixels of {image.shape[1]}x{image.shape[0]}, more than "
+                    "this machine can hold; give a smaller size"
+                ) from error
         if resized.dtype == np.float32:
             # Bicubic overshoots at edges; uint8 saturates by itself.
             resized = np.clip(resized, min(0.0, float(image.min())), max(255.0, float(image.max())))

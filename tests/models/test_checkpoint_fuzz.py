@@ -16,7 +16,7 @@ import rehead
 from rehead.errors import ReheadError
 from rehead.models.checkpoints import describe
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 
 JSON = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -301,6 +302,25 @@ def test_a_config_cannot_ask_for_a_model_that_fills_the_memory(
     model["backbone"] |= change
     with pytest.raises((ConfigError, WeightsError)):
         rehead.load(changed({"config": config_of(good, model=model)}))
+
+
+def test_a_checkpoint_that_makes_images_too_large_is_said(
+    good: Path, changed: Callable[..., Path], drawn: Path, tmp_path: Path, rehead_command: Any
+) -> None:
+    data = {**json.loads(strings_of(good)["config"])["data"], "resize": {"height": 10**6, "width": 10**6}}
+    _, _, predict, *_ = commands(changed({"config": config_of(good, data=data)}), drawn, tmp_path)
+    refused(rehead_command(*predict), "data.resize makes 1000000x1000000 pixels")
+
+
+def test_a_checkpoint_has_no_folder_searched(
+    good: Path, changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehead.configs.load._recognise", lambda *_: pytest.fail("it was searched"))
+    data = json.loads(strings_of(good)["config"])["data"]
+    for own in ({"format": "auto", "root": "/"}, {"sources": {"main": {"format": "auto", "root": "/"}}}):
+        checkpoint = changed({"config": config_of(good, data={**data, **own})})
+        with contextlib.suppress(ConfigError):
+            rehead.load(checkpoint)
 
 
 def test_a_model_is_not_built_far_larger_than_its_file(good: Path) -> None:

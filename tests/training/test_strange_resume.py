@@ -96,7 +96,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "weights are sparse": (replaced(*WEIGHT, by=torch.ones(2, 3).to_sparse()), "sparse"),
     "weights are nowhere": (replaced(*WEIGHT, by=torch.ones(2, 3, device="meta")), "on meta"),
     "weights of another shape": (replaced(*WEIGHT, by=torch.ones(6)), "layer.weight"),
-    "weights of another model": (replaced("model", by={f"x {i}": torch.ones(1) for i in range(5000)}), "more"),
+    "weights of another model": (replaced("model", by={f"x {i}": torch.ones(1) for i in range(1000)}), "more"),
     "average of one number": (replaced("average", "tensors", "layer.weight", by=torch.ones(())), "of its average"),
     "no average": (replaced("average", by=None), "other options"),
     "momentum is NaN": (replaced(*MOMENTUM, by=torch.full((2, 3), torch.nan)), "0.momentum_buffer"),
@@ -168,10 +168,13 @@ FILES = {
     "code": archive(pickle.dumps({"model": Code()}, protocol=2)),
     "code, older form": pickle.dumps(Code()),
     "a list": archive(pickle.dumps([1], protocol=2)),
-    "deep": archive(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."),
+    "deep": archive(b"\x80\x02" + b"]" * 5_000 + b"a" * 4_999 + b"."),
     "bomb": archive(pickle.dumps({}), compression=zipfile.ZIP_DEFLATED, more=10_000_000),
     "hashed for ages": archive(doubled(60)),
 }
+
+
+SAID = {"code": "would run code", "bomb": "would unpack to", "hashed for ages": "reading its keys would take ages"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -181,6 +184,7 @@ def test_a_file_that_no_run_saved(name: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(TrainingError, match=r"resume\.pt") as caught:
         read_resume(tmp_path / "resume.pt")
     assert "weights_only" not in str(caught.value)
+    assert SAID.get(name, "") in str(caught.value)
     assert not (tmp_path / "it ran").exists()
 
 
@@ -197,7 +201,7 @@ def test_whatever_is_damaged_is_said_or_did_not_matter(tmp_path: Path) -> None:
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
     refused = 0
-    for _ in range(100):
+    for _ in range(40):
         content = bytearray(whole)
         start = int(generator.integers(len(content)))
         length = int(generator.integers(1, 64))
@@ -209,4 +213,4 @@ def test_whatever_is_damaged_is_said_or_did_not_matter(tmp_path: Path) -> None:
             refused += 1
         else:
             assert all(torch.equal(value, state["model"][name]) for name, value in model.state_dict().items())
-    assert refused > 50
+    assert refused > 20
