@@ -28,6 +28,9 @@ MOST_WAITS |= {"retinanet": 4, "lovasz": 1 + 2 * IMAGES}
 Heads that are not here have one: whether the loss is finite."""
 
 
+LONGEST = ("mask_rcnn", "keypoint_rcnn")
+
+
 def named(options: list[HeadOptions]) -> Any:
     return pytest.mark.parametrize("head", options, ids=lambda one: one.name)
 
