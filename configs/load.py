@@ -19,9 +19,10 @@ from rehead.configs.heads import HEADS, image_task, task_of
 from rehead.configs.plugins import import_plugins, refuse_unnamed
 from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
-from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL, MULTITASK
+from rehead.configs.strange import refuse_strange
+from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL, MULTITASK, standard_task
 from rehead.errors import ConfigError, DataError, did_you_mean, listed, one_line, quoted, shortened
-from rehead.plain_yaml import MOST_DEEP, YamlError, YamlLimitError, load_yaml
+from rehead.plain_yaml import YamlError, YamlLimitError, load_yaml
 from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
 from rehead.terminal import say
@@ -246,7 +247,7 @@ def check(
     Raises:
         ConfigError: with every problem.
     """
-    _refuse_strange(raw, source)
+    refuse_strange(raw, source)
     raw = _spell_out_head(deepcopy(raw))
     own = raw.get("plugins", [])
     if plugins is not None:
@@ -264,45 +265,6 @@ def check(
     if problems or config is None:
         raise ConfigError(problems, source)
     return config
-
-
-def _refuse_strange(raw: Mapping[str, Any], source: str) -> None:
-    """Numbers and texts that no option has a use for, and that Python, pydantic or a file cannot even write down.
-
-    Raises:
-        ConfigError: naming their keys.
-    """
-    problems = []
-    inside: list[tuple[str, object, int]] = [("", raw, 0)]
-    while inside:
-        where, value, depth = inside.pop()
-        if isinstance(value, int) and value.bit_length() > 63:
-            problems.append(f"{where}: a whole number has at most 64 bits, found {quoted(value)}")
-        elif isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
-            problems.append(f"{where}: should be text in UTF-8 without a NUL, found {quoted(value)}")
-        elif isinstance(value, Mapping | list | tuple) and depth > MOST_DEEP:
-            problems.append(f"{where}: more than {MOST_DEEP} levels deep")
-        elif isinstance(value, Mapping):
-            strange = [key for key in value if not _is_key(key)]
-            problems += [f"{where or 'configuration'}: {quoted(key)} can be no key" for key in strange]
-            if not strange:
-                inside += [(f"{where}.{key}" if where else str(key), own, depth + 1) for key, own in value.items()]
-        elif isinstance(value, list | tuple):
-            inside += [(f"{where}.{place}", own, depth + 1) for place, own in enumerate(value)]
-    if problems:
-        raise ConfigError(problems[::-1], source)
-
-
-def _is_key(key: object) -> bool:
-    return _is_unicode(key) if isinstance(key, str) else isinstance(key, int) and key.bit_length() <= 63
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeError:
-        return False
-    return True
 
 
 def _check_heads(raw: dict[str, Any], problems: list[str]) -> None:
@@ -324,7 +286,9 @@ def _check_sources(raw: dict[str, Any], problems: list[str], aside: Mapping[str,
         return
     heads = raw.get("model", {}).get("heads") if isinstance(raw.get("model"), dict) else None
     tasks = {
-        key: task_of(head) for key, head in (heads if isinstance(heads, dict) else {}).items() if head.name in HEADS
+        key: standard_task(task_of(head))
+        for key, head in (heads if isinstance(heads, dict) else {}).items()
+        if head.name in HEADS
     }
     sources = data["sources"] if isinstance(data.get("sources"), dict) else {}
     shared = {task for key, task in tasks.items() if key not in sources}
@@ -511,7 +475,8 @@ def _misfits(config: Config) -> list[str]:
         else:
             problems += _misfits_of_source(config, key)
     problems += misplaced(
-        config.data.augment, [task_of(head) for head in config.model.heads.values() if head.name in HEADS]
+        config.data.augment,
+        [standard_task(task_of(head)) for head in config.model.heads.values() if head.name in HEADS],
     )
     resize = config.data.resize
     if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
@@ -532,8 +497,8 @@ def _misfits_of_source(config: Config, key: str) -> list[str]:
     where = f"data.sources.{key}" if own else "data"
     if source.format is not None and source.format in READERS and source.format != "auto":
         tasks = READERS.get(source.format).about["task"].split(", ")
-        if task not in tasks:
-            fitting = [entry.name for entry in READERS if task in entry.about["task"].split(", ")]
+        if standard_task(task) not in tasks:
+            fitting = [entry.name for entry in READERS if standard_task(task) in entry.about["task"].split(", ")]
             needs = f"task is {task}" if config.task == task else f"head '{key}' is a {task} head"
             ways = [f"use {' or '.join(fitting)}"]
             if config.task == MULTITASK.name and not own:

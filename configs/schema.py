@@ -127,7 +127,7 @@ class DataOptions(SourceOptions):
         "light", description="none, light, strong, or a list of steps"
     )
     max_objects: int = Field(
-        10_000,
+        1_000,
         ge=1,
         description="objects of one image that are trained on: a step needs memory for each; of an image with more, "
         "so many are taken evenly from its list, and a warning names it. Evaluation takes all",

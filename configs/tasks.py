@@ -180,6 +180,13 @@ def treatment_of(task: str) -> TaskSpec | Several:
     return MULTITASK if task == MULTITASK.name else TASKS[task]
 
 
+def standard_task(task: str) -> str:
+    """The task of rehead's own that learns from the same annotation: what serves that one serves this one too."""
+    if task not in TASKS:
+        return task
+    return next(name for name, spec in TASKS.items() if spec.annotation == TASKS[task].annotation)
+
+
 def unknown_task(task: str) -> str:
     """The sentence that says a task is not known."""
     known = [name for name, spec in TASKS.items() if spec.written] + [MULTITASK.name]

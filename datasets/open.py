@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rehead.configs.heads import task_of
 from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.configs.schema import DataOptions, SourceOptions
-from rehead.configs.tasks import TASKS
+from rehead.configs.tasks import TASKS, standard_task
 from rehead.data.reader import Reader
 from rehead.datasets.annotation_reader import AnnotationReader
 from rehead.datasets.joined import JoinedReader
@@ -53,7 +53,7 @@ def open_data(
         own = key in config.data.sources
         source = config.data.sources[key] if own else config.data
         wanted = classes[key] if classes is not None else head.classes or source.classes
-        task = tasks[key] = task_of(head)
+        task = tasks[key] = standard_task(task_of(head))
         # Some formats hold both boxes and class maps: a head gets the one that it learns from.
         kind = "maps" if TASKS[task].annotation == "map" else ""
         which = (key if own else "", kind, None if wanted is None else tuple(wanted))

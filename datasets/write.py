@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rehead.data.reader import Reader
 from rehead.datasets.content import Content, Notes
@@ -20,22 +20,41 @@ from rehead.files import atomic_folder, write_text
 from rehead.reading import is_file
 
 Writer = Callable[[Content, Path, Notes], dict[str, Any]]
+Held = Literal["objects", "labels", "maps"]
 
-WRITERS: dict[str, Writer] = {
-    "coco": write_coco,
-    "yolo": write_yolo,
-    "voc": write_voc,
-    "masks": write_masks,
-    "folders": write_folders,
+SAID: dict[Held, str] = {"objects": "objects", "labels": "classes of images", "maps": "class maps"}
+"""What a data set may hold, in words."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format that is written.
+
+    Attributes:
+        write: writes a folder and gives the options that read it, but for `format` and `root`.
+        holds: what it has a place for.
+    """
+
+    write: Writer
+    holds: tuple[Held, ...]
+
+
+WRITERS: dict[str, Form] = {
+    "coco": Form(write_coco, ("objects",)),
+    "yolo": Form(write_yolo, ("objects",)),
+    "voc": Form(write_voc, ("objects",)),
+    "masks": Form(write_masks, ("objects", "maps")),
+    "folders": Form(write_folders, ("labels",)),
 }
-"""By format: writes a folder and gives the options that read it, but for `format` and `root`."""
+"""By the name of the format."""
 
 
-def register_writer(name: str) -> Callable[[Writer], Writer]:
+def register_writer(name: str, *, holds: Sequence[Held]) -> Callable[[Writer], Writer]:
     """Registers a writer of one's own: a decorator on a function as those in `WRITERS`.
 
     Args:
         name: of the format, as `rehead data convert --to` takes it.
+        holds: what it has a place for: `objects`, `labels` (classes of images) and `maps` (class maps).
 
     Raises:
         ConfigError: for a name that is there.
@@ -44,7 +63,7 @@ def register_writer(name: str) -> Callable[[Writer], Writer]:
         raise ConfigError([f"writer '{name}' is registered twice"], "registry")
 
     def add(writer: Writer) -> Writer:
-        WRITERS[name] = writer
+        WRITERS[name] = Form(writer, tuple(holds))
         return writer
 
     return add
@@ -89,19 +108,17 @@ def write(
         hint = did_you_mean(form, WRITERS) or f"; known: {', '.join(WRITERS)}"
         raise ConfigError([f"--to: no writer for '{form}'{hint}"], "convert")
     content = Content(splits, link=link)
-    if form != "masks" and content.maps:
-        raise DataError(f"{content.source}: holds class maps, which {form} has no place for; use --to masks")
-    if content.labels != (form == "folders"):
-        held = "classes of images" if content.labels else "no classes of images"
-        way = "use --to folders" if content.labels else "which folders are for; use --to coco, yolo, voc or masks"
-        raise DataError(f"{content.source}: holds {held}; {way}")
+    held: Held = "maps" if content.maps else "labels" if content.labels else "objects"
+    if held not in WRITERS[form].holds:
+        fitting = " or ".join(name for name, own in WRITERS.items() if held in own.holds)
+        raise DataError(f"{content.source}: holds {SAID[held]}, which {form} has no place for; use --to {fitting}")
     for reader, rows in content.splits.values():
         lacking = next((path for row in rows if not is_file(path := reader[row].path)), None)
         if lacking is not None:
             raise DataError(f"{lacking}: no such file; {whereabouts(reader)}")
     notes: Notes = Notes()
     with atomic_folder(folder) as temporary:
-        options = WRITERS[form](content, temporary, notes)
+        options = WRITERS[form].write(content, temporary, notes)
         for reader, rows in content.splits.values():
             unlabelled = 0 if reader.unlabelled is None else int(reader.unlabelled[list(rows)].sum())
             notes["{} images without a label file are written as images without objects"] += unlabelled

@@ -17,6 +17,7 @@ from rehead.errors import BuildError
 from rehead.types import Classes, FeatureSpec, Frame, Prediction, Target
 
 Features = dict[str, Tensor]
+"""A backbone's maps by name, (B, C, H, W) each, in the order of its `feature_specs`."""
 Item = TypeVar("Item")
 
 

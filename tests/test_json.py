@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_package import REPOSITORY, ROOMS
+from test_house import FILES, REPOSITORY
 
 from rehead.configs.load import load_config
 from rehead.errors import ConfigError, OutputError
@@ -26,21 +26,20 @@ VALUES = st.recursive(
 
 def test_one_function_alone_writes_it() -> None:
     """Whoever calls `json.dumps` forgets NaN one day."""
-    for folder in (*ROOMS, "core"):
-        for path in (REPOSITORY / folder).glob("*.py"):
-            called = [
-                f"{path.relative_to(REPOSITORY)}:{node.lineno}"
-                for node in ast.walk(ast.parse(path.read_text()))
-                if (isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps", "JSONEncoder"))
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "json"
-            ]
-            called += [
-                f"{path.relative_to(REPOSITORY)}:{node.lineno}"
-                for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.ImportFrom) and node.module in ("json", "simplejson", "orjson")
-            ]
-            assert len(called) == (path == REPOSITORY / "core/files.py"), called
+    for path in FILES.values():
+        called = [
+            f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if (isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps", "JSONEncoder"))
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "json"
+        ]
+        called += [
+            f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module in ("json", "simplejson", "orjson")
+        ]
+        assert len(called) == (path == REPOSITORY / "core/files.py"), called
 
 
 def strictly(text: str) -> object:

@@ -76,7 +76,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
         "rehead/py.typed",
         "rehead/configs/camvid_unet_r18.yaml",
         "rehead/configs/paper/resnet20.yaml",
-        "rehead/data/readers/coco.py",
+        "rehead/datasets/formats/coco.py",
     } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rehead"}
 

@@ -19,7 +19,7 @@ from rehead.datasets.audit.sources import Source
 from rehead.datasets.audit.statistics import box_statistics
 from rehead.datasets.formats.yolo import polygon_area
 from rehead.errors import DataError, listed
-from rehead.plain_yaml import load_yaml
+from rehead.plain_yaml import YamlError, load_yaml
 from rehead.reading import folders_in
 from rehead.terminal import visible
 from rehead.types import UNUSED
@@ -181,7 +181,10 @@ def propose(checked: Checked, root: Path, machine: Machine) -> str:
     out(f"  evaluate_every: {every}", f"epochs; {epochs // every} evaluations in all")
     out(f"out: {flow('runs/' + name_of(root))}")
     text = "\n".join(out.lines) + "\n"
-    load_config(load_yaml(text))
+    try:
+        load_config(load_yaml(text))
+    except YamlError as error:
+        raise DataError(f"{root}: no configuration can be written of it: {error}") from error
     return text
 
 

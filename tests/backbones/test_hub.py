@@ -75,7 +75,7 @@ def test_the_first_download_shows_a_bar_on_a_terminal(storage: str, hub: HubStan
     assert re.search(r"model\.safetensors.* [1-9]\d?%.*\dM/24\.0M \[\d\d:\d\d<\d\d:\d\d, .*B/s", got.screen)
 
 
-@pytest.mark.parametrize("storage", ["git", "lfs", "xet"])
+@pytest.mark.parametrize("storage", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("git", "lfs")), "xet"])
 def test_without_a_terminal_the_first_download_is_one_line(storage: str, hub: HubStandin, user: User) -> None:
     state, content = weights()
     hub.publish(f"timm/plain_{storage}/model.safetensors", content, storage=storage)

@@ -23,6 +23,7 @@ from rehead.configs.schema import BackboneOptions
 SWEEP = Path(__file__).parents[2] / "benchmarks" / "convolutions.py"
 
 
+@pytest.mark.slow
 def test_every_narrow_convolution_is_right_on_an_older_processor() -> None:
     command = [sys.executable, "-W", "ignore", str(SWEEP), "--narrow", "--protected"]
     # Fresh memory that is not zeros shows what is read before it is written.

@@ -69,7 +69,7 @@ def assert_same(features: dict[str, Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[3:])])
 def test_equals_torchvision(name: str) -> None:
     theirs, backbone = pair(lambda: getattr(torchvision.models, name)(weights=None), lambda: ours(name))
     pixels = images()

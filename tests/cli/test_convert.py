@@ -95,8 +95,9 @@ def test_what_is_wrong_is_one_message(rehead_command, tmp_path: Path, scenes: Pa
     refused(
         "is a folder that is not empty; nothing is overwritten", "convert", scenes, tmp_path / "full", "--to", "coco"
     )
-    refused("'cocoa' is not one of", "convert", scenes, new, "--to", "cocoa")
-    refused("holds classes of images; use --to folders", "convert", synthetic / "shapes", new, "--to", "coco")
+    refused("no writer for 'cocoa'; did you mean 'coco'?", "convert", scenes, new, "--to", "cocoa")
+    said = "holds classes of images, which coco has no place for; use --to folders"
+    refused(said, "convert", synthetic / "shapes", new, "--to", "coco")
     refused(
         "data.clases: unknown key; did you mean 'classes'", "convert", scenes, new, "--to", "coco", "data.clases=[a]"
     )

@@ -89,7 +89,7 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def pointed(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the synthetic data, and `points_train.json` and `points_val.json` with keypoints, one object without."""
+    """The synthetic data, and `points_train.json` and `points_val.json` with keypoints, one object without."""
     synthetic = Path(shutil.copytree(synthetic, tmp_path_factory.mktemp("pointed") / "synthetic"))
     for split in ("train", "val"):
         data = json.loads((synthetic / f"scenes/annotations/{split}.json").read_text())

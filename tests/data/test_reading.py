@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from test_house import FILES, REPOSITORY, room_of
 
 from rehead.configs.readers import FoldersSplit, YoloSplit
 from rehead.configs.schema import DataOptions
@@ -24,7 +25,6 @@ from rehead.errors import DataError
 from rehead.reading import contents, is_there, walk
 from rehead.tasks.predict import find_images
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 OWN = {
     "core/reading.py",
     "core/files.py",
@@ -143,11 +143,9 @@ class TestFoldersThatCannotBeRead:
     def test_nobody_walks_but_by_the_one_function(self) -> None:
         """Which cannot forget a folder that cannot be read, a circle of links or a pipe."""
         walkers = {"walk", "rglob", "glob", "iglob", "iterdir", "listdir", "scandir", "fwalk"}
-        rooms = ("core", "configs", "data", "evaluation", "heads", "backbones", "training", "tasks", "cli")
-        files = (path for room in rooms for path in (REPOSITORY / room).rglob("*.py"))
         found = [
             f"{name}:{node.lineno} {node.attr}"
-            for path in files
+            for path in FILES.values()
             if (name := path.relative_to(REPOSITORY).as_posix()) not in OWN
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Attribute) and node.attr in walkers and ast.unparse(node) != "ast.walk"
@@ -159,7 +157,9 @@ def test_nobody_opens_but_by_the_one_function() -> None:
     """Which waits for no pipe, reads no device without end, and names the file."""
     opening = re.compile(r"\.read_bytes\(|\.read_text\(|\.open\((\"r|\)|mode=\"r)|(?<![.\w])open\(")
     cache = {"datasets/remembered.py", "datasets/cache.py"}
-    files = [*(REPOSITORY / "data").rglob("*.py"), REPOSITORY / "configs/load.py"]
+    files = [
+        path for name, path in FILES.items() if name == "rehead.configs.load" or room_of(name) in ("data", "datasets")
+    ]
     found = [path for path in files if opening.search(path.read_text())]
     assert {path.relative_to(REPOSITORY).as_posix() for path in found} == cache
 

@@ -39,7 +39,7 @@ class Source(Dataset[SharedBatch]):
 
 
 @pytest.fixture
-def feature_modules() -> tuple[SharedMemory, SharedMemory]:
+def ends() -> tuple[SharedMemory, SharedMemory]:
     """A transport, and its copy as a worker has it, which shares the flags alone."""
     here = SharedMemory(1)
     return here, copy.copy(here)

@@ -17,6 +17,7 @@ from PIL import Image
 from rehead.configs.readers import CocoSplit, CsvSplit, SplitOptions, ViaSplit, VocSplit, YoloSplit
 from rehead.configs.schema import DataOptions
 from rehead.datasets.audit.before_training import refuse_broken
+from rehead.datasets.audit.proposal import Machine, propose
 from rehead.datasets.audit.run import Checked, check_data
 from rehead.datasets.every_split import open_every_split, source_of
 from rehead.datasets.open import open_reader
@@ -243,6 +244,12 @@ class TestTables:
             training(root, "csv")
         checked = check(root, "csv")
         assert checked.findings.errors
+
+    def test_a_class_that_no_configuration_can_name_is_said_by_init(self, root: Path) -> None:
+        (root / "b.csv").write_text(HEADER + f"a.png,{'c' * 200_000},1,2,3,4\n" + GOOD)
+        checked = check_data(root, workers=0)
+        with pytest.raises(DataError, match=r"no configuration can be written of it: .* a value of 200000 characters"):
+            propose(checked, root, Machine(2))
 
 
 class TestVia:

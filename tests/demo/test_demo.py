@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from rehead.demo import demo
 
 
+@pytest.mark.slow
 def test_the_demo_transfers_one_backbone_to_two_heads_and_compares(
     tmp_path: Path, rehead_command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

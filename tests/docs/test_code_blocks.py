@@ -18,9 +18,16 @@ from pydantic import BaseModel
 
 import rehead
 from rehead.cli import app
+from rehead.configs.augment import STEPS
+from rehead.configs.backbones import BACKBONES
+from rehead.configs.heads import HEADS
 from rehead.configs.load import load_config, parse_overrides, recipes
+from rehead.configs.readers import READERS
 from rehead.configs.schema import Config
+from rehead.configs.tasks import TASKS
+from rehead.datasets.write import WRITERS
 from rehead.errors import ConfigError
+from rehead.tasks.metrics import METRICS
 
 OFFLINE = [block for block in blocks("python") if block.page.name not in {"README.md", "extend.md"}]
 """Those of README ask for published weights."""
@@ -42,22 +49,33 @@ def test_python_runs(block: Block) -> None:
     exec(compile(block.code, str(block), "exec"), {})
 
 
+PARTS = {"heads": 0, "backbones": 2, "readers": 3, "writers": 4, "steps": 5, "metrics": 6, "tasks": 7}
+"""The modules of the package of docs/extend.md, and which block each is."""
+ALONE = (1, 8, 9)
+"""The blocks that are no module of it."""
+
+
 @pytest.fixture
 def my_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package of docs/extend.md; what it registers is forgotten afterwards."""
-    from rehead.configs.backbones import BACKBONES
-    from rehead.configs.heads import HEADS
-
-    head, _, backbone = EXTEND
+    assert sorted([*PARTS.values(), *ALONE]) == list(range(len(EXTEND)))
     (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "heads.py").write_text(head.code)
-    (tmp_path / "my_package" / "backbones.py").write_text(backbone.code)
+    for name, place in PARTS.items():
+        (tmp_path / "my_package" / f"{name}.py").write_text(EXTEND[place].code)
     monkeypatch.syspath_prepend(tmp_path)
-    for table in (BACKBONES, HEADS):
+    for table in (BACKBONES, HEADS, READERS, STEPS):
         monkeypatch.setattr(table, "_entries", dict(table._entries))
+    before: list[tuple[Any, Any]] = [(table, dict(table)) for table in (WRITERS, METRICS, TASKS)]
     yield tmp_path
+    for table, content in before:
+        table.clear()
+        table.update(content)
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
         del sys.modules[name]
+
+
+def test_a_head_is_under_sixty_lines() -> None:
+    assert len(EXTEND[PARTS["heads"]].code.splitlines()) < 60
 
 
 def test_a_head_and_a_backbone_of_another_package_work_as_docs_extend_says(my_package: Path) -> None:
@@ -86,6 +104,52 @@ def test_a_head_and_a_backbone_of_another_package_work_as_docs_extend_says(my_pa
     assert not any(parameter.requires_grad for parameter in small.backbone.stage2.parameters())
     assert all(parameter.requires_grad for parameter in small.backbone.stage3.parameters())
     exec(EXTEND[1].code, {"rehead": rehead})
+
+
+def test_data_steps_metrics_and_tasks_of_another_package_train_as_docs_extend_says(
+    my_package: Path, synthetic: Path, rehead_command: Any
+) -> None:
+    """The synthetic shapes are written by its writer, read by its reader, and judged by its metric and its task."""
+    out, plugins = my_package / "lines", [f"my_package.{name}" for name in PARTS]
+    shapes = {"format": "folders", "root": str(synthetic / "shapes"), "train": {"images": "train"}}
+    body = {"backbone": {"name": "small", "weights": "none"}}
+    source = {"plugins": plugins, "task": "classification", "data": shapes, "model": {**body, "head": "linear"}}
+    source["data"]["val"] = {"images": "val"}
+    (my_package / "shapes.yaml").write_text(yaml.safe_dump(source))
+    wrote = rehead_command("data", "convert", my_package / "shapes.yaml", out, "--to", "json_lines")
+    assert wrote.code == 0, wrote.err
+    splits = {split: {"images": split, "lines": f"{split}.jsonl"} for split in ("train", "val")}
+    data: dict[str, Any] = {"format": "json_lines", "root": str(out), "workers": 0, **splits}
+    data |= {"resize": {"height": 64, "width": 64}, "augment": [{"name": "grey", "p": 0.5}]}
+    head = "from my_package.heads import MeanMax, MeanMaxOptions\nimport rehead\n"
+    head += "class Options(MeanMaxOptions):\n    name: str = 'ordered'\n"
+    head += "rehead.register_head('ordered', Options, task='ordinal_classification')(MeanMax)\n"
+    (my_package / "my_package" / "ordered.py").write_text(head)
+    for task, name, metrics in (
+        ("classification", "mean_max", {"top1", "top5", "balanced"}),
+        ("ordinal_classification", "ordered", {"closeness"}),
+    ):
+        raw = {
+            "plugins": [*plugins, "my_package.ordered"],
+            "task": task,
+            "data": data,
+            "model": {**body, "head": name},
+            "train": {"epochs": 1, "batch_size": 4, "pictures": 1},
+            "device": "cpu",
+            "out": str(my_package / task),
+        }
+        run = rehead.train(raw)
+        found = rehead.evaluate(run / "best.safetensors", plugins=raw["plugins"])["main"]
+        assert set(found) == metrics
+
+
+@pytest.mark.parametrize("place", ALONE[1:])
+def test_loops_and_datasets_of_one_s_own_are_as_docs_extend_says(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXTEND[place].code, str(EXTEND[place]), "exec"), {"__name__": "mine"})
+    assert (tmp_path / "runs/squares/last.safetensors").is_file() == (place == ALONE[-1])
 
 
 CONFIGURATIONS = [

@@ -146,7 +146,8 @@ def test_scoring_imports_no_torch() -> None:
         "import sys, rehead.evaluation.coco as c, rehead.evaluation.segmentation, rehead.evaluation.classification;"
         "import rehead.evaluation.multi_label;"
         "import rehead.datasets.coco_format, rehead.datasets.formats.coco, rehead.datasets.formats.masks;"
-        "import rehead.datasets.formats.folders, rehead.data.transforms.resize, rehead.data.transforms.augment, rehead.visualize.draw;"
+        "import rehead.datasets.formats.folders, rehead.data.transforms.resize;"
+        "import rehead.data.transforms.augment, rehead.visualize.draw;"
         "c.coco_metrics({'images': [], 'annotations': [], 'categories': []}, []);"
         "print('torch' in sys.modules, 'albumentations' in sys.modules)"
     )

@@ -305,10 +305,10 @@ def test_a_config_cannot_ask_for_a_model_that_fills_the_memory(
 
 
 def test_a_checkpoint_that_makes_images_too_large_is_said(
-    good: Path, changed: Callable[..., Path], drawn: Path, tmp_path: Path, rehead_command: Any
+    good: Path, changed: Callable[..., Path], synthetic: Path, tmp_path: Path, rehead_command: Any
 ) -> None:
     data = {**json.loads(strings_of(good)["config"])["data"], "resize": {"height": 10**6, "width": 10**6}}
-    _, _, predict, *_ = commands(changed({"config": config_of(good, data=data)}), drawn, tmp_path)
+    _, _, predict, *_ = commands(changed({"config": config_of(good, data=data)}), synthetic, tmp_path)
     refused(rehead_command(*predict), "data.resize makes 1000000x1000000 pixels")
 
 

@@ -28,6 +28,9 @@ MOST_WAITS |= {"retinanet": 4, "lovasz": 1 + 2 * IMAGES}
 Heads that are not here have one: whether the loss is finite."""
 
 
+LONGEST = ("mask_rcnn", "keypoint_rcnn")
+
+
 def named(options: list[HeadOptions]) -> Any:
     return pytest.mark.parametrize("head", options, ids=lambda one: one.name)
 
@@ -132,7 +135,15 @@ def test_a_first_step_that_the_loss_scaler_skips_does_no_harm(
     assert 0 < moved < 0.1
 
 
-@named(ONE_OF_EACH_KIND)
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(
+            head, id=head.name, marks=[pytest.mark.slow] if head.name in ("mask_rcnn", "keypoint_rcnn") else []
+        )
+        for head in ONE_OF_EACH_KIND
+    ],
+)
 def test_a_resumed_run_ends_with_the_same_tensors(head: HeadOptions, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options: dict[str, Any] = {"ema": {}, "clip_norm": 1.0}

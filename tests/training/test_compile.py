@@ -78,6 +78,7 @@ def compare(sizes: list[tuple[int, int]]) -> int:
 SIZES = [(64, 96), (96, 64), (64, 128), (128, 96), (96, 160)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_losses_and_gradients_are_eager_s_and_batches_of_other_sizes_compile_nothing_anew() -> None:
     assert compare(SIZES) == 1

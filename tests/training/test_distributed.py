@@ -81,7 +81,7 @@ DETECTION: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Synthetic scenes, 12 to train on and 7 to judge by, which two processes share unevenly; and a backbone's weights."""
+    """Synthetic scenes, 12 to train on and 7 to judge by, which two processes share unevenly; and a backbone's file."""
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, "train", 12, size=32, seed=0)
     write_scenes(root, "val", 7, size=32, seed=0)

@@ -171,14 +171,16 @@ def test_a_worker_does_not_keep_the_lock_of_a_process_that_was_killed(tmp_path: 
     """Workers that read images are forked with every open file of their parent."""
     text = HOLDER.replace(
         'print("held", flush=True)',
-        'import os\n    if os.fork() == 0:\n        time.sleep(60)\n        os._exit(0)\n    print("held", flush=True)',
+        'import os\n    if os.fork() == 0:\n        print("forked", flush=True)\n'
+        "        time.sleep(60)\n        os._exit(0)\n"
+        '    print("held", flush=True)',
     )
     process = subprocess.Popen(
         [sys.executable, "-c", text, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert {process.stdout.readline(), process.stdout.readline()} == {"held\n", "forked\n"}
         process.kill()
         process.wait()
         with locked(tmp_path):
