@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from rehead.backbones.resnet import Block
 from rehead.configs.load import load_config
-from rehead.data.loader import BatchSampler, make_loader
+from rehead.data.loader import make_loader
+from rehead.data.sampler import BatchSampler
 from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
 from rehead.models.model import Model, from_config

@@ -129,7 +129,8 @@ def rehead_loader(root: Path, name: str, kind: str, batches: int, workers: int) 
     from rehead.configs.augment import step_options
     from rehead.configs.readers import CocoSplit
     from rehead.configs.resize import ResizeOptions
-    from rehead.data.loader import Key, make_loader
+    from rehead.data.loader import make_loader
+    from rehead.data.sampler import Key
     from rehead.data.transforms.augment import Augment
     from rehead.data.transforms.resize import Resize
     from rehead.data.transforms.steps import AugmentContext

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 import rehead
 from rehead.backbones.resnet import Block
 from rehead.configs.load import load_config
-from rehead.data.loader import Key, make_loader
+from rehead.data.loader import make_loader
+from rehead.data.sampler import Key
 from rehead.datasets.open import open_reader
 from rehead.files import atomic_path
 from rehead.models.model import Model

@@ -39,7 +39,8 @@ def show(
     """
     from PIL import Image
 
-    from rehead.configs.load import load_config, parse_overrides
+    from rehead.configs.load import load_config
+    from rehead.configs.overrides import parse_overrides
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([f"--out: {out} should end in .png, .jpg or another format of pictures"], "rehead data show")
@@ -68,7 +69,7 @@ def stats(
 
     Example: rehead data stats datasets/sentinel data.scale=10000 --channels 4
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
     from rehead.datasets.audit.findings import Findings
     from rehead.datasets.audit.numbers import channel_statistics
     from rehead.datasets.audit.sources import open_all
@@ -110,7 +111,7 @@ def convert(
 
     Example: rehead data convert datasets/raccoon raccoon_coco --to coco
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
     from rehead.datasets.content import lines
     from rehead.datasets.every_split import open_every_split, read_of, source_of
     from rehead.datasets.write import write
@@ -145,7 +146,7 @@ def split(
 
     Example: rehead data split datasets/raccoon --val 0.2 --test 0.1
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
     from rehead.configs.readers import FoldersSplit
     from rehead.datasets.every_split import read_of, source_of
     from rehead.datasets.split import write_split

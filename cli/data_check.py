@@ -42,7 +42,8 @@ def check(
 
     Example: rehead data check datasets/raccoon --html report.html --fix datasets/raccoon_repaired
     """
-    from rehead.configs.load import find, parse_overrides
+    from rehead.configs.load import find
+    from rehead.configs.overrides import parse_overrides
 
     parsed = parse_overrides(overrides or [])
     outputs = {"--json": json_file, "--html": html, "--picture": picture, "--fix": fix}

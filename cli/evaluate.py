@@ -26,7 +26,7 @@ def evaluate(
 
     Example: rehead evaluate runs/camvid_unet/best.safetensors data.split=test --json metrics.json
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
 
     parsed = parse_overrides(overrides or [])
     # Of several processes one says it; the others find nobody to join.

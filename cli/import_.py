@@ -28,7 +28,7 @@ def import_(
 
     Example: rehead import torchvision fasterrcnn.pth --as fasterrcnn_resnet50_fpn --out fasterrcnn.safetensors
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
 
     if out.suffix != ".safetensors":
         raise ConfigError([f"--out: '{out}' should end with .safetensors"], "rehead import")

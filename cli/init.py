@@ -26,7 +26,7 @@ def init(
 
     Example: rehead init datasets/raccoon
     """
-    from rehead.configs.load import parse_overrides
+    from rehead.configs.overrides import parse_overrides
 
     parsed = parse_overrides(overrides or [])
     if not folder.is_dir():

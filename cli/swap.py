@@ -30,7 +30,8 @@ def swap(
     Example: rehead swap runs/camvid_unet/best.safetensors --head faster_rcnn --classes cat,dog --out cats.safetensors
     """
     from rehead.configs.heads import HEADS
-    from rehead.configs.load import load_config, parse_overrides
+    from rehead.configs.load import load_config
+    from rehead.configs.overrides import parse_overrides
     from rehead.configs.plugins import import_plugins
 
     import_plugins(plugins or [], "--plugins")  # the new head may be one of theirs

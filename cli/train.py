@@ -34,7 +34,8 @@ def train(
 
     Example: rehead train camvid_unet_r18 data.root=datasets/camvid train.epochs=5
     """
-    from rehead.configs.load import load_config, parse_overrides
+    from rehead.configs.load import load_config
+    from rehead.configs.overrides import parse_overrides
 
     given = list(overrides or [])
     if resume is not None and config is not None and "=" in config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -13,22 +13,22 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rehead.configs.augment import STEPS, StepOptions, TransformOptions, misplaced, spelled_out, wrong_transform
+from rehead.configs.augment import STEPS, StepOptions, TransformOptions, spelled_out, wrong_transform
 from rehead.configs.base import HeadOptions, Options
-from rehead.configs.heads import HEADS, image_task, task_of
+from rehead.configs.heads import HEADS, task_of
+from rehead.configs.misfits import misfits
+from rehead.configs.overrides import override, spell_out_head
 from rehead.configs.plugins import import_plugins, refuse_unnamed
-from rehead.configs.readers import READERS, FromTrainSplit, SplitOptions
+from rehead.configs.readers import READERS, SPLITS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config
 from rehead.configs.strange import refuse_strange
-from rehead.configs.tasks import CLASSIFICATION, MULTI_LABEL, MULTITASK, standard_task
-from rehead.errors import ConfigError, DataError, did_you_mean, listed, one_line, quoted, shortened
-from rehead.plain_yaml import YamlError, YamlLimitError, load_yaml
+from rehead.configs.tasks import standard_task
+from rehead.errors import ConfigError, DataError, did_you_mean, one_line, quoted
+from rehead.plain_yaml import load_yaml
 from rehead.reading import contents, folder_named, is_file, is_folder, is_there
 from rehead.registry import Registry
 from rehead.terminal import say
 from rehead.yaml_text import yaml_text
-
-SPLITS = ("train", "val", "test")
 
 
 def recipes() -> dict[str, Path]:
@@ -122,89 +122,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
-    """`key.sub=value` arguments of the command line; values are YAML."""
-    parsed = {}
-    problems = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not key or key.startswith("-"):
-            problems.append(f"'{shortened(argument)}' should read key=value, such as train.epochs=1")
-            continue
-        try:
-            parsed[key] = load_yaml(value)
-        except YamlLimitError as error:
-            problems.append(f"{shortened(key)}: {error}")
-        except YamlError:
-            parsed[key] = value
-    if problems:
-        raise ConfigError(problems, "command line")
-    return parsed
-
-
-def override(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Sets dotted keys in a nested mapping; `head` becomes `heads.main` on both sides.
-
-    A head that is given another name starts from that one's defaults.
-    """
-    raw = _spell_out_head(raw)
-    problems = []
-    spelled = {dotted: _spelled_out(dotted) for dotted in overrides}
-    for dotted, value in overrides.items():
-        if spelled[dotted][:2] == ["model", "heads"] and spelled[dotted][3:] == ["name"]:
-            _rename_head(raw, spelled[dotted][2], value)
-    for dotted, value in overrides.items():
-        parts = spelled[dotted]
-        here: Any = raw
-        for depth, part in enumerate(parts):
-            place: Any = part
-            if isinstance(here, list):
-                if not part.isdecimal() or int(part) >= len(here):
-                    problems.append(f"{dotted}: {'.'.join(parts[:depth])} has {len(here)} entries, counted from 0")
-                    break
-                place = int(part)
-            if depth == len(parts) - 1:
-                here[place] = value
-                break
-            child = here[place] if isinstance(here, list) else here.get(place)
-            if child is None:
-                child = here[place] = {}
-            if not isinstance(child, dict | list):
-                problems.append(f"{dotted}: {'.'.join(parts[: depth + 1])} is {quoted(child)} and has nothing inside")
-                break
-            here = child
-    if problems:
-        raise ConfigError(problems, "command line")
-    return raw
-
-
-def _spelled_out(dotted: str) -> list[str]:
-    """A key's parts, `model.head` written as `model.heads.main`."""
-    parts = dotted.split(".")
-    return ["model", "heads", "main", *parts[2:]] if parts[:2] == ["model", "head"] else parts
-
-
-def _rename_head(raw: dict[str, Any], key: str, name: object) -> None:
-    """Another head's name leaves the file's options behind: they were those of the head named there."""
-    heads = raw["model"].get("heads") if isinstance(raw.get("model"), dict) else None
-    if not isinstance(heads, dict):
-        return
-    head = heads.get(key)
-    if isinstance(head, str) or (isinstance(head, dict) and head.get("name", name) != name):
-        heads[key] = {"name": name}
-
-
-def _spell_out_head(raw: dict[str, Any]) -> dict[str, Any]:
-    model = raw.get("model")
-    if not isinstance(model, dict) or "head" not in model:
-        return raw
-    if "heads" in model:
-        raise ConfigError(["model: give head (short for heads: {main: ...}) or heads, not both"])
-    model = {("heads" if key == "head" else key): value for key, value in model.items()}
-    model["heads"] = {"main": model["heads"]}
-    return {**raw, "model": model}
-
-
 def set_aside(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Takes the splits of a file out of it where the command line names other data.
 
@@ -248,7 +165,7 @@ def check(
         ConfigError: with every problem.
     """
     refuse_strange(raw, source)
-    raw = _spell_out_head(deepcopy(raw))
+    raw = spell_out_head(deepcopy(raw))
     own = raw.get("plugins", [])
     if plugins is not None:
         refuse_unnamed(own, plugins, source)
@@ -261,7 +178,7 @@ def check(
     _check_augment(raw, problems)
     config = _validated(Config, raw, "", problems)
     if config is not None:
-        problems += _misfits(config)
+        problems += misfits(config)
     if problems or config is None:
         raise ConfigError(problems, source)
     return config
@@ -452,73 +369,6 @@ def _check_augment(raw: dict[str, Any], problems: list[str]) -> None:
             problems += wrong_transform(step, where)
             options = _validated(TransformOptions, step, where, problems)
         data["augment"][place] = options or TransformOptions(name="NoOp")
-
-
-def _misfits(config: Config) -> list[str]:
-    """What each part allows but the parts together do not."""
-    problems = []
-    for key in config.data.sources:
-        if key not in config.model.heads:
-            hint = did_you_mean(key, config.model.heads) or f"; heads: {listed(config.model.heads)}"
-            problems.append(f"data.sources.{key}: a source is named after the head that learns from it{hint}")
-    for key, head in config.model.heads.items():
-        if head.name not in HEADS:
-            continue
-        task = HEADS.get(head.name).about["task"]
-        if config.task not in (task, MULTITASK.name):
-            fitting = [entry.name for entry in HEADS if entry.about["task"] == config.task]
-            several = MULTITASK.name if len(config.model.heads) > 1 else task
-            problems.append(
-                f"model.heads.{key}.name: '{head.name}' is a {task} head but task is {config.task}; "
-                f"set task={several}, or use {' or '.join(fitting)}"
-            )
-        else:
-            problems += _misfits_of_source(config, key)
-    problems += misplaced(
-        config.data.augment,
-        [standard_task(task_of(head)) for head in config.model.heads.values() if head.name in HEADS],
-    )
-    resize = config.data.resize
-    if config.data.group_by_aspect and resize is not None and (resize.height is not None or resize.crop is not None):
-        problems.append("data.group_by_aspect: data.resize makes all images the same size already; set it to false")
-    if resize is not None and config.task != CLASSIFICATION.name and resize.crop is not None:
-        problems.append("data.resize.crop: only classification crops, since a crop cuts objects off")
-    if resize is not None and image_task(config) == CLASSIFICATION.name and not (resize.crop or resize.height):
-        problems.append("data.resize: classification needs one size for all: add crop, or give height and width")
-    return problems
-
-
-def _misfits_of_source(config: Config, key: str) -> list[str]:
-    """What is wrong between a head and the data that it learns from."""
-    problems = []
-    task = task_of(config.model.heads[key])
-    own = key in config.data.sources
-    source = config.data.sources[key] if own else config.data
-    where = f"data.sources.{key}" if own else "data"
-    if source.format is not None and source.format in READERS and source.format != "auto":
-        tasks = READERS.get(source.format).about["task"].split(", ")
-        if standard_task(task) not in tasks:
-            fitting = [entry.name for entry in READERS if standard_task(task) in entry.about["task"].split(", ")]
-            needs = f"task is {task}" if config.task == task else f"head '{key}' is a {task} head"
-            ways = [f"use {' or '.join(fitting)}"]
-            if config.task == MULTITASK.name and not own:
-                ways.append(f"or give head '{key}' a source of its own in data.sources.{key}")
-            if task == CLASSIFICATION.name and MULTI_LABEL.name in tasks:
-                ways.append(f"or set model.heads.{key}.multi_label=true to learn all the classes of each image")
-            problems.append(
-                f"{where}.format: '{source.format}' gives {' and '.join(tasks)} but {needs}; {', '.join(ways)}"
-            )
-    elif own and source.format is None:
-        problems.append(f"{where}.format: missing; one of {', '.join(entry.name for entry in READERS)}")
-    if source.format == "masks" and not (source.classes or source.values or config.model.heads[key].classes):
-        problems.append(f"{where}.classes: masks hold only numbers; list the names of values 0, 1, 2, ... in order")
-    splits = (getattr(source, split) for split in SPLITS)
-    if config.data.sources and any(isinstance(split, FromTrainSplit) for split in splits):
-        problems.append(
-            f"{where}: from_train draws from one source; with several, an image that one head trains on could be "
-            "another's for validation: give val and test of their own"
-        )
-    return problems
 
 
 Validated = typing.TypeVar("Validated", bound=BaseModel)

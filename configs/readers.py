@@ -12,6 +12,9 @@ from rehead.registry import Registry
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
+SPLITS = ("train", "val", "test")
+"""The names of splits."""
+
 
 class SplitOptions(Options):
     """What the options of a split derive from. Paths are relative to `data.root`."""

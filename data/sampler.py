@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,3 +116,109 @@ def _classes(reader: Reader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     columns = np.array(pairs, np.int64).reshape(-1, 3)
     _, classes = np.unique(columns[:, 1:], axis=0, return_inverse=True)
     return columns[:, 0], classes.reshape(-1).astype(np.int64)
+
+
+class Key(NamedTuple):
+    """What every draw for an image is made from, together with the seed.
+
+    Attributes:
+        epoch: of training, from 0.
+        image: its index in its reader.
+        copy: how often the image was in this epoch already.
+    """
+
+    epoch: int
+    image: int
+    copy: int = 0
+
+
+class BatchSampler:
+    """The batches of every epoch, a pure function of (seed, epoch): nothing needs saving to resume.
+
+    With `shuffle` (training), every rank gets the same number of batches, all full, the same in every epoch:
+    what is left at the end of an epoch is dropped. Data smaller than one batch make one smaller batch, as large on
+    every rank, in which images repeat only if there are fewer than ranks. Without `shuffle` (evaluation), every
+    image comes exactly once over all ranks, in order, and the last batch may be smaller.
+
+    Args:
+        length: number of images.
+        batch_size: per rank.
+        seed: of the order.
+        shuffle: training rather than evaluation.
+        rank: of this process, from 0.
+        world: number of processes.
+        repeats: (length,) how often each image is shown in an epoch on average, once unless given. In an epoch
+            it is shown that often rounded down or up, by chance, and in all as often as they add up to.
+        groups: (length,) numbers; all ranks' images of a step have the same one, but for at most one mixed step
+            per further group at the end of an epoch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool,
+        rank: int = 0,
+        world: int = 1,
+        repeats: NDArray[np.float64] | None = None,
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world = world
+        self.repeats = repeats
+        self.groups = groups
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """The keys of every batch of an epoch; to resume after k batches, take `[k:]`."""
+        order = np.arange(self.length)
+        if self.shuffle and self.length:
+            order = self._shuffled(epoch)
+            together = self.batch_size * self.world
+            if len(order) < together:
+                order = np.resize(order, max(len(order) // self.world, 1) * self.world)
+            elif self.groups is None:
+                order = order[: len(order) // together * together]
+            else:
+                order = _grouped(order, self.groups[order], together)
+        seen: Counter[int] = Counter()
+        keys = []
+        for index in order.tolist():
+            keys.append(Key(epoch, index, seen[index]))
+            seen[index] += 1
+        mine = keys[self.rank :: self.world]
+        return [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        order: NDArray[np.int64] = rng.permutation(self.length)
+        if self.repeats is None:
+            return order
+        # Systematic sampling: where a staircase of the running sums passes whole numbers, moved by one random offset.
+        ends = np.cumsum(self.repeats[order])
+        total = max(1, round(float(ends[-1])))
+        ends *= total / ends[-1]
+        ends[-1] = total
+        steps = np.floor(np.concatenate([[0], ends]) + rng.random()).astype(np.int64)
+        drawn: NDArray[np.int64] = rng.permutation(np.repeat(order, np.diff(steps)))
+        return drawn
+
+
+def _grouped(order: NDArray[np.int64], groups: NDArray[np.int64], together: int) -> NDArray[np.int64]:
+    """Full steps of one group each, as their last images come up; then mixed ones of those that are left over."""
+    steps: list[tuple[int, NDArray[np.int64]]] = []
+    left = []
+    for group in np.unique(groups).tolist():
+        places = np.flatnonzero(groups == group)
+        full = len(places) // together * together
+        steps += [(int(step[-1]), step) for step in places[:full].reshape(-1, together)]
+        left.append(places[full:])
+    mixed = np.sort(np.concatenate(left))
+    mixed = mixed[: len(mixed) // together * together]
+    places = np.concatenate([*(step for _, step in sorted(steps, key=lambda step: step[0])), mixed])
+    return np.asarray(order[places])

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rehead.configs.heads import HEADS, task_of
-from rehead.configs.load import find, load_config, merged_splits, override, read_yaml, settles
-from rehead.configs.readers import READERS
+from rehead.configs.load import find, load_config, merged_splits, read_yaml, settles
+from rehead.configs.overrides import override
+from rehead.configs.readers import READERS, SPLITS
 from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.data.reader import Reader
 from rehead.datasets.detect_format import detect_format
-from rehead.datasets.open import SPLITS, open_reader
+from rehead.datasets.open import open_reader
 from rehead.datasets.tree import Found
 from rehead.errors import ConfigError, DataError
 from rehead.reading import folder_named, is_folder

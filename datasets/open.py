@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rehead.configs.heads import task_of
-from rehead.configs.readers import READERS, FromTrainSplit
+from rehead.configs.readers import READERS, SPLITS, FromTrainSplit
 from rehead.configs.schema import DataOptions, SourceOptions
 from rehead.configs.tasks import TASKS, standard_task
 from rehead.data.reader import Reader
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rehead.configs.schema import Config
 
 __all__ = ["JoinedReader", "Reader", "Subset", "open_data", "open_reader"]
-
-SPLITS = ("train", "val", "test")
 
 
 def open_data(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rehead.configs.readers import FromTrainSplit
+from rehead.configs.readers import SPLITS, FromTrainSplit
 from rehead.configs.schema import SourceOptions
-from rehead.datasets.open import SPLITS, open_reader
+from rehead.datasets.open import open_reader
 from rehead.datasets.subset import name_of, part, present_classes
 from rehead.errors import DataError, listed
 from rehead.files import atomic_folder

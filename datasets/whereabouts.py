@@ -18,7 +18,8 @@ from rehead.reading import is_there
 
 def _listed_by_all(reader: AnnotationReader) -> set[str]:
     """The paths of the images that any split of the data set lists, as far as its annotations can be read."""
-    from rehead.datasets.open import SPLITS, open_whole
+    from rehead.configs.readers import SPLITS
+    from rehead.datasets.open import open_whole
 
     readers = [reader]
     for split in SPLITS if reader.source is not None else ():

@@ -10,8 +10,8 @@ from accelerate.accelerator import Accelerator
 
 from rehead.configs.schema import Config
 from rehead.data.collate import collate
-from rehead.data.loader import Key
 from rehead.data.reader import Reader
+from rehead.data.sampler import Key
 from rehead.data.transforms.augment import Augment
 from rehead.errors import ConfigError
 from rehead.models.model import Model

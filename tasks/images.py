@@ -5,9 +5,8 @@ from __future__ import annotations
 from rehead.configs.heads import image_task, task_of
 from rehead.configs.schema import Config
 from rehead.configs.tasks import TASKS
-from rehead.data.loader import BatchSampler
 from rehead.data.reader import Reader
-from rehead.data.sampler import orientations, repeats
+from rehead.data.sampler import BatchSampler, orientations, repeats
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext

@@ -16,9 +16,10 @@ from rehead.configs.heads import task_of
 from rehead.configs.load import dump, load_config, read_yaml, to_yaml
 from rehead.configs.schema import Config, TrainOptions
 from rehead.configs.tasks import TASKS
-from rehead.data.loader import BatchSampler, Loader, make_loader, says_why_workers_end, workers_for
+from rehead.data.loader import Loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
+from rehead.data.sampler import BatchSampler
 from rehead.datasets.audit.before_training import limit_objects, refuse_broken, say_if_repaired, say_other_classes
 from rehead.datasets.open import open_data
 from rehead.datasets.pairs import Pairs, PairsReader

@@ -12,7 +12,7 @@ import numpy as np
 
 from rehead.configs.heads import task_of
 from rehead.configs.load import load_config, settles
-from rehead.configs.readers import FromTrainSplit, SplitOptions
+from rehead.configs.readers import SPLITS, FromTrainSplit, SplitOptions
 from rehead.configs.schema import Config, SourceOptions
 from rehead.configs.tasks import MULTI_LABEL, SEGMENTATION, TASKS
 from rehead.data.image_io import channels_in
@@ -21,7 +21,7 @@ from rehead.datasets.audit.findings import Finding, Findings
 from rehead.datasets.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
 from rehead.datasets.file_names import image_names
 from rehead.datasets.mask_values import NUMBERED, opened_mask, read_mask
-from rehead.datasets.open import SPLITS, open_whole
+from rehead.datasets.open import open_whole
 from rehead.datasets.parsing import inline, reason
 from rehead.datasets.subset import unused_classes
 from rehead.datasets.tree import LOOKED_AT

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rehead.configs.load import dump, load_config, override, parse_overrides, recipes, to_yaml
+from rehead.configs.load import dump, load_config, recipes, to_yaml
+from rehead.configs.overrides import override, parse_overrides
 from rehead.errors import ConfigError
 
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rehead.configs.heads import HEADS
-from rehead.configs.load import dump, load_config, override, parse_overrides, to_yaml
+from rehead.configs.load import dump, load_config, to_yaml
+from rehead.configs.overrides import override, parse_overrides
 from rehead.configs.readers import READERS, FromTrainSplit
 from rehead.configs.schema import Config
 from rehead.datasets.audit.findings import Findings

@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from rehead import plain_yaml
-from rehead.configs.load import load_config, parse_overrides, read_yaml
+from rehead.configs.load import load_config, read_yaml
+from rehead.configs.overrides import parse_overrides
 from rehead.datasets.audit.run import check_data
 from rehead.datasets.formats.yolo import class_names
 from rehead.errors import ConfigError, DataError, quoted

@@ -24,17 +24,9 @@ from PIL import Image
 from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, FoldersSplit, MasksSplit
 from rehead.configs.resize import ResizeOptions
-from rehead.data.loader import (
-    MOST_WORKERS,
-    BatchSampler,
-    Key,
-    Loader,
-    evaluation_loader,
-    make_loader,
-    says_why_workers_end,
-    workers_for,
-)
+from rehead.data.loader import MOST_WORKERS, Loader, evaluation_loader, make_loader, says_why_workers_end, workers_for
 from rehead.data.reader import Reader
+from rehead.data.sampler import BatchSampler, Key
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext

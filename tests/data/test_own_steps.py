@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from rehead.configs.augment import STEPS, TransformOptions, step_options
 from rehead.configs.resize import ResizeOptions
 from rehead.configs.tasks import MULTITASK, PRESETS, TASKS
-from rehead.data.loader import Key, make_loader
+from rehead.data.loader import make_loader
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
+from rehead.data.sampler import Key
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.mix import on_canvas
 from rehead.data.transforms.resize import Resize

@@ -19,8 +19,9 @@ from rehead.configs.augment import step_options
 from rehead.configs.readers import CocoSplit, MasksSplit
 from rehead.configs.resize import ResizeOptions
 from rehead.data.image_io import EXIF_ORIENTATION, decode_image, read_image
-from rehead.data.loader import BatchSampler, Key, evaluation_loader, make_loader
+from rehead.data.loader import evaluation_loader, make_loader
 from rehead.data.sample import Sample
+from rehead.data.sampler import BatchSampler, Key
 from rehead.data.transforms.augment import Augment
 from rehead.data.transforms.resize import Resize
 from rehead.data.transforms.steps import AugmentContext

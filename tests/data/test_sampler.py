@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from rehead.configs.schema import SamplingOptions
-from rehead.data.loader import BatchSampler
 from rehead.data.reader import Reader
 from rehead.data.sample import Sample
-from rehead.data.sampler import orientations, repeats
+from rehead.data.sampler import BatchSampler, orientations, repeats
 from rehead.errors import ConfigError, DataError
 from rehead.types import Classes
 

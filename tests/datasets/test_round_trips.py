@@ -195,7 +195,7 @@ def test_camvids_class_maps_stay_as_they_are(tmp_path: Path, shared: Path) -> No
 @pytest.mark.parametrize("form", ["coco", "yolo", "voc", "masks"])
 def test_classes_of_images_are_in_no_other_format(form: str, tmp_path: Path, shared: Path) -> None:
     options = {"format": "folders", "root": str(shared / "data/imagenette128"), "train": {"images": "val"}}
-    with pytest.raises(DataError, match="holds classes of images, which .* has no place for; use --to folders"):
+    with pytest.raises(DataError, match=r"holds classes of images, which .* has no place for; use --to folders"):
         write({"train": read(options)}, form, tmp_path / "no")
 
 
@@ -214,5 +214,5 @@ def test_a_folder_per_class_is_converted_with_its_splits(tmp_path: Path) -> None
         assert [(one.image_id, one.label) for one in again] == [(one.image_id, one.label) for one in before]
         for index in range(len(again)):
             np.testing.assert_array_equal(again.read(index).pixels, before.read(index).pixels)
-    with pytest.raises(DataError, match="holds classes of images, which .* has no place for; use --to folders"):
+    with pytest.raises(DataError, match=r"holds classes of images, which .* has no place for; use --to folders"):
         write({"train": first}, "coco", tmp_path / "no")

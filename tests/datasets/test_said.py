@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rehead.configs.load import load_config, parse_overrides
+from rehead.configs.load import load_config
+from rehead.configs.overrides import parse_overrides
 from rehead.configs.readers import SplitOptions
 from rehead.configs.schema import DataOptions
 from rehead.datasets.audit.findings import Findings

@@ -21,7 +21,8 @@ from rehead.cli import app
 from rehead.configs.augment import STEPS
 from rehead.configs.backbones import BACKBONES
 from rehead.configs.heads import HEADS
-from rehead.configs.load import load_config, parse_overrides, recipes
+from rehead.configs.load import load_config, recipes
+from rehead.configs.overrides import parse_overrides
 from rehead.configs.readers import READERS
 from rehead.configs.schema import Config
 from rehead.configs.tasks import TASKS
