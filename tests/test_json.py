@@ -87,7 +87,7 @@ def test_strange_json_is_refused(text: str) -> None:
 )
 def test_rows_that_no_run_wrote_end_what_is_kept(line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(f'{{"step": 1}}\n{line}\n'.encode() + b"\xff\xfe\n")
-    assert FileLogger(tmp_path, up_to_step=9).rows == [{"step": 1}]
+    assert FileLogger(tmp_path, keep=9).rows == [{"step": 1}]
 
 
 def test_a_configuration_holds_no_such_numbers() -> None:

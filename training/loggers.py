@@ -49,10 +49,10 @@ class FileLogger:
 
     Args:
         folder: the run's.
-        up_to_step: rows after this step are dropped, those of a run that was killed after its last checkpoint.
+        keep: the rows that were there at the last checkpoint; what a run wrote between it and its end is dropped.
     """
 
-    def __init__(self, folder: Path, up_to_step: int) -> None:
+    def __init__(self, folder: Path, keep: int = 0) -> None:
         self.json_path, self.csv_path = folder / "metrics.jsonl", folder / "metrics.csv"
         self.rows: list[dict[str, Value]] = []
         self.columns: list[str] = []
@@ -63,7 +63,7 @@ class FileLogger:
                     row = parsed_json(line)
                 except ValueError:
                     break
-                if not _is_row(row) or row["step"] > up_to_step:
+                if not _is_row(row) or len(self.rows) == keep:
                     break
                 self._add(row)
         self._rewrite()

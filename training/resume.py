@@ -83,6 +83,7 @@ class _Resume(_Part):
     scaler: dict[str, float | int] | None
     state: _State
     unlogged: list[_Unlogged]
+    rows: Count
     conditions: dict[str, int]
     metadata: str
 

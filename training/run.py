@@ -109,7 +109,8 @@ class Run(Loop):
             if resumed is not None:
                 self._restore(resumed)
             if self.accelerator.is_main_process:
-                self.loggers = [FileLogger(self.folder, self.state.step), *map(CallbackLogger, self.callbacks)]
+                self.files = FileLogger(self.folder, keep=0 if resumed is None else resumed["rows"])
+                self.loggers = [self.files, *map(CallbackLogger, self.callbacks)]
         with warnings.catch_warnings():
             # Accelerate knows the name that an option of DDP had before torch 2.15.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -255,6 +256,7 @@ class Run(Loop):
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
             "state": vars(self.state),
             "unlogged": unlogged,
+            "rows": len(self.files.rows),
             "conditions": conditions_of(self.job),
             "metadata": json_text(metadata),
         }

@@ -15,12 +15,13 @@ from rehead.configs.heads import HEADS
 from rehead.configs.load import load_config
 from rehead.configs.schema import Config, TrainOptions
 from rehead.datasets.open import open_data
+from rehead.errors import ConfigError
 from rehead.heads import build_head
 from rehead.models.model import Model, build_model, from_config, head_options
 from rehead.tasks import prepare as preparing
 from rehead.tasks import train as training
 from rehead.tasks.images import has_fixed_batches
-from rehead.training.engine import build_accelerator, repeatable, resolve_precision, tuned_convolutions
+from rehead.training.engine import build_accelerator, choose_device, repeatable, resolve_precision, tuned_convolutions
 from rehead.types import Classes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -175,3 +176,16 @@ def test_batches_are_pinned_for_the_device_that_they_go_to(
     monkeypatch.setattr(training, "make_loader", lambda *_, pin_memory, **__: asked.append(pin_memory) or loader)
     training.TrainingJob(model, {"train": reader}, Path(), device).batches(0, 0)
     assert asked == [pinned]
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        build_accelerator(torch.device("cpu"), "fp16")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "mps"])
+def test_a_device_that_is_not_there_is_a_clear_error(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ConfigError, match="device: "):
+        choose_device(name)

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rehead.configs.schema import OptimizerOptions, TrainOptions
-from rehead.errors import ConfigError, DataError, RunStoppedError, TrainingError
+from rehead.errors import DataError, RunStoppedError, TrainingError
 from rehead.training import checkpoints, stopping
 from rehead.training.averaging import WeightAverage
 from rehead.training.checkpoints import read_metadata, read_tensors
-from rehead.training.engine import build_accelerator, choose_device, repeatable
+from rehead.training.engine import build_accelerator, repeatable
 from rehead.training.loggers import FileLogger
 from rehead.training.loop import Batch, Loop
 from rehead.training.resume import read_resume, save_resume
@@ -429,27 +429,35 @@ def test_the_metric_files_hold_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_rows_after_the_checkpoint_and_half_a_line_are_dropped(tmp_path: Path) -> None:
-    log = FileLogger(tmp_path, 0)
+    log = FileLogger(tmp_path)
     for step in (1, 2, 3):
         log.write({"step": step, "loss": step / 2})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    FileLogger(tmp_path, 2)
+    FileLogger(tmp_path, keep=2)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
     assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,0.5\n2,1.0\n"
 
 
-def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        build_accelerator(torch.device("cpu"), "fp16")
+def test_an_evaluation_whose_row_was_written_and_not_committed_has_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes commit before an evaluation as well as after it; a kill between is an evaluation done twice."""
+    monkeypatch.setattr("rehead.training.run.world", lambda: 2)
+    run(ToyJob(), tmp_path / "whole")
 
+    def killed(path: Path, state: Mapping[str, Any]) -> None:
+        if state["state"]["step"] == 8 and not state["state"]["due"]:
+            raise KeyboardInterrupt
+        save_resume(path, state)
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "mps"])
-def test_a_device_that_is_not_there_is_a_clear_error(name: str) -> None:
-    if name == "mps" and torch.backends.mps.is_available():
-        pytest.skip("this machine has one")
-    with pytest.raises(ConfigError, match="device: "):
-        choose_device(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("rehead.training.run.save_resume", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(ToyJob(), tmp_path / "killed")
+    assert [row["step"] for row in rows(tmp_path / "killed") if "main.score" in row] == [4, 8]
+    run(ToyJob(evaluated=1), tmp_path / "killed", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_callback_is_given_every_row_and_changes_none(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def saved(kind: type[torch.optim.Optimizer] = torch.optim.SGD) -> dict[str, Any]
         "scaler": None,
         "state": {"step": 1, "best": 0.5, "best_step": 1, "not_better": 0, "due": False},
         "unlogged": [{"sums": {"loss": torch.tensor(1.0)}, "summed": {"loss": 1}}],
+        "rows": 1,
         "conditions": {"processes": 1},
         "metadata": "{}",
     }
