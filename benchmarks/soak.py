@@ -38,7 +38,8 @@ import yaml
 from run_process import start
 
 from rehead.demo.synthetic import MASK_CLASSES, write_classification, write_scenes
-from rehead.training.checkpoints import read_resume, read_tensors
+from rehead.training.checkpoints import read_tensors
+from rehead.training.resume import read_resume
 
 PATIENCE = 180.0
 """Seconds after which a process that does not end is a failure: a machine that does other things too is slow."""

@@ -158,7 +158,7 @@ def check(
     Args:
         raw: the mapping.
         source: what it is called in messages.
-        aside: by the key of a source of data, the format and the splits that give way to what is recognised.
+        aside: by the key of a source of data, the format and the splits that give way to what is detected.
         plugins: that may be imported; see `load_config`.
 
     Raises:
@@ -221,7 +221,7 @@ def _check_splits(
 ) -> None:
     said = aside is not None and source.get("format") in READERS and "root" in source
     if tasks and (source.get("format") == "auto" or said):
-        _recognise(source, where, tasks, problems, aside or {})
+        _detect(source, where, tasks, problems, aside or {})
     given = [split for split in SPLITS if source.get(split) is not None]
     name = source.get("format")
     if name is None and given:
@@ -238,9 +238,7 @@ def _check_splits(
         source[split] = options or SplitOptions()
 
 
-def _recognise(
-    source: dict[str, Any], where: str, tasks: set[str], problems: list[str], aside: Mapping[str, Any]
-) -> None:
+def _detect(source: dict[str, Any], where: str, tasks: set[str], problems: list[str], aside: Mapping[str, Any]) -> None:
     """Replaces `format: auto` by what the files are, with the splits that are not written out.
 
     A format that the command line names is looked for in the same way.

@@ -29,7 +29,7 @@ class AnnotationReader(Reader):
     """Images in the order of the columns.
 
     With `presence`, an image's label is 1 for every class that it has an object of, crowds too, and 0 for the
-    others. Crossing to a worker takes the columns' place in the store along, not their content.
+    others. Crossing to a worker takes the columns' place in the cache along, not their content.
 
     Args:
         columns: of the split, with all classes of the file.
@@ -121,7 +121,7 @@ class AnnotationReader(Reader):
                 rows = self._kept(index)
                 labels = columns.labels[rows].astype(np.int64)
                 labels = labels if self._label_of is None else self._label_of[labels]
-            # Copies, since what the store maps cannot be written to.
+            # Copies, since what the cache maps cannot be written to.
             sample.boxes = columns.boxes[rows].copy()
             sample.labels = labels
             sample.iscrowd = None if columns.crowds is None else columns.crowds[rows].copy()

@@ -39,14 +39,14 @@ _complained = False
 
 
 def cached(name: str, sources: Iterable[Path], parse: Callable[[], Columns], report: Report = refuse) -> Columns:
-    """Columns from the store if their sources are unchanged; else parsed, and kept for the next time.
+    """Columns from the cache if their sources are unchanged; else parsed, and kept for the next time.
 
     Args:
         name: what tells these columns from others: the format, the paths and the options that parsing depends on.
         sources: the files whose size and time of change say whether the columns still hold.
         parse: gives the columns.
         report: what parsing does about annotations that it cannot use. Columns that lack some are not kept, nor taken
-            from the store.
+            from the cache.
 
     Raises:
         DataError: for a source that is not there.
@@ -93,7 +93,7 @@ def _stamp(sources: Iterable[Path]) -> tuple[str, int]:
 
 
 def _keep(columns: Columns, path: Path, stamp: str) -> bool:
-    """Writes a file of the store; whether that could be done."""
+    """Writes a file of the cache; whether that could be done."""
     arrays = {name: np.ascontiguousarray(array) for name, array in columns.arrays().items()}
     starts = {}
     end = 0
@@ -127,7 +127,7 @@ def _keep(columns: Columns, path: Path, stamp: str) -> bool:
 
 
 def _opened(path: Path, stamp: str) -> Columns | None:
-    """The columns of a file of the store; None if there is none, or an older or a broken one."""
+    """The columns of a file of the cache; None if there is none, or an older or a broken one."""
     try:
         with path.open("rb") as file:
             begin = file.read(len(MAGIC) + 8)

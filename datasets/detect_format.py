@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rehead.configs.load import PLACES
-from rehead.datasets.detect_yolo import recognise_yolo
+from rehead.datasets.detect_yolo import detect_yolo
 from rehead.datasets.file_names import WORDS, split_of
 from rehead.datasets.formats.csv_boxes import table_of
 from rehead.datasets.formats.huggingface import columns_by_task
@@ -45,7 +45,7 @@ def detect_format(
     asked = None if asked == "auto" else asked
     try:
         try:
-            found = _recognised(Tree.of(root, said), tasks, asked)
+            found = _detected(Tree.of(root, said), tasks, asked)
         except DataError:
             if (part := _part_of(root, tasks, asked)) is None:
                 raise
@@ -76,7 +76,7 @@ def _part_of(root: Path, tasks: Collection[str], asked: str | None) -> Found | N
         if not all(split_of(part) or part in ("images", "labels") for part in inside.parts):
             return None
         try:
-            found = _recognised(Tree.of(above), tasks, asked)
+            found = _detected(Tree.of(above), tasks, asked)
         except DataError:
             continue
         if _is_nameless(found):
@@ -98,7 +98,7 @@ def _moved(above: Path, value: str, here: Path) -> str:
     return PurePosixPath(os.path.relpath(above / value, here)).as_posix()
 
 
-def _recognised(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
+def _detected(tree: Tree, tasks: Collection[str], asked: str | None) -> Found:
     """What a tree is. Of a file that could have been of a split but cannot be read, what is wrong with it is said.
 
     Raises:
@@ -403,7 +403,7 @@ def _huggingface(tree: Tree, tasks: Collection[str]) -> Found | None:
 
 LOOKS: tuple[Callable[[Tree, Collection[str]], Found | None], ...] = (
     _huggingface,
-    recognise_yolo,
+    detect_yolo,
     _coco,
     _voc,
     _via,

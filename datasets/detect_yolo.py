@@ -20,7 +20,7 @@ LABELS = {"boxes": "detection", "polygons": "instance_segmentation", "points": "
 """The task that each kind of YOLO's labels is for."""
 
 
-def recognise_yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
+def detect_yolo(tree: Tree, tasks: Collection[str]) -> Found | None:
     """YOLO's splits, by a YAML file of theirs or by folders called labels.
 
     Raises:

@@ -47,7 +47,7 @@ def source_of(
         return config.data, "segmentation" if tasks == {"segmentation"} else sorted(tasks - {"segmentation"})[0]
     root, given = folder
     asked = None if given.get("format") == "auto" else given.get("format")
-    found = _recognised(root, maps, given)
+    found = _detected(root, maps, given)
     if found.format in ("masks", "instance_masks") and asked is None and "values" not in found.more:
         raise DataError(
             f"{root}: has {found.saw}; say what the values are: data.format=instance_masks where they number objects, "
@@ -94,7 +94,7 @@ def folder_said(source: str | Path, overrides: Mapping[str, Any]) -> tuple[Path,
     return root, override({}, overrides).get("data") or {}
 
 
-def recognise_as_said(root: Path, tasks: Collection[str], given: Mapping[str, Any]) -> Found:
+def detect_as_said(root: Path, tasks: Collection[str], given: Mapping[str, Any]) -> Found:
     """What a folder is, where something of its data has been said.
 
     Raises:
@@ -148,17 +148,17 @@ def data_of(raw: Mapping[str, Any], task: str) -> DataOptions:
     return load_config({**raw, "task": task, "model": {"head": head}}).data
 
 
-def _recognised(root: Path, maps: bool, given: Mapping[str, Any]) -> Found:
+def _detected(root: Path, maps: bool, given: Mapping[str, Any]) -> Found:
     """What a folder is, by the tasks that could be meant."""
     asked = given.get("format")
     said = asked not in (None, "auto")
     if asked == "masks" or (maps and not said):
         try:
-            return recognise_as_said(root, {"segmentation"}, given)
+            return detect_as_said(root, {"segmentation"}, given)
         except DataError:
             if said:
                 raise
-    return recognise_as_said(root, (), given)
+    return detect_as_said(root, (), given)
 
 
 def open_every_split(source: SourceOptions, task: str) -> dict[str, Reader]:

@@ -18,7 +18,7 @@ from rehead.configs.tasks import MULTI_LABEL, SEGMENTATION, TASKS
 from rehead.data.image_io import channels_in
 from rehead.datasets.annotation_reader import AnnotationReader
 from rehead.datasets.audit.findings import Finding, Findings
-from rehead.datasets.every_split import data_alone, data_of, folder_said, merged, recognise_as_said
+from rehead.datasets.every_split import data_alone, data_of, detect_as_said, folder_said, merged
 from rehead.datasets.file_names import image_names
 from rehead.datasets.mask_values import NUMBERED, opened_mask, read_mask
 from rehead.datasets.open import open_whole
@@ -199,9 +199,9 @@ def _compare_lists(opened: list[Source], findings: Findings) -> None:
 
 def _folder(root: Path, given: Mapping[str, Any], findings: Findings) -> DataSet:
     asked = None if given.get("format") == "auto" else given.get("format")
-    found = recognise_as_said(root, {"segmentation"} if asked == "masks" else (), given)
+    found = detect_as_said(root, {"segmentation"} if asked == "masks" else (), given)
     if found.format == "instance_masks" and asked is None and not _numbers_objects(root, merged(found, given, root)):
-        found = recognise_as_said(root, {"segmentation"}, given)
+        found = detect_as_said(root, {"segmentation"}, given)
     for split, message in found.wrong.items():
         if not settles(given, split):
             file, _, rest = message.partition(": ")

@@ -49,7 +49,7 @@ class FoldersReader(AnnotationReader):
 
 
 def parse(folder: Path, classes: Sequence[str] | None, report: Report = refuse) -> Columns:
-    """The columns of a folder of folders. Listing it is all there is to it: nothing for the store to keep.
+    """The columns of a folder of folders. Listing it is all there is to it: nothing for the cache to keep.
 
     Raises:
         DataError: as `FoldersReader`.

@@ -28,7 +28,7 @@ class InstanceMasksReader(AnnotationReader):
     """Images and masks in two folders, matched by name without suffix, at any depth (Penn-Fudan's form).
 
     Every value of a mask but 0 is one object; all are of one class. Boxes are the smallest around the
-    masks, so every mask is read once, and its run-length codes are what the store keeps.
+    masks, so every mask is read once, and its run-length codes are what the cache keeps.
 
     Args:
         split: the folders `images` and `masks`, and the `part` of them.

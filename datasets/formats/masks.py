@@ -33,7 +33,7 @@ class MasksReader(AnnotationReader):
     """Images and masks in two folders, matched by name without suffix, at any depth.
 
     Masks are read unchanged: a palette gives indices, unless `values` are colours. Masks without an image
-    are left alone. Listing the folders is all there is to it: nothing for the store to keep.
+    are left alone. Listing the folders is all there is to it: nothing for the cache to keep.
 
     Args:
         split: the folders `images` and `masks`.

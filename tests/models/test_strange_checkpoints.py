@@ -315,7 +315,7 @@ def test_a_checkpoint_that_makes_images_too_large_is_said(
 def test_a_checkpoint_has_no_folder_searched(
     good: Path, changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rehead.configs.load._recognise", lambda *_: pytest.fail("it was searched"))
+    monkeypatch.setattr("rehead.configs.load._detect", lambda *_: pytest.fail("it was searched"))
     data = json.loads(strings_of(good)["config"])["data"]
     for own in ({"format": "auto", "root": "/"}, {"sources": {"main": {"format": "auto", "root": "/"}}}):
         checkpoint = changed({"config": config_of(good, data={**data, **own})})

@@ -1,10 +1,10 @@
-"""The annotation store beside pycocotools, at the size of COCO's training set.
+"""The annotation cache beside pycocotools, at the size of COCO's training set.
 
-    uv run python benchmarks/annotation_store.py
+    uv run python benchmarks/annotation_cache.py
 
 Writes an instances file of 118,000 images and 860,000 annotations (400 MB) in a temporary folder and measures, each
 in a process of its own and in turns: opening it by `pycocotools.COCO`, by the reader the first time (parsing it
-into the store) and again (mapping what the store has), imports apart; and the private memory of two loader
+into the cache) and again (mapping what the cache has), imports apart; and the private memory of two loader
 workers that have gone through every image's annotation, above that of workers on an empty data set.
 """
 
@@ -158,8 +158,8 @@ def main() -> None:
         for _ in range(options.rounds):
             seconds["pycocotools"].append(measure("time", "pycocotools", root))
             shutil.rmtree(f"{root}/cache", ignore_errors=True)
-            seconds["first opening"].append(measure("time", "store", root))
-            seconds["second opening"].append(measure("time", "store", root))
+            seconds["first opening"].append(measure("time", "cache", root))
+            seconds["second opening"].append(measure("time", "cache", root))
         base = statistics.median(seconds["pycocotools"])
         for kind, values in seconds.items():
             middle = statistics.median(values)
@@ -167,7 +167,7 @@ def main() -> None:
         (kept,) = (file for file in Path(root, "cache/annotations").iterdir() if file.stat().st_size > 100_000)
         print(f"on disk {kept.stat().st_size / 1e6:.0f} MB")
         for method in ("fork", "spawn"):
-            for kind in ("pycocotools", "store"):
+            for kind in ("pycocotools", "cache"):
                 empty, full = (measure("memory", kind, root, name, method) for name in ("empty.json", "train.json"))
                 print(
                     f"worker, {method}, {kind:11} {full:6.0f} MB private, {full - empty:+7.1f} MB beside an empty one"
