@@ -30,8 +30,8 @@ from rehead.datasets.write import WRITERS
 from rehead.errors import ConfigError
 from rehead.tasks.metrics import METRICS
 
-OFFLINE = [block for block in blocks("python") if block.page.name not in {"README.md", "extend.md"}]
-"""Those of README ask for published weights."""
+OFFLINE = [block for block in blocks("python") if block.page.name != "extend.md" and "rehead.load(" not in block.code]
+"""The first of README asks for published weights."""
 EXTEND = [block for block in blocks("python") if block.page.name == "extend.md"]
 DETECTION = {
     "task": "detection",
