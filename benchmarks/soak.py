@@ -1,6 +1,6 @@
 """Kills trainings in a loop and compares what they come to, and watches a long one for what it does not give back.
 
-    nice uv run python benchmarks/soak.py --plot benchmarks/soak.png
+    nice uv run python benchmarks/soak.py --plot docs/soak.png
 
 Two parts, on synthetic data and tiny networks, on a CPU. The first kills (SIGKILL) trainings of every task, and of two
 processes on gloo: before and after every file takes its place, and at random moments, and goes on with each of them
