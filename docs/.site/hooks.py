@@ -30,7 +30,7 @@ _SETUPTOOLS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
 PACKAGES: dict[str, Path] = {name: REPOSITORY / folder for name, folder in _SETUPTOOLS["package-dir"].items()}
 """Every package by its name; tests/test_package.py compares the list in pyproject.toml with the folders."""
 _PACKAGE = tempfile.TemporaryDirectory(prefix="rehead-docs-")
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]+)\]\((?P<target>[^()\s]+)\)")
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\[\]]+)\]\((?P<target>[^()\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -69,8 +69,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path))
         if path.startswith("docs/") or path in ELSEWHERE:
             new = posixpath.relpath(ELSEWHERE.get(path, path.removeprefix("docs/")), posixpath.dirname(uri) or ".")
-            return f"[{text}]({new}{'#' * bool(anchor)}{anchor})"
-        if not (REPOSITORY / path).exists():
+            return f"{match['picture']}[{text}]({new}{'#' * bool(anchor)}{anchor})"
+        if match["picture"] or not (REPOSITORY / path).exists():
             return match[0]
         module = _module(REPOSITORY / path)
         return f"[{text}][{module}]" if module else text
