@@ -1,8 +1,9 @@
-"""A fault of oneDNN on processors with AVX2 and no AVX-512, and the way around it.
+"""A fault of oneDNN on processors with AVX2 or AVX-512, and the way around it.
 
-The weight gradient of a 1x1 convolution with a stride, of fewer than 8 channels in channels_last, is wrong there by
-more than its own size, or the process dies or hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with
-torch 2.15). Other kernels, 8 channels and more, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
+The weight gradient of a 1x1 convolution with a stride, of fewer channels in channels_last than a vector holds (8 with
+AVX2, 16 with AVX-512), writes past the end of its memory: it is wrong by more than its own size, or the process dies or
+hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch 2.15). On AVX-512 it takes maps of some size,
+such as 56 pixels. Other kernels, more channels, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
 convolution with a stride reads every stride-th pixel and no other, so the same is computed, on every CPU, by taking
 those pixels first and convolving with stride 1.
 """
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 logger = logging.getLogger("rehead")
 
-ENOUGH_CHANNELS = 8
-"""The vector width of AVX2, from which on the gradient is right."""
+ENOUGH_CHANNELS = 16
+"""The vector width of AVX-512, from which on the gradient is right on every processor."""
 
 
 def is_affected(conv: nn.Conv2d) -> bool:
@@ -77,6 +78,6 @@ def protect(network: nn.Module) -> int:
 def _say() -> None:
     logger.info(
         "1x1 convolutions with a stride and fewer than %d channels are computed from a slice on CPUs: "
-        "oneDNN's gradient of them is wrong on processors with AVX2 alone",
+        "oneDNN's gradient of them is wrong",
         ENOUGH_CHANNELS,
     )

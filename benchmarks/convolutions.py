@@ -46,8 +46,8 @@ class Case(NamedTuple):
 def cases(narrow: bool) -> Iterator[Case]:
     """The sweep."""
     kernels, strides = ((1, 3), (1, 2, 4)) if narrow else ((1, 2, 3, 5, 7), (1, 2, 3, 4))
-    widths = range(1, 10) if narrow else (*range(1, 11), 12, 14, 15, 16, 17, 20, 24, 31, 32)
-    sizes = (32,) if narrow else (17, 32)
+    widths = range(1, 18) if narrow else (*range(1, 11), 12, 14, 15, 16, 17, 20, 24, 31, 32)
+    sizes = (32,) if narrow else (17, 32, 56)
     for last, kernel, stride, size, width in itertools.product((True, False), kernels, strides, sizes, widths):
         for groups, out in ((1, 16), (1, 9), (2, 16), (width, width)):
             if width % groups == 0 and (groups, out) != (1, 1):
