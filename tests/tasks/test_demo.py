@@ -21,7 +21,7 @@ def test_the_demo_transfers_one_backbone_to_two_heads_and_compares(
     )
     monkeypatch.setattr(demo, "Budget", lambda: small)
     out = tmp_path / "demo"
-    outcome = rehead_command("demo", "--out", out, "--device", "cpu")
+    outcome = rehead_command("demo", "--overwrite", "--out", out, "--device", "cpu")
     assert outcome.code == 0, outcome
     results = json.loads((out / "results.json").read_text())["results"]
     assert [(row["task"], row["figure"]) for row in results] == [
@@ -43,4 +43,4 @@ def test_the_demo_transfers_one_backbone_to_two_heads_and_compares(
         assert transferred.keys() == scratch.keys()
         assert not torch.equal(transferred["backbone.conv1.weight"], scratch["backbone.conv1.weight"])
     # A second time over the same folder works too.
-    assert rehead_command("demo", "--out", out, "--device", "cpu").code == 0
+    assert rehead_command("demo", "--overwrite", "--out", out, "--device", "cpu").code == 0
