@@ -2,8 +2,8 @@
 
 The weight gradient of a 1x1 convolution with a stride, of fewer channels in channels_last than a vector holds (8 with
 AVX2, 16 with AVX-512), writes past the end of its memory: it is wrong by more than its own size, or the process dies or
-hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch 2.15). On AVX-512 it takes maps of some size,
-such as 56 pixels. Other kernels, more channels, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
+hangs (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch 2.15). On AVX-512 it takes larger maps, such
+as 56 pixels. Other kernels, more channels, and bfloat16 are right; benchmarks/convolutions.py is the sweep. A 1x1
 convolution with a stride reads every stride-th pixel and no other, so the same is computed, on every CPU, by taking
 those pixels first and convolving with stride 1.
 """

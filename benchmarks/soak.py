@@ -409,7 +409,7 @@ def plot(samples: list[Sample], file: Path) -> None:
     rows = (("memory", "memory, MiB", MiB), ("shared", "/dev/shm, MiB", MiB), ("files", "open files", 1))
     for axis, (what, label, unit) in zip(axes, rows, strict=True):
         axis.plot([one.step for one in samples], [getattr(one, what) / unit for one in samples], linewidth=1)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(getattr(one, what) / unit for one in samples))
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("step")

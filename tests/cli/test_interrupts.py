@@ -141,8 +141,14 @@ def assert_ends_quietly(text: str, folder: Path, code: int = 130) -> None:
     assert (process.returncode, said) == (code, "")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "check", "init", "swap", "doctor", "backbones"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("train", "check")),
+        *(pytest.param(one, marks=pytest.mark.matrix) for one in ("evaluate", "predict", "init", "swap", "doctor")),
+        pytest.param("backbones", marks=pytest.mark.matrix),
+    ],
+)
 def test_real_commands_at_random_moments(command: str, synthetic: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rehead.build_model(TINY, "fcos", ["circle", "square", "triangle", "star", "heart", "ring"]).save(

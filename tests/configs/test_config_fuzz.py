@@ -1,7 +1,7 @@
 """No value of any key may end in a traceback or take long: a configuration is valid, or a ConfigError says what is not.
 
 Every key of the schema, of every head, data format and step of the augmentation, is given values of wrong types, huge
-numbers, deep nests and hostile texts. A few seconds of it run by default, and more as `slow`.
+numbers, deep nests and hostile texts. A few seconds of it run by default, and more as `matrix`.
 """
 
 from __future__ import annotations
@@ -192,17 +192,17 @@ def test_any_bytes_of_a_file() -> None:
     fuzz_files(FEW)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_any_value_of_any_key_for_long() -> None:
     fuzz_values(MANY)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_any_bytes_of_a_file_for_long() -> None:
     fuzz_files(MANY // 5)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("base", BASES)
 def test_every_hostile_value_of_every_key(base: str) -> None:
     for key in all_keys():

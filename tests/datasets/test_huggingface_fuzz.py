@@ -173,7 +173,7 @@ def test_images_that_a_table_only_names(cell: dict[str, Any], tmp_path: Path) ->
         _content(cell, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_any_values_for_long(root: Path) -> None:
     fuzz_values(root, MANY)
 

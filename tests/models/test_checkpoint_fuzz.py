@@ -126,7 +126,7 @@ def test_changed_somewhere(kind: str, whole: bytes, tmp_path: Path, rehead_comma
     check()
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
 def test_changed_somewhere_for_long(kind: str, whole: bytes, tmp_path: Path, rehead_command: Any) -> None:
     @MANY
