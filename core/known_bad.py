@@ -116,10 +116,13 @@ def _gpus(here: Environment) -> Iterator[Finding]:
 
 def _processor(here: Environment) -> Iterator[Finding]:
     isa = (here.processor.onednn_max_isa or "").upper()
-    if here.processor.capability == "AVX2" or isa in WITHOUT_AVX512:
+    without = here.processor.capability == "AVX2" or isa in WITHOUT_AVX512
+    if without or here.processor.capability == "AVX512":
+        which = "without AVX-512 here" if without else "with AVX-512 here"
+        narrow = "2 to 7 input channels" if without else "fewer than 16 input channels and large maps"
         yield Finding(
-            "oneDNN computes without AVX-512 here, where its weight gradient of 1x1 convolutions of stride 2, with 2 "
-            "to 7 input channels, channels last, is wrong (https://github.com/uxlfoundation/oneDNN/issues/6035)",
+            f"oneDNN computes {which}, where its weight gradient of 1x1 convolutions of stride 2, with {narrow}, "
+            "channels last, is wrong or ends the process (https://github.com/uxlfoundation/oneDNN/issues/6035)",
             "nothing: rehead computes that gradient another way; code of your own should avoid such convolutions",
             harmful=False,
         )

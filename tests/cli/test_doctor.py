@@ -28,7 +28,7 @@ FINE = Environment(
     ),
     torch_of_torchvision="==2.15.0",
     rivals=(),
-    processor=Processor("a CPU", 8, "AVX512", None, 8, None),
+    processor=Processor("a CPU", 8, "NEON", None, 8, None),
     cuda=Cuda("13.2", "92600", "595.45", True, (replace(T4, capability=(9, 0), bf16=True),)),
     memory=Memory(30 * GIB, 32 * GIB, 16 * GIB, 16 * GIB, 50 * GIB, 100 * GIB),
     caches=(),
@@ -53,6 +53,7 @@ KNOWN = {
     "no usable NVIDIA driver": replace(FINE, cuda=WITHOUT),
     "only emulates bfloat16": replace(FINE, cuda=replace(FINE.cuda, gpus=(T4,))),
     "1x1 convolutions of stride 2": replace(FINE, processor=replace(FINE.processor, capability="AVX2")),
+    "with fewer than 16 input channels": replace(FINE, processor=replace(FINE.processor, capability="AVX512")),
     "without AVX-512": replace(FINE, processor=replace(FINE.processor, onednn_max_isa="avx2")),
 }
 
